@@ -1,0 +1,203 @@
+"""What a training run is made of, its named presets, and its command line."""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from hmcvae import data
+from hmcvae.training import Options
+
+LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
+METHODS = ("vae", "iwae", "hvi")
+# Where a run is and how it is shown; two runs that differ here alone give the same numbers.
+NOT_THE_MODEL = ("run_dir", "resume", "data_dir", "download", "eval_samples", "eval_images")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a variational auto-encoder; see `PRESETS` for ready-made settings.
+
+    dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10.
+    data_dir: the folder with the data's files; digits needs none.
+    download: let tensorflow-datasets download the data.
+    num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
+    method: vae (the ELBO), iwae (its K-sample bound), or hvi (Hamiltonian variational inference).
+    likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
+    latent_dim: the dimension d of z.
+    architecture: mlp or conv.
+    hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
+    num_samples: K, draws of the bound in one importance-weighted term (iwae's default is 5).
+    num_transitions, num_steps: T and L of hvi.
+    initial_step_size, max_step_size: of the learned leapfrog step, in units of z over the square root of the masses.
+    per_coordinate_steps: learn a step size for each coordinate.
+    learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model.
+    reverse_hidden: hidden units of the reverse model.
+    training: how to train; see `hmcvae.training.Options`.
+    eval_samples: draws for each test image in the likelihood's estimate at the end.
+    eval_images: test images for it; 0: all.
+    run_dir: where the run is written; by default runs/METHOD-DATASET-seedSEED.
+    resume: go on with the run in run_dir.
+    """
+
+    dataset: str = "digits"
+    data_dir: Path | None = None
+    download: bool = False
+    num_validation: int = 0
+    method: Literal["vae", "iwae", "hvi"] = "hvi"
+    likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
+    latent_dim: int = 8
+    architecture: Literal["mlp", "conv"] = "mlp"
+    hidden: tuple[int, ...] = (100, 100)
+    num_samples: int = 1
+    num_transitions: int = 1
+    num_steps: int = 4
+    initial_step_size: float = 0.1
+    max_step_size: float = 1.0
+    per_coordinate_steps: bool = False
+    learned_momentum: bool = False
+    reverse_hidden: int = 200
+    training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
+    eval_samples: int = 1000
+    eval_images: int = 1000
+    run_dir: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self):
+        choices = (("dataset", data.NAMES), ("method", METHODS), ("likelihood", LIKELIHOODS))
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.method == "iwae" and self.num_samples < 2:
+            raise ValueError(f"iwae needs num_samples of at least 2, got {self.num_samples}")
+        if self.training.patience and not self.num_validation:
+            raise ValueError(f"patience = {self.training.patience} needs num_validation > 0, got 0")
+
+    @property
+    def folder(self) -> Path:
+        """run_dir, or its default."""
+        if self.run_dir is not None:
+            return Path(self.run_dir)
+        dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method == "hvi" else ""
+        return Path("runs") / f"{self.dataset}-{self.method}{dynamics}-seed{self.training.seed}"
+
+
+def _mnist(method: str, **changes) -> TrainConfig:
+    options = Options(num_epochs=100, batch_size=200, learning_rate=1e-3)
+    settings: dict = {
+        "dataset": "mnist",
+        "method": method,
+        "latent_dim": 20,
+        "hidden": (200, 200),
+        "training": options,
+    }
+    return TrainConfig(**(settings | changes))
+
+
+def _conv(method: str, hidden: int, **changes) -> TrainConfig:
+    options = Options(num_epochs=1000, batch_size=250, learning_rate=1e-3, clip_norm=100.0, patience=50)
+    settings = {"latent_dim": 32, "architecture": "conv", "hidden": (hidden,), "num_validation": 10000}
+    return _mnist(method, training=options, **(settings | changes))
+
+
+_CIFAR = dataclasses.replace(
+    _conv(
+        "hvi", 450, dataset="cifar10", likelihood="discretised_logistic", latent_dim=128, num_validation=500
+    ),
+    training=Options(num_epochs=100, batch_size=100, clip_norm=1000.0, patience=20),
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "digits": TrainConfig(),
+    "digits_vae": TrainConfig(method="vae"),
+    "digits_2d": TrainConfig(latent_dim=2),
+    "mnist_vae": _mnist("vae"),
+    "mnist_iwae": _mnist("iwae", num_samples=5),
+    "mnist_hvi1": _mnist("hvi", num_steps=1),
+    "mnist_hvi": _mnist("hvi", num_steps=4),
+    "mnist_2d": _mnist("hvi", num_steps=4, latent_dim=2),
+    "mnist_conv_vae": _conv("vae", 450),
+    "mnist_conv_hvi": _conv("hvi", 450, num_steps=16),
+    "fashion_vae": _mnist("vae", dataset="fashion_mnist"),
+    "fashion_hvi": _mnist("hvi", dataset="fashion_mnist"),
+    "cifar10_vae": dataclasses.replace(_CIFAR, method="vae"),
+    "cifar10_hvi": _CIFAR,
+}
+
+
+def preset(name: str) -> TrainConfig:
+    """A named setting.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
+    return PRESETS[name]
+
+
+def parse(arguments: list[str]) -> TrainConfig:
+    """A config from the command line: a preset (default: digits), and any field of it changed."""
+    import tyro
+
+    rest, name = list(arguments), "digits"
+    for index, argument in enumerate(arguments):
+        if argument == "--preset" and index + 1 < len(arguments):
+            name, rest = arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+        elif argument.startswith("--preset="):
+            name, rest = argument.removeprefix("--preset="), arguments[:index] + arguments[index + 1 :]
+    if arguments and arguments[-1] == "--preset":
+        raise ValueError(f"--preset needs a name: one of {', '.join(PRESETS)}")
+    description = f"Train a variational auto-encoder. --preset NAME chooses one of: {', '.join(PRESETS)}."
+    return tyro.cli(
+        TrainConfig,
+        prog="python -m experiments.train",
+        description=description,
+        default=preset(name),
+        args=rest,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def to_json(config: TrainConfig) -> dict:
+    """The config as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_json(values: dict) -> TrainConfig:
+    """The config that `to_json` wrote.
+
+    Raises:
+        ValueError: if the fields are not those of this version.
+    """
+    values = dict(values)
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if set(values) != known:
+        raise ValueError(f"a run's config must have the fields {sorted(known)}, got {sorted(values)}")
+    for name in ("data_dir", "run_dir"):
+        values[name] = None if values[name] is None else Path(values[name])
+    values["hidden"] = tuple(values["hidden"])
+    values["training"] = Options(**values["training"])
+    return TrainConfig(**values)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Where two configs are not the same model and training: `field: old -> new`."""
+    a, b = to_json(old), to_json(new)
+    a, b = a | a.pop("training"), b | b.pop("training")
+    free: set[str] = set(NOT_THE_MODEL)
+    if old.training.schedule == new.training.schedule == "constant":
+        free.add("num_epochs")  # a longer run begins like a shorter one only without a schedule
+    return [f"{name}: {a[name]} -> {b[name]}" for name in a if name not in free and a[name] != b[name]]
+
+
+def fail_cleanly(main):
+    """Run a script's main: the errors that a user can mend end in their message, not in a traceback."""
+    from hmcvae.training import NotFiniteError
+
+    try:
+        main()
+    except (ValueError, FileNotFoundError, FileExistsError, NotFiniteError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,131 @@
+"""What a run's model is worth on the test set: `python -m experiments.evaluate RUN`.
+
+The bound, log p(x) by importance weighting with the encoder and with the trained bound as the proposal, the gap
+between bound and likelihood, and the active units. Writes RUN/evaluation.json.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from experiments.config import TrainConfig, fail_cleanly
+from experiments.runs import Model, load_run, make_bound, test_examples, write_json
+from hmcvae import bounds
+from hmcvae.evaluation import Summary, active_units, estimate, summarise
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """run: the run folder.  num_samples: K, draws for each image.  num_images: test images, evenly chosen; 0: all.
+    chunk_size, batch_size: draws and images held in memory at a time.  seed: of the draws."""
+
+    run: Annotated[Path, "positional"]
+    num_samples: int = 5000
+    num_images: int = 1000
+    chunk_size: int = 50
+    batch_size: int = 20
+    seed: int = 0
+
+
+def evaluate(
+    config: TrainConfig,
+    model: Model,
+    params: Any,
+    examples: jax.Array,
+    *,
+    num_samples: int,
+    chunk_size: int = 50,
+    batch_size: int = 20,
+    seed: int = 0,
+) -> dict:
+    """Figures in nats with standard errors over the test images, as JSON values.
+
+    `proposals` holds one entry for the encoder (the plain VAE's draws) and, for hvi, one for the end of the chain.
+    """
+    proposals = {"encoder": bounds.elbo(model.vae)}
+    if config.method == "hvi":
+        num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
+        one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
+        proposals["hvi"] = make_bound(one_draw, model.vae, num_features)
+    result: dict = {
+        "num_images": len(examples),
+        "num_samples": num_samples,
+        "seed": seed,
+        "trained_with": model.bound.name,
+        "proposals": {},
+    }
+    for name, bound in proposals.items():
+        start = time.perf_counter()
+        values = estimate(
+            bound,
+            params,
+            jax.random.key(seed),
+            examples,
+            num_samples=num_samples,
+            chunk_size=chunk_size,
+            batch_size=batch_size,
+        )
+        summary = summarise(values)
+        result["proposals"][name] = _to_json(summary) | {"seconds": time.perf_counter() - start}
+    result["active_units"], _ = active_units(model.vae, params["vae"], examples)
+    result["latent_dim"] = config.latent_dim
+    result["num_pixels"] = int(np.prod(examples.shape[1:]))
+    return result
+
+
+def _to_json(summary: Summary) -> dict:
+    values = summary._asdict()
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in values.items()}
+
+
+def table(result: dict) -> str:
+    """The result as a few lines to read."""
+    lines = [
+        f"{result['num_images']} test images, {result['num_samples']} draws each; nats, ± standard error over the "
+        f"images; {result['active_units']} of {result['latent_dim']} latent units active",
+        f"{'proposal':<10}{'bound':>18}{'log p(x) ≥':>18}{'gap':>16}{'ESS':>8}{'not finite':>12}{'unconverged':>13}",
+    ]
+    for name, figures in result["proposals"].items():
+        cells = "".join(
+            f"{figures[key]['mean']:>{width}.2f} ±{figures[key]['error']:5.2f}"
+            for key, width in (("bound", 11), ("log_likelihood", 11), ("gap", 9))
+        )
+        lines.append(
+            f"{name:<10}{cells}{figures['effective_sample_size']:>8.0f}{figures['nonfinite']:>12.2%}"
+            f"{figures['unconverged']:>13.2%}"
+        )
+    if result["num_pixels"] % 3 == 0:
+        best = max(figures["log_likelihood"]["mean"] for figures in result["proposals"].values())
+        lines.append(f"{-best / np.log(2) / result['num_pixels']:.3f} bits per dimension")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    import tyro
+
+    config = tyro.cli(EvaluateConfig, prog="python -m experiments.evaluate")
+    run, train_config, dataset, model, params, epoch = load_run(config.run)
+    examples = test_examples(train_config, dataset, model.binarize, config.num_images)
+    result = evaluate(
+        train_config,
+        model,
+        params,
+        examples,
+        num_samples=config.num_samples,
+        chunk_size=config.chunk_size,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
+    write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
+    print(f"epoch {epoch} of {run.folder}")
+    print(table(result))
+
+
+if __name__ == "__main__":
+    fail_cleanly(main)
+    sys.exit(0)

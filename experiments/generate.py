@@ -1,0 +1,119 @@
+"""Pictures of what a run's model has learned: `python -m experiments.generate RUN`.
+
+Writes into the run folder: samples.png (from the prior), reconstructions.png, interpolations.png, and for a 2-d
+latent space manifold.png.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import norm
+
+from experiments import plots
+from experiments.config import fail_cleanly
+from experiments.runs import Model, load_run
+from hmcvae.bounds import BoundInfo
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """seed: of the draws.  num_samples: images drawn from the prior."""
+
+    run: Path
+    seed: int = 0
+    num_samples: int = 100
+
+
+def samples(model: Model, params: Any, latent_dim: int, rng_key: jax.Array, num_samples: int) -> np.ndarray:
+    """E[x | z] for z ~ N(0, I), [n, H, W, C]."""
+    z = jax.random.normal(rng_key, (num_samples, latent_dim))
+    return np.asarray(jax.vmap(model.vae.generate, (None, 0))(params["vae"], z))
+
+
+def reconstructions(model: Model, params: Any, examples: jax.Array, rng_key: jax.Array) -> np.ndarray:
+    """Rows of examples, E[x | z_0] at the encoder's draw, and, where the bound moves it, E[x | z_T]."""
+    keys = jax.random.split(rng_key, len(examples))
+    info: BoundInfo = jax.jit(jax.vmap(model.bound, (None, 0, 0)))(params, keys, examples)[1]
+    # A K-sample bound has a leading [K] in its info: show its first draw.
+    first, last = (
+        z.reshape(len(examples), -1, z.shape[-1])[:, 0] for z in (info.initial_position, info.position)
+    )
+    generate = jax.vmap(model.vae.generate, (None, 0))
+    rows = [examples, generate(params["vae"], first)]
+    if not np.array_equal(first, last):
+        rows.append(generate(params["vae"], last))
+    return np.concatenate([np.asarray(row) for row in rows])
+
+
+def interpolations(model: Model, params: Any, examples: jax.Array, num_between: int = 10) -> np.ndarray:
+    """Straight lines in z between the encoder's means of consecutive pairs of examples, [pairs · n, H, W, C]."""
+    means = jax.vmap(lambda x: model.vae.posterior(params["vae"], x).mean)(examples)
+    weights = jnp.linspace(0, 1, num_between)[:, None]
+    rows = []
+    for start, end in zip(means[0::2], means[1::2], strict=False):
+        line = (1 - weights) * start[None] + weights * end[None]
+        rows.append(np.asarray(jax.vmap(model.vae.generate, (None, 0))(params["vae"], line)))
+    return np.concatenate(rows)
+
+
+def manifold(model: Model, params: Any, side: int = 20) -> np.ndarray:
+    """E[x | z] over a 2-d latent space, on a grid of the normal's quantiles (Kingma & Welling 2014, figure 4)."""
+    axis = norm.ppf(jnp.linspace(0.5 / side, 1 - 0.5 / side, side))
+    grid = jnp.stack(jnp.meshgrid(axis, axis), -1).reshape(-1, 2)
+    return np.asarray(jax.vmap(model.vae.generate, (None, 0))(params["vae"], grid))
+
+
+def draw_all(
+    folder: Path,
+    model: Model,
+    params: Any,
+    latent_dim: int,
+    examples: jax.Array,
+    seed: int = 0,
+    num_samples: int = 100,
+) -> list[Path]:
+    """Write every picture; returns their paths."""
+    sample_key, chain_key = jax.random.split(jax.random.key(seed))
+    paths = [folder / f"{name}.png" for name in ("samples", "reconstructions", "interpolations")]
+    pictures = samples(model, params, latent_dim, sample_key, num_samples)
+    plots.image_grid(pictures, 10, paths[0], "samples: E[x | z], z ~ N(0, I)")
+    few = examples[np.linspace(0, len(examples) - 1, min(12, len(examples))).astype(int)]
+    rows = reconstructions(model, params, few, chain_key)
+    labels = ["test image", "encoder", "end of chain"][: len(rows) // len(few)]
+    plots.image_grid(rows, len(few), paths[1], "reconstructions: E[x | z], z ~ q(z | x)", labels)
+    if len(few) >= 2:
+        lines = interpolations(model, params, few[: len(few) // 2 * 2])
+        plots.image_grid(lines, 10, paths[2], "straight lines in z between pairs of test images")
+    if latent_dim == 2:
+        paths.append(folder / "manifold.png")
+        title = "the 2-d latent space: E[x | z] at the normal's quantiles, 2.5 % … 97.5 %"
+        plots.image_grid(manifold(model, params), 20, paths[-1], title)
+    return [path for path in paths if path.exists()]
+
+
+def main() -> None:
+    import tyro
+
+    config = tyro.cli(
+        Annotated[GenerateConfig, tyro.conf.arg(name="")], prog="python -m experiments.generate"
+    )
+    from experiments.runs import test_examples
+
+    run, train_config, dataset, model, params, epoch = load_run(config.run)
+    examples = test_examples(train_config, dataset, model.binarize, 240)
+    paths = draw_all(
+        run.folder, model, params, train_config.latent_dim, examples, config.seed, config.num_samples
+    )
+    print(f"epoch {epoch} of {run.folder}")
+    for path in paths:
+        print(f"  {path}")
+
+
+if __name__ == "__main__":
+    fail_cleanly(main)
+    sys.exit(0)

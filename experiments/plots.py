@@ -1,0 +1,96 @@
+"""The pictures of a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+Images = Float[np.ndarray, "n h w c"]
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def tile(images: Images, num_columns: int, gap: int = 1) -> np.ndarray:
+    """Images [n, H, W, C] on a grid [rows, columns] with a white gap, as one picture with values in [0, 1]."""
+    count, height, width, channels = images.shape
+    num_rows = -(-count // num_columns)
+    picture = np.ones(
+        (num_rows * (height + gap) + gap, num_columns * (width + gap) + gap, channels), np.float32
+    )
+    for index in range(count):
+        top = gap + (index // num_columns) * (height + gap)
+        left = gap + (index % num_columns) * (width + gap)
+        picture[top : top + height, left : left + width] = images[index]
+    return np.clip(picture, 0, 1)
+
+
+def image_grid(
+    images: Images, num_columns: int, path: Path, title: str, row_labels: Sequence[str] = ()
+) -> None:
+    """Draw images row by row; `row_labels` name the rows at the left."""
+    picture = tile(np.asarray(images), num_columns)
+    num_rows = -(-len(images) // num_columns)
+    cell = 0.55 if num_columns > 8 else 0.8
+    figure, axes = plt.subplots(
+        figsize=(num_columns * cell + (1.2 if row_labels else 0), num_rows * cell + 0.4)
+    )
+    axes.imshow(picture.squeeze(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=10)
+    axes.set_xticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if row_labels:
+        step = picture.shape[0] / num_rows
+        axes.set_yticks([(row + 0.5) * step for row in range(num_rows)], row_labels, fontsize=9)
+        axes.tick_params(length=0)
+    else:
+        axes.set_yticks([])
+    save_figure(figure, path)
+
+
+def bound_curves(
+    curves: dict[str, list[dict]], split: str, path: Path, title: str, num_skipped: int = 0
+) -> None:
+    """The bound against epochs and against seconds, for one run or several.
+
+    Args:
+        curves: a label for each list of records.
+        split: the records' monitored set: "test" or "validation".
+        num_skipped: epochs at the start that set the vertical axis' lower end no more than they must.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
+    values = []
+    for index, (label, records) in enumerate(curves.items()):
+        epochs = [record["epoch"] for record in records]
+        seconds = np.cumsum([record["seconds"] for record in records])
+        monitored = [record[f"{split}_bound"] for record in records]
+        values += monitored[min(num_skipped, len(monitored) - 1) :]
+        color = f"C{index}"
+        for axes, x in ((left, epochs), (right, seconds)):
+            axes.plot(
+                x, monitored, color=color, lw=1.6, label=f"{label}: {split}" if len(curves) == 1 else label
+            )
+            if len(curves) == 1:
+                axes.plot(
+                    x, [record["bound"] for record in records], color=color, lw=1, ls=":", label="training"
+                )
+    lowest, highest = min(values), max(values)
+    left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)
+    left.set_xlabel("epoch")
+    right.set_xlabel("seconds of training, compilation included")
+    left.set_ylabel(f"{split} bound on log p(x), nats" if len(curves) > 1 else "bound on log p(x), nats")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    right.legend(fontsize=8, loc="lower right")
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    save_figure(figure, path)

@@ -1,0 +1,246 @@
+"""A run folder: the config, the metrics, the checkpoints, and the model built from the config.
+
+RUN/config.json       the config           RUN/metrics.jsonl  one line an epoch
+RUN/environment.json  versions and device  RUN/tensorboard/   the same metrics
+RUN/checkpoints/      the newest two       RUN/best/          the best on the validation set, if there is one
+RUN/*.png             pictures             RUN/evaluation.json
+"""
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hmcvae
+from experiments.config import TrainConfig, differences, from_json, to_json
+from hmcvae import bounds, data, likelihoods, networks, training
+from hmcvae.bounds import Bound
+from hmcvae.checkpoints import Checkpoints
+from hmcvae.vae import VAE
+
+NUM_MONITORED = 1000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A config turned into functions: the bound, its starting parameters, and the data's handling."""
+
+    vae: VAE
+    bound: Bound
+    params: Any
+    binarize: bool
+
+
+def load_data(config: TrainConfig) -> data.Dataset:
+    """The data set of a config, checked against its likelihood."""
+    dataset = data.load(
+        config.dataset, config.data_dir, download=config.download, num_validation=config.num_validation
+    )
+    if config.likelihood == "discretised_logistic" and dataset.max_value != 255:
+        raise ValueError(
+            f"discretised_logistic needs 8-bit pixels (0 … 255), got {dataset.name} with 0 … {dataset.max_value}"
+        )
+    return dataset
+
+
+def build(config: TrainConfig, dataset: data.Dataset) -> Model:
+    """The model of a config for a data set; parameters come from the config's seed."""
+    make = {
+        "bernoulli": likelihoods.bernoulli,
+        "gaussian": likelihoods.gaussian,
+        "discretised_logistic": likelihoods.discretised_logistic,
+    }
+    vae, init_params, num_features = networks.build_vae(
+        dataset.image_shape,
+        config.latent_dim,
+        make[config.likelihood](),
+        architecture=config.architecture,
+        hidden=config.hidden,
+    )
+    bound = make_bound(config, vae, num_features)
+    vae_key, bound_key = jax.random.split(jax.random.key(config.training.seed))
+    params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
+    return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1)
+
+
+def make_bound(config: TrainConfig, vae: VAE, num_features: int) -> Bound:
+    """The bound that a config trains."""
+    if config.method == "hvi":
+        conditional = networks.reverse_model(num_features, config.latent_dim, config.reverse_hidden)
+        bound = bounds.hvi(
+            vae,
+            reverse=conditional,
+            momentum=conditional if config.learned_momentum else None,
+            num_transitions=config.num_transitions,
+            num_steps=config.num_steps,
+            initial_step_size=config.initial_step_size,
+            max_step_size=config.max_step_size,
+            per_coordinate_steps=config.per_coordinate_steps,
+        )
+    else:
+        bound = bounds.elbo(vae)
+    return bounds.importance_weighted(bound, config.num_samples) if config.num_samples > 1 else bound
+
+
+def monitored_images(dataset: data.Dataset) -> tuple[str, np.ndarray]:
+    """The images whose bound is drawn each epoch, and their split's name: validation images, or else an even
+    selection of the test set (some are sorted by class), which then decides nothing."""
+    if len(dataset.validation):
+        return "validation", dataset.validation
+    chosen = np.linspace(0, len(dataset.test) - 1, min(NUM_MONITORED, len(dataset.test))).astype(int)
+    return "test", dataset.test[chosen]
+
+
+def test_examples(config: TrainConfig, dataset: data.Dataset, binarize: bool, num_images: int) -> jax.Array:
+    """`num_images` test images, evenly chosen (0: all), as the model takes them. Bits are drawn with a fixed seed of
+    their own, so every method and seed is judged on the same ones."""
+    count = min(num_images or len(dataset.test), len(dataset.test))
+    chosen = np.linspace(0, len(dataset.test) - 1, count).astype(int)
+    key = jax.random.key(20261123)
+    return training.prepare(key, jnp.asarray(dataset.test[chosen]), dataset.max_value, binarize)
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, folder: Path | str):
+        self.folder = Path(folder)
+        self._tensorboard: Any = None
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")
+
+    def best(self) -> Checkpoints:
+        return Checkpoints(self.folder / "best", keep=1)
+
+    def create(self, config: TrainConfig) -> None:
+        """Make a new run, or with config.resume check that the old one is of the same config.
+
+        Raises:
+            FileExistsError: if the folder holds something and resume is off; nothing in it is touched.
+            FileNotFoundError: if resume is on and there is no run.
+            ValueError: if the run to resume is of another config.
+        """
+        if not config.resume:
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise FileExistsError(
+                    f"the run folder {self.folder} exists and is not empty; go on with it by --resume, or choose "
+                    "another by --run-dir"
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", to_json(config))
+            write_json(self.folder / "environment.json", environment())
+            return
+        changed = differences(self.config(), config)
+        if changed:
+            raise ValueError(
+                f"the run in {self.folder} has another config, so it cannot be resumed with this one: "
+                + "; ".join(changed)
+            )
+        write_json(self.folder / "config.json", to_json(config))
+
+    def config(self) -> TrainConfig:
+        """The run's config.
+
+        Raises:
+            FileNotFoundError: if there is no run here.
+            ValueError: if its config cannot be read.
+        """
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"no run in {self.folder}: {path} is not there")
+        try:
+            return from_json(json.loads(path.read_text()))
+        except (json.JSONDecodeError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a config: {error}") from error
+
+    def records(self) -> list[dict]:
+        """The metrics so far, one record an epoch; a line cut short by a crash is left out."""
+        records = []
+        if self.metrics_path.is_file():
+            for line in self.metrics_path.read_text().splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    continue
+        return records
+
+    def trim(self, epoch: int) -> list[dict]:
+        """Leave the records up to `epoch`, the checkpoint's, so that a resumed run's epochs stand there once."""
+        kept = [record for record in self.records() if record["epoch"] <= epoch]
+        temporary = self.metrics_path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(self.metrics_path)
+        return kept
+
+    def log(self, record: dict) -> None:
+        """Append an epoch's record to metrics.jsonl, and to TensorBoard where tensorboardX is installed."""
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._tensorboard is None:
+            self._tensorboard = _tensorboard_writer(self.folder / "tensorboard")
+        for name, value in record.items():
+            if name != "epoch":
+                self._tensorboard.add_scalar(name, value, record["epoch"])
+
+    def close(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+
+class _NoTensorBoard:
+    def add_scalar(self, *_: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _tensorboard_writer(folder: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return _NoTensorBoard()
+    return SummaryWriter(str(folder))
+
+
+def load_run(folder: Path | str) -> tuple[RunFolder, TrainConfig, data.Dataset, Model, Any, int]:
+    """(run, config, dataset, model, trained params, their epoch): the best on validation if kept, else the newest."""
+    run = RunFolder(folder)
+    config = run.config()
+    dataset = load_data(config)
+    model = build(config, dataset)
+    optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
+    like = training.init_state(model.params, optimizer, config.training.seed)
+    chosen = run.best() if (run.folder / "best").is_dir() else run.checkpoints()
+    state = chosen.restore(like)
+    chosen.close()
+    return run, config, dataset, model, state.params, int(state.epoch)
+
+
+def environment() -> dict:
+    """Versions and device, for the record of a figure."""
+    device = jax.devices()[0]
+    return {
+        "hmcvae": hmcvae.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "platform": device.platform,
+        "device": device.device_kind,
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    temporary.replace(path)

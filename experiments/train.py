@@ -1,0 +1,109 @@
+"""Train a model: `python -m experiments.train [--preset NAME] [--data-dir DIR] [--FIELD VALUE …]`.
+
+Without arguments: Hamiltonian variational inference on scikit-learn's digits, which needs no download.
+The run folder (see `experiments.runs`) holds everything; `--resume` goes on with it, bit for bit.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from experiments import config as configs
+from experiments import plots
+from experiments.config import TrainConfig, fail_cleanly
+from experiments.evaluate import evaluate, table
+from experiments.generate import draw_all
+from experiments.runs import RunFolder, build, load_data, monitored_images, test_examples, write_json
+from hmcvae import training
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
+    """Train, evaluate and draw; returns the run folder and the evaluation.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
+    """
+    dataset = load_data(config)
+    model = build(config, dataset)
+    training.check_training(dataset.train, dataset.validation, config.training)
+    run = RunFolder(config.folder)
+    run.create(config)
+    checkpoints = run.checkpoints()
+    best = run.best() if len(dataset.validation) else None
+    resume = config.resume and bool(checkpoints.epochs())
+    done = run.trim(checkpoints.epochs()[-1] if resume else 0)
+    split, monitored = monitored_images(dataset)
+    if not quiet:
+        print(
+            f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
+        )
+        print(f"run folder: {run.folder}")
+    epochs = training.fit(
+        model.bound,
+        model.params,
+        dataset.train,
+        config.training,
+        max_value=dataset.max_value,
+        binarize=model.binarize,
+        validation=dataset.validation,
+        checkpoints=checkpoints,
+        best=best,
+        resume=resume,
+    )
+    monitor = training.make_monitor(model.bound, dataset.max_value, model.binarize)
+    monitor_key, images = jax.random.key(7), jnp.asarray(monitored)
+    params: Any = None
+    with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
+        for state, record in epochs:
+            if f"{split}_bound" not in record:
+                record[f"{split}_bound"] = float(monitor(state.params, monitor_key, images))
+            run.log(record)
+            shown = {"bound": f"{record['bound']:.2f}", split: f"{record[f'{split}_bound']:.2f}"}
+            if record["skipped_steps"]:
+                shown["skipped"] = f"{record['skipped_steps']}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+            params = state.params
+    run.close()
+    optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
+    like = training.init_state(model.params, optimizer, config.training.seed)
+    if best is not None and best.epochs():
+        params = best.restore(like).params
+    elif params is None:  # resumed after the last epoch
+        params = checkpoints.restore(like).params
+    result = finish(config, run, dataset, model, params, split, quiet)
+    checkpoints.close()
+    return run.folder, result
+
+
+def finish(
+    config: TrainConfig, run: RunFolder, dataset: Any, model: Any, params: Any, split: str, quiet: bool
+) -> dict:
+    """Evaluate on the test set and draw the pictures."""
+    records = run.records()
+    examples = test_examples(config, dataset, model.binarize, config.eval_images)
+    result = evaluate(config, model, params, examples, num_samples=config.eval_samples)
+    write_json(run.folder / "evaluation.json", result | {"epoch": records[-1]["epoch"]})
+    title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
+    plots.bound_curves({model.bound.name: records}, split, run.folder / "bound.png", title, num_skipped=3)
+    paths = [run.folder / "bound.png", *draw_all(run.folder, model, params, config.latent_dim, examples)]
+    if not quiet:
+        print(table(result))
+        last = records[-1]
+        print(
+            f"steps skipped for not being finite: {last['skipped_steps']}, gradients clipped: {last['clipped_steps']}"
+        )
+        print("pictures: " + ", ".join(str(path) for path in paths))
+    return result
+
+
+def main() -> None:
+    train(configs.parse(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    fail_cleanly(main)

@@ -1,0 +1,41 @@
+"""Hamiltonian dynamics as pure JAX functions, and variational auto-encoders with MCMC inside the bound.
+
+`import hmcvae` needs jax alone. What leans on other libraries is imported by name:
+`hmcvae.networks` (Flax), `hmcvae.training` (Optax, Orbax), `hmcvae.data`.
+"""
+
+from hmcvae import (
+    adaptation,
+    bounds,
+    evaluation,
+    integrators,
+    likelihoods,
+    metrics,
+    sampling,
+    solvers,
+    transitions,
+    types,
+)
+from hmcvae.hmc import hmc, uniform_steps
+from hmcvae.sampling import sample, to_arviz
+from hmcvae.vae import VAE
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "VAE",
+    "adaptation",
+    "bounds",
+    "evaluation",
+    "hmc",
+    "integrators",
+    "likelihoods",
+    "metrics",
+    "sample",
+    "sampling",
+    "solvers",
+    "to_arviz",
+    "transitions",
+    "types",
+    "uniform_steps",
+]

@@ -1,0 +1,212 @@
+"""What a trained model is worth: its bound, log p(x), the gap between them, and the latent units in use.
+
+All in nats. Memory is bounded by (examples in a batch) × (draws in a chunk), whatever the number of draws.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from hmcvae._checks import check_count
+from hmcvae.bounds import Bound
+from hmcvae.types import PRNGKey, PyTree
+from hmcvae.vae import VAE
+
+
+class Estimate(NamedTuple):
+    """Per example, from the same K draws of the log weight:
+
+    bound: their mean, the plain bound.
+    log_likelihood: log (1/K) Σ exp, the importance-weighted estimate of log p(x) (a lower bound in expectation).
+    weight_sd: standard deviation of the log weights, in nats.
+    effective_sample_size: (Σ w)² / Σ w², between 1 and K.
+    unconverged: share of the draws with an implicit solve that did not converge (0 without implicit solves).
+    nonfinite: share of the draws whose log weight was NaN or infinite; they count as weight 0, and not in the bound.
+    """
+
+    bound: Float[Array, "..."]
+    log_likelihood: Float[Array, "..."]
+    weight_sd: Float[Array, "..."]
+    effective_sample_size: Float[Array, "..."]
+    unconverged: Float[Array, "..."]
+    nonfinite: Float[Array, "..."]
+
+
+class MeanAndError(NamedTuple):
+    """A mean over the test examples and its standard error."""
+
+    mean: float
+    error: float
+
+
+class Summary(NamedTuple):
+    """An `Estimate` over a test set; `gap` is log_likelihood - bound; the rest are means."""
+
+    bound: MeanAndError
+    log_likelihood: MeanAndError
+    gap: MeanAndError
+    weight_sd: float
+    effective_sample_size: float
+    unconverged: float
+    nonfinite: float
+    num_examples: int
+
+
+class _Running(NamedTuple):
+    """Sums that a stream of log weights leaves behind; exponentials are kept relative to `peak`."""
+
+    peak: Array
+    total: Array
+    total_square: Array
+    count: Array
+    mean: Array
+    sum_square: Array
+    unconverged: Array
+
+
+def estimate_example(
+    bound: Bound, params: PyTree, rng_key: PRNGKey, x: Array, num_samples: int, chunk_size: int
+) -> Estimate:
+    """`Estimate` for one example: K draws in chunks, merged exactly as if made at once. Pure; vmap it."""
+    num_chunks, dtype = -(-num_samples // chunk_size), x.dtype
+    zero = jnp.zeros((), dtype)
+    start = _Running(jnp.full((), -jnp.inf, dtype), zero, zero, zero, zero, zero, zero)
+
+    def add_chunk(running: _Running, inputs: tuple[PRNGKey, Array]):
+        key, first = inputs
+        # The last chunk may reach past the K draws asked for; its surplus is masked out.
+        wanted = first + jnp.arange(chunk_size) < num_samples
+        keys = jax.random.split(key, chunk_size)
+        log_weights, info = jax.vmap(lambda k: bound(params, k, x))(keys)
+        unconverged = 1 - info.solver.converged.astype(dtype).reshape(chunk_size, -1).mean(axis=1)
+        return _merge(running, log_weights.astype(dtype), unconverged, wanted), None
+
+    firsts = chunk_size * jnp.arange(num_chunks)
+    running, _ = lax.scan(add_chunk, start, (jax.random.split(rng_key, num_chunks), firsts))
+    log_likelihood = running.peak + jnp.log(running.total) - jnp.log(jnp.asarray(num_samples, dtype))
+    return Estimate(
+        running.mean,
+        log_likelihood,
+        jnp.sqrt(running.sum_square / jnp.maximum(running.count - 1, 1)),
+        running.total**2 / running.total_square,
+        running.unconverged / num_samples,
+        (num_samples - running.count) / num_samples,
+    )
+
+
+def _merge(
+    running: _Running,
+    log_weights: Float[Array, " k"],
+    unconverged: Float[Array, " k"],
+    wanted: Bool[Array, " k"],
+) -> _Running:
+    """Fold the wanted draws of a chunk into the running sums (Chan, Golub & LeVeque 1983 for the variance)."""
+    finite = jnp.isfinite(log_weights) & wanted
+    peak = jnp.maximum(running.peak, jnp.max(jnp.where(finite, log_weights, -jnp.inf)))
+    safe = jnp.where(jnp.isfinite(peak), peak, 0.0)
+    weights = jnp.where(finite, jnp.exp(log_weights - safe), 0.0)
+    rescale = jnp.where(jnp.isfinite(running.peak), jnp.exp(running.peak - safe), 0.0)
+    count = jnp.sum(finite).astype(log_weights.dtype)
+    mean = jnp.sum(jnp.where(finite, log_weights, 0.0)) / jnp.maximum(count, 1)
+    spread = jnp.sum(jnp.where(finite, (log_weights - mean) ** 2, 0.0))
+    total_count = running.count + count
+    delta = mean - running.mean
+    share = count / jnp.maximum(total_count, 1)
+    return _Running(
+        peak,
+        running.total * rescale + jnp.sum(weights),
+        running.total_square * rescale**2 + jnp.sum(weights**2),
+        total_count,
+        running.mean + delta * share,
+        running.sum_square + spread + delta**2 * running.count * share,
+        running.unconverged + jnp.sum(jnp.where(wanted, unconverged, 0.0)),
+    )
+
+
+def estimate(
+    bound: Bound,
+    params: PyTree,
+    rng_key: PRNGKey,
+    examples: Float[Array, "n ..."],
+    *,
+    num_samples: int,
+    chunk_size: int = 50,
+    batch_size: int = 100,
+) -> Estimate:
+    """`Estimate` for every example, [n]: the bound, and log p(x) by importance weighting with K draws.
+
+    With `bounds.elbo` this is the IWAE estimate of Burda et al. (2016) that the literature quotes; with `bounds.hvi`
+    the proposal is the end of the Markov chain. Runs on the device in one call, `batch_size` examples and about
+    `chunk_size` draws at a time.
+
+    Raises:
+        ValueError: for no examples, counts below 1, or a bound whose exp is no estimate of p(x).
+    """
+    num_samples = check_count("num_samples", num_samples, 1)
+    if len(examples) == 0:
+        raise ValueError("there must be at least one example to evaluate on, got 0")
+    if not bound.is_weight:
+        raise ValueError(f"{bound.name} cannot be importance weighted: exp of it is no estimate of p(x)")
+    chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
+    batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
+    return _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_size)
+
+
+@partial(jax.jit, static_argnames=("bound", "num_samples", "chunk_size", "batch_size"))
+def _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_size) -> Estimate:
+    keys = jax.random.split(rng_key, len(examples))
+
+    def one(inputs):
+        key, x = inputs
+        return estimate_example(bound, params, key, x, num_samples, chunk_size)
+
+    return lax.map(one, (keys, examples), batch_size=batch_size)
+
+
+def summarise(result: Estimate) -> Summary:
+    """Means over the examples with standard errors (sd / √n; nan for one example)."""
+
+    def mean(values: Array) -> float:
+        return float(np.mean(np.asarray(values, np.float64)))
+
+    def with_error(values: Array) -> MeanAndError:
+        values64 = np.asarray(values, np.float64)
+        error = np.std(values64, ddof=1) / np.sqrt(len(values64)) if len(values64) > 1 else np.nan
+        return MeanAndError(mean(values), float(error))
+
+    return Summary(
+        with_error(result.bound),
+        with_error(result.log_likelihood),
+        with_error(result.log_likelihood - result.bound),
+        mean(result.weight_sd),
+        mean(result.effective_sample_size),
+        mean(result.unconverged),
+        mean(result.nonfinite),
+        len(result.bound),
+    )
+
+
+def active_units(
+    vae: VAE, params: PyTree, examples: Float[Array, "n ..."], threshold: float = 0.01
+) -> tuple[int, Float[Array, " d"]]:
+    """How many latent units carry information: Var_x(E_q[z | x]) > threshold (Burda et al. 2016, section 5.2).
+
+    Args:
+        params: params["vae"].
+
+    Returns:
+        (number of active units, the variances [d]).
+
+    Raises:
+        ValueError: for fewer than two examples.
+    """
+    if len(examples) < 2:
+        raise ValueError(f"the variance over examples needs at least 2 of them, got {len(examples)}")
+    means = jax.jit(jax.vmap(lambda x: vae.posterior(params, x).mean))(examples)
+    variances = jnp.var(means, axis=0)
+    return int(jnp.sum(variances > threshold)), variances

@@ -1,0 +1,202 @@
+"""Integrators of Hamilton's equations: build a step, then integrate it.
+
+    H(z, v) = U(z) + ½ vᵀ G⁻¹ v,   dz/dt = ∂H/∂v,   dv/dt = -∂H/∂z,   U(z) = -log p(z)
+
+A step maps a state and a step size to the next state and a report of its implicit solves. Everything is pure:
+under `jax.jit` a trajectory is one loop on the device, and `jax.vmap` runs many side by side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from hmcvae._checks import check_count, check_vector, is_concrete
+from hmcvae.solvers import SolverInfo, combine_info, exact_info
+from hmcvae.types import ArrayLike, LogDensityFn, Metric, Scalar, StepSize, Vector
+
+
+class IntegratorState(NamedTuple):
+    """A point of phase space with what is known of the density there.
+
+    position: z, [d].  momentum: v, [d].  logdensity: log p(z).  logdensity_grad: ∇ log p(z), [d].
+    """
+
+    position: Vector
+    momentum: Vector
+    logdensity: Scalar
+    logdensity_grad: Vector
+
+
+StepFn = Callable[[IntegratorState, StepSize], tuple[IntegratorState, SolverInfo]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One integrator step, `(state, step_size) -> (state, info)`, in the three pieces that make a trajectory.
+
+    L steps are begin, advance (L - 1 times), finish; one step is begin, finish. What passes between the pieces
+    belongs to the integrator. So neighbouring half kicks are taken as one, and the density itself, which nobody
+    reads before the end, is evaluated once. `advance` may return None for `info` when it solves nothing.
+    """
+
+    begin: Callable[[IntegratorState, StepSize], Any]
+    advance: Callable[[Any, StepSize], tuple[Any, SolverInfo | None]]
+    finish: Callable[[Any, StepSize], tuple[IntegratorState, SolverInfo]]
+
+    def __call__(self, state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
+        return self.finish(self.begin(state, step_size), step_size)
+
+
+def init(
+    logdensity_fn: LogDensityFn, metric: Metric, position: ArrayLike, momentum: ArrayLike
+) -> IntegratorState:
+    """The state at (position, momentum): evaluates log p and its gradient once.
+
+    Raises:
+        ValueError: unless position and momentum are finite float vectors of the same shape [d].
+    """
+    del metric  # Euclidean metrics carry nothing from step to step
+    position = check_vector("position", position)
+    momentum = check_vector("momentum", momentum)
+    if position.shape != momentum.shape:
+        raise ValueError(
+            f"momentum must have the position's shape {tuple(position.shape)}, got {tuple(momentum.shape)}"
+        )
+    logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
+    return IntegratorState(position, momentum.astype(position.dtype), logdensity, gradient)
+
+
+def leapfrog(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
+    """The leapfrog (velocity Verlet) step for a Euclidean metric (Neal 2011, eq. 5.18-5.20).
+
+        v½ = v + ε/2 ∇log p(z)
+        z₁ = z + ε G⁻¹ v½
+        v₁ = v½ + ε/2 ∇log p(z₁)
+
+    Order 2, volume preserving, time reversible, symplectic. One gradient a step: the one at z is carried in the
+    state. The step size may be a vector [d], ε = diag(step_size): still of order 2 (in a common factor of its
+    entries), volume preserving and reversible; what it then preserves is the symplectic form scaled by ε⁻¹, so the
+    energy stays bounded as before, while time runs at a rate of its own in each coordinate.
+
+    Steps outside the stable range (ε beyond 2 / the highest frequency) give huge, infinite or NaN states. Nothing
+    flags them here; they stay in the state, for the caller to judge by its energy.
+
+    Raises:
+        ValueError: if the metric depends on the position (the map would not preserve volume).
+    """
+    if metric.is_position_dependent:
+        raise ValueError(
+            f"leapfrog needs a Euclidean metric, got {type(metric).__name__}, which depends on the position"
+        )
+
+    def kick(momentum: Vector, gradient: Vector, time: Array) -> Vector:
+        return momentum + time * gradient
+
+    def drift(position: Vector, momentum: Vector, time: Array) -> Vector:
+        return position + time * metric.factor(position).solve(momentum)
+
+    def begin(state: IntegratorState, step_size: StepSize) -> tuple[Vector, Vector]:
+        epsilon = jnp.asarray(step_size, state.position.dtype)
+        return state.position, kick(state.momentum, state.logdensity_grad, 0.5 * epsilon)
+
+    def advance(carry: tuple[Vector, Vector], step_size: StepSize) -> tuple[tuple[Vector, Vector], None]:
+        position, momentum = carry
+        epsilon = jnp.asarray(step_size, position.dtype)
+        position = drift(position, momentum, epsilon)
+        # The half kicks that end one step and begin the next have the same gradient: one whole kick.
+        return (position, kick(momentum, jax.grad(logdensity_fn)(position), epsilon)), None
+
+    def finish(carry: tuple[Vector, Vector], step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
+        position, momentum = carry
+        epsilon = jnp.asarray(step_size, position.dtype)
+        position = drift(position, momentum, epsilon)
+        logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
+        momentum = kick(momentum, gradient, 0.5 * epsilon)
+        return IntegratorState(position, momentum, logdensity, gradient), exact_info(position.dtype)
+
+    return Step(begin, advance, finish)
+
+
+def integrate(
+    step: StepFn,
+    state: IntegratorState,
+    step_size: StepSize,
+    num_steps: ArrayLike,
+    *,
+    unroll: int | bool = 1,
+    checkpoint: bool = False,
+) -> tuple[IntegratorState, SolverInfo]:
+    """Take `num_steps` steps; the report holds all / sum / max over them.
+
+    L steps of leapfrog cost L gradients beyond the one in the initial state. With an int the loop is a
+    `lax.scan`, differentiable in both modes; a traced count runs a `lax.while_loop`, without reverse mode.
+
+    Args:
+        step: a step of this module, or any `(state, step_size) -> (state, info)`.
+        state: from `init`.
+        step_size: ε, a scalar or [d]; negative integrates backwards in time.
+        num_steps: L ≥ 0, an int or a traced integer.
+        unroll: passed to `lax.scan`: how many steps a loop iteration holds.
+        checkpoint: recompute the inside of each step in the backward pass, so that its memory grows by one
+            state a step and not by all that the log density's evaluation holds.
+
+    Raises:
+        ValueError: if num_steps is negative or not a whole number.
+    """
+    if not isinstance(step, Step):  # a plain function: nothing to merge
+        step = Step(lambda start, _: start, step, step)
+    if isinstance(num_steps, jax.Array):
+        return _integrate_dynamic(step, state, step_size, _check_dynamic_count(num_steps))
+    num_steps = check_count("num_steps", num_steps, 0)
+    if num_steps == 0:
+        return state, exact_info(state.position.dtype)
+    advance, finish = step.advance, step.finish
+    if checkpoint:
+        # Inside a scan nothing can be merged with the forward pass, so the barrier against it is dead weight.
+        advance, finish = jax.checkpoint(advance, prevent_cse=False), jax.checkpoint(finish)
+    carry, infos = step.begin(state, step_size), None
+    if num_steps > 1:
+        carry, infos = lax.scan(
+            lambda carry, _: advance(carry, step_size), carry, None, length=num_steps - 1, unroll=unroll
+        )
+    state, info = finish(carry, step_size)
+    if infos is not None:
+        iterations = infos.num_iterations.sum(dtype=infos.num_iterations.dtype)  # not widened to int64
+        inner = SolverInfo(infos.converged.all(), iterations, infos.residual.max())
+        info = combine_info(inner, info)
+    return state, info
+
+
+def _check_dynamic_count(num_steps: Array) -> Int[Array, ""]:
+    """A count on the device as int32, or a ValueError; only a concrete one can be seen to be negative."""
+    if num_steps.shape != () or not jnp.issubdtype(num_steps.dtype, jnp.integer):
+        raise ValueError(
+            f"num_steps must be a whole number, got shape {tuple(num_steps.shape)} and dtype {num_steps.dtype}"
+        )
+    if is_concrete(num_steps):
+        check_count("num_steps", int(num_steps), 0)
+    return num_steps.astype(jnp.int32)  # unsigned 0 - 1 would be four billion steps
+
+
+def _integrate_dynamic(
+    step: Step, state: IntegratorState, step_size: StepSize, num_steps: Int[Array, ""]
+) -> tuple[IntegratorState, SolverInfo]:
+    """`integrate` for a count known only on the device."""
+    exact = exact_info(state.position.dtype)
+
+    def body(_, carry):
+        carry, total = carry
+        carry, info = step.advance(carry, step_size)
+        return carry, total if info is None else combine_info(total, info)
+
+    def move(state: IntegratorState) -> tuple[IntegratorState, SolverInfo]:
+        carry, total = lax.fori_loop(0, num_steps - 1, body, (step.begin(state, step_size), exact))
+        end, info = step.finish(carry, step_size)
+        return end, combine_info(total, info)
+
+    return lax.cond(num_steps > 0, move, lambda state: (state, exact), state)

@@ -1,0 +1,239 @@
+"""Metrics z ↦ G(z): the mass matrix of the kinetic energy, and all that is asked of it.
+
+The kinetic energy is ½ vᵀ G(z)⁻¹ v + ½ log |G(z)| with v ~ N(0, G(z)) (Girolami & Calderhead 2011, eq. 12;
+Neal 2011, section 4.1 for constant masses). The metrics of this module are Euclidean: G does not depend on z.
+All are pytrees of arrays, so masses can be traced, differentiated and vmapped like any other parameter.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Float
+
+from hmcvae._checks import check_positive, is_concrete
+from hmcvae.types import ArrayLike, Factor, PRNGKey, Scalar, Vector
+
+# The arrays inside a metric. Their shapes are checked by the constructors and not here: JAX also rebuilds the
+# classes below around batches of metrics, axis numbers and placeholders.
+Leaf = Any
+
+
+def identity() -> "Identity":
+    """G = I. The dimension is taken from the position."""
+    return Identity()
+
+
+def diagonal(mass: ArrayLike) -> "Diagonal":
+    """G = diag(mass), for masses of shape [d] (units of momentum squared).
+
+    Raises:
+        ValueError: unless `mass` has shape [d] and, when it is concrete, is finite and positive.
+    """
+    mass = _as_float("mass", mass)
+    if mass.ndim != 1:
+        raise ValueError(f"mass must have shape [d], got shape {tuple(mass.shape)}; use dense() for a matrix")
+    check_positive("mass", mass)
+    return Diagonal(mass)
+
+
+def dense(mass: ArrayLike) -> "Dense":
+    """G = mass, for a symmetric positive definite matrix [d, d]; it is factorised once, here.
+
+    Raises:
+        ValueError: unless `mass` is square and, when it is concrete, symmetric and positive definite.
+    """
+    mass = _as_float("mass", mass)
+    if mass.ndim != 2 or mass.shape[0] != mass.shape[1]:
+        raise ValueError(f"mass must have shape [d, d], got shape {tuple(mass.shape)}")
+    if is_concrete(mass):
+        _check_positive_definite(np.asarray(mass))
+    # Everything depends on the symmetric part alone, so that gradients through a traced mass are consistent.
+    mass = 0.5 * (mass + mass.T)
+    lower = jnp.linalg.cholesky(mass, symmetrize_input=False)
+    inverse = cho_solve((lower, True), jnp.eye(mass.shape[0], dtype=mass.dtype))
+    return Dense(mass, lower, 0.5 * (inverse + inverse.T))
+
+
+def _as_float(name: str, value: ArrayLike) -> Array:
+    """`value` as a real floating-point array (whole numbers are taken as such), or a ValueError."""
+    array = jnp.asarray(value)
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(float)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _check_positive_definite(mass: np.ndarray) -> None:
+    """Raise ValueError unless `mass` is finite, symmetric to rounding and positive definite.
+
+    In NumPy: inside `jit` even operations on constants are traced by jax.numpy and could not be looked at.
+    """
+    if not np.all(np.isfinite(mass)):
+        raise ValueError(f"mass must be finite, got {mass}")
+    gap = float(np.max(np.abs(mass - mass.T), initial=0.0))
+    if gap > 1e-5 * float(np.max(np.abs(mass), initial=0.0)):
+        raise ValueError(f"mass must be symmetric, got entries that differ from their mirror by {gap:.3g}")
+    try:
+        np.linalg.cholesky(mass)
+    except np.linalg.LinAlgError:
+        smallest = float(np.min(np.linalg.eigvalsh(mass)))
+        raise ValueError(f"mass must be positive definite, got smallest eigenvalue {smallest:.3g}") from None
+
+
+def _scale_rows(scale: Vector, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+    """diag(scale) b for b of shape [d] or [d, k]."""
+    return jax.vmap(jnp.multiply)(scale.astype(b.dtype), b)
+
+
+class GaussianMomentum:
+    """The momentum's law N(0, G(z)), written once in terms of the factor of G."""
+
+    def factor(self, z: Vector) -> Factor:
+        raise NotImplementedError
+
+    def sample_momentum(self, rng_key: PRNGKey, z: Vector) -> Vector:
+        """v = L(z) e with e ~ N(0, I), so v ~ N(0, G(z))."""
+        return self.factor(z).sqrt_matvec(jax.random.normal(rng_key, z.shape, z.dtype))
+
+    def kinetic_energy(self, v: Vector, z: Vector) -> Scalar:
+        """½ vᵀ G(z)⁻¹ v + ½ log |G(z)| = -log N(v; 0, G(z)) - d/2 log 2π."""
+        factor = self.factor(z)
+        w = factor.sqrt_solve(v)
+        return 0.5 * jnp.dot(w, w) + 0.5 * factor.log_det
+
+    def log_prob_momentum(self, v: Vector, z: Vector) -> Scalar:
+        """log N(v; 0, G(z)), normalised."""
+        return -self.kinetic_energy(v, z) - 0.5 * v.shape[0] * jnp.log(2 * jnp.pi).astype(v.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class IdentityFactor:
+    """Factor of G = I."""
+
+    log_det: Leaf
+
+    def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return b
+
+    def sqrt_matvec(self, e: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return e
+
+    def sqrt_solve(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return v
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Identity(GaussianMomentum):
+    """G = I. See `identity`."""
+
+    is_position_dependent = False
+
+    def tensor(self, z: Vector) -> Float[Array, "d d"]:
+        return jnp.eye(z.shape[0], dtype=z.dtype)
+
+    def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return v
+
+    def quadratic_form(self, z: Vector, V: Float[Array, "d ..."]) -> Scalar:
+        return jnp.sum(V * V)
+
+    def factor(self, z: Vector) -> IdentityFactor:
+        return IdentityFactor(jnp.zeros((), z.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DiagonalFactor:
+    """Factor of G = diag(mass), L = diag(√mass), from the masses [d]."""
+
+    mass: Leaf
+
+    @property
+    def log_det(self) -> Scalar:
+        return jnp.sum(jnp.log(self.mass))
+
+    def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        # A product, not a quotient: in a trajectory the reciprocal is the same at every step and leaves the loop.
+        return _scale_rows(1 / self.mass, b)
+
+    def sqrt_matvec(self, e: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return _scale_rows(jnp.sqrt(self.mass), e)
+
+    def sqrt_solve(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return _scale_rows(lax.rsqrt(self.mass), v)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Diagonal(GaussianMomentum):
+    """G = diag(mass). See `diagonal`."""
+
+    mass: Leaf
+
+    is_position_dependent = False
+
+    def tensor(self, z: Vector) -> Float[Array, "d d"]:
+        return jnp.diag(self.mass.astype(z.dtype))
+
+    def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return _scale_rows(self.mass, v)
+
+    def quadratic_form(self, z: Vector, V: Float[Array, "d ..."]) -> Scalar:
+        return jnp.sum(V * self.matvec(z, V))
+
+    def factor(self, z: Vector) -> DiagonalFactor:
+        return DiagonalFactor(self.mass.astype(z.dtype))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DenseFactor:
+    """Factor of a dense G [d, d]: its Cholesky factor L, and G⁻¹ for the velocity of every leapfrog step."""
+
+    lower: Leaf
+    inverse: Leaf
+
+    @property
+    def log_det(self) -> Scalar:
+        return 2 * jnp.sum(jnp.log(jnp.diagonal(self.lower)))
+
+    def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return self.inverse.astype(b.dtype) @ b
+
+    def sqrt_matvec(self, e: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return self.lower.astype(e.dtype) @ e
+
+    def sqrt_solve(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return solve_triangular(self.lower.astype(v.dtype), v, lower=True)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Dense(GaussianMomentum):
+    """G = mass, with its Cholesky factor and inverse. See `dense`."""
+
+    mass: Leaf
+    lower: Leaf
+    inverse: Leaf
+
+    is_position_dependent = False
+
+    def tensor(self, z: Vector) -> Float[Array, "d d"]:
+        return self.mass.astype(z.dtype)
+
+    def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        return self.mass.astype(v.dtype) @ v
+
+    def quadratic_form(self, z: Vector, V: Float[Array, "d ..."]) -> Scalar:
+        return jnp.sum(V * self.matvec(z, V))
+
+    def factor(self, z: Vector) -> DenseFactor:
+        return DenseFactor(self.lower.astype(z.dtype), self.inverse.astype(z.dtype))

@@ -1,0 +1,256 @@
+"""Flax Linen encoders, decoders and reverse models: the only module that imports Flax.
+
+Modules work on one example; `jax.vmap` makes the batch, and XLA sees one wide matrix product. The rest of the library
+sees plain functions: `build_vae` and `reverse_model` bind a module's `apply`. Pixels come in [0, 1], shaped [H, W, C].
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from hmcvae._checks import check_count
+from hmcvae.likelihoods import Likelihood
+from hmcvae.transitions import ConditionalGaussian
+from hmcvae.types import PRNGKey, PyTree, Vector
+from hmcvae.vae import VAE
+
+Activation = Callable[[Array], Array]
+Shape = tuple[int, int, int]
+ImageArray = Float[Array, "h w c"]
+
+ACTIVATIONS: dict[str, Activation] = {
+    "tanh": nn.tanh,
+    "softplus": nn.softplus,
+    "relu": nn.relu,
+    "elu": nn.elu,
+}
+ARCHITECTURES = ("mlp", "conv")
+CONV_MAPS = (16, 32, 32)
+
+
+class MLP(nn.Module):
+    """Dense layers, each followed by the activation."""
+
+    widths: Sequence[int]
+    activation: Activation = nn.tanh
+
+    @nn.compact
+    def __call__(self, h: Float[Array, " n"]) -> Float[Array, " m"]:
+        for width in self.widths:
+            h = self.activation(nn.Dense(width)(h))
+        return h
+
+
+class GaussianHead(nn.Module):
+    """(mean [d], log_scale [d]) by two linear maps of the features."""
+
+    latent_dim: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, " h"]) -> tuple[Vector, Vector]:
+        return nn.Dense(self.latent_dim, name="mean")(features), nn.Dense(self.latent_dim, name="log_scale")(
+            features
+        )
+
+
+class MLPEncoder(nn.Module):
+    """x ↦ (mean [d], log_scale [d], features [h]) through dense layers on the flattened image."""
+
+    latent_dim: int
+    hidden: Sequence[int] = (200, 200)
+    activation: Activation = nn.tanh
+
+    @nn.compact
+    def __call__(self, x: ImageArray) -> tuple[Vector, Vector, Float[Array, " h"]]:
+        features = MLP(self.hidden, self.activation)(x.reshape(-1))
+        return *GaussianHead(self.latent_dim)(features), features
+
+
+class MLPDecoder(nn.Module):
+    """z ↦ outputs [H, W, C], or a pair of them, through dense layers."""
+
+    image_shape: Shape
+    num_outputs: int = 1
+    hidden: Sequence[int] = (200, 200)
+    activation: Activation = nn.tanh
+
+    @nn.compact
+    def __call__(self, z: Vector) -> Any:
+        h = MLP(self.hidden, self.activation)(z)
+        height, width, channels = self.image_shape
+        outputs = nn.Dense(height * width * channels * self.num_outputs)(h)
+        return split_outputs(outputs.reshape(height, width, channels * self.num_outputs), self.num_outputs)
+
+
+class ConvEncoder(nn.Module):
+    """Three 5 × 5 convolutions of stride 2 with 16, 32, 32 maps and one dense layer of `hidden` units: the encoder of
+    Salimans et al. (2015, section 5.1) and Caterini et al. (2018, section 4)."""
+
+    latent_dim: int
+    hidden: int = 300
+    activation: Activation = nn.softplus
+
+    @nn.compact
+    def __call__(self, x: ImageArray) -> tuple[Vector, Vector, Float[Array, " h"]]:
+        h = x
+        for maps in CONV_MAPS:
+            h = self.activation(nn.Conv(maps, (5, 5), strides=(2, 2))(h))
+        features = self.activation(nn.Dense(self.hidden)(h.reshape(-1)))
+        return *GaussianHead(self.latent_dim)(features), features
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of `ConvEncoder`: two dense layers, then transposed convolutions up to [H, W, C].
+
+    A side that is odd on the way down (28 → 14 → 7 → 4) is cropped on the way up (4 → 8 → 7 → 14 → 28).
+    """
+
+    image_shape: Shape
+    num_outputs: int = 1
+    hidden: int = 300
+    activation: Activation = nn.softplus
+
+    @nn.compact
+    def __call__(self, z: Vector) -> Any:
+        height, width, channels = self.image_shape
+        sizes = [(height, width)]
+        for _ in CONV_MAPS:
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+        h = self.activation(nn.Dense(self.hidden)(z))
+        h = self.activation(nn.Dense(sizes[-1][0] * sizes[-1][1] * CONV_MAPS[-1])(h))
+        h = h.reshape(*sizes[-1], CONV_MAPS[-1])
+        maps = (*CONV_MAPS[-2::-1], channels * self.num_outputs)
+        for i, (rows, columns) in enumerate(sizes[-2::-1]):
+            h = nn.ConvTranspose(maps[i], (5, 5), strides=(2, 2))(h)[:rows, :columns]
+            h = h if i == len(CONV_MAPS) - 1 else self.activation(h)
+        return split_outputs(h, self.num_outputs)
+
+
+def split_outputs(outputs: Float[Array, "h w k"], num_outputs: int) -> Any:
+    """One array [H, W, C], or a tuple of `num_outputs` of them. Two outputs are (mean, log_scale): the mean is moved to
+    the middle of the pixels' range and the scale to about a tenth of it, where an untrained net should begin."""
+    if num_outputs == 1:
+        return outputs
+    mean, log_scale = jnp.split(outputs, 2, axis=-1)
+    return mean + 0.5, log_scale - 2.0
+
+
+class ReverseNetwork(nn.Module):
+    """(features [h], z [d]) ↦ (mean [d], log_scale [d]) of a whitened momentum; starts as the standard normal.
+
+    One hidden layer, and a linear path from z, since the reverse momentum of a harmonic well is linear in z.
+    """
+
+    latent_dim: int
+    hidden: int = 200
+    activation: Activation = nn.tanh
+
+    @nn.compact
+    def __call__(self, features: Float[Array, " h"], z: Vector) -> tuple[Vector, Vector]:
+        inputs = jnp.concatenate([features, z])
+        h = self.activation(nn.Dense(self.hidden)(inputs))
+        h = jnp.concatenate([h, z])
+        zeros = nn.initializers.zeros_init()
+        outputs = nn.Dense(2 * self.latent_dim, kernel_init=zeros)(h)
+        mean, log_scale = jnp.split(outputs, 2)
+        return mean, log_scale
+
+
+def reverse_model(num_features: int, latent_dim: int, hidden: int = 200) -> ConditionalGaussian:
+    """A learned r(w | x, z), or q(w | x, z), for `bounds.hvi`.
+
+    Args:
+        num_features: h, the length of the encoder's features.
+        latent_dim: d.
+        hidden: units of the hidden layer.
+
+    Raises:
+        ValueError: unless all three are whole numbers of at least 1.
+    """
+    check_count("num_features", num_features, 1)
+    module = ReverseNetwork(check_count("latent_dim", latent_dim, 1), check_count("hidden", hidden, 1))
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        return module.init(rng_key, jnp.zeros(num_features), jnp.zeros(latent_dim))
+
+    def apply(params: PyTree, features: Array, z: Vector) -> Any:
+        return module.apply(params, features, z)
+
+    return ConditionalGaussian(init, apply)
+
+
+def build_vae(
+    image_shape: Sequence[int],
+    latent_dim: int,
+    likelihood: Likelihood,
+    *,
+    architecture: str = "mlp",
+    hidden: Sequence[int] = (200, 200),
+    activation: str | None = None,
+) -> tuple[VAE, Callable[[PRNGKey], PyTree], int]:
+    """A VAE from the networks of this module.
+
+    Args:
+        image_shape: (H, W, C).
+        latent_dim: d.
+        likelihood: gives the number of outputs a pixel.
+        architecture: "mlp" (dense layers of the widths `hidden`, mirrored) or "conv" (`hidden` = (n_h,)).
+        activation: a name of `ACTIVATIONS`; by default tanh for "mlp" and softplus for "conv".
+
+    Returns:
+        (vae, init_params, num_features): `init_params(rng_key)` gives params["vae"], and num_features is h.
+
+    Raises:
+        ValueError: for an unknown architecture or activation, a shape that is not (H, W, C), a "conv" net smaller than
+            8 × 8 or with other than one hidden width; and, from the encoder, an example of another shape.
+    """
+    shape = check_image_shape(image_shape)
+    latent_dim = check_count("latent_dim", latent_dim, 1)
+    widths = tuple(check_count("hidden", width, 1) for width in hidden)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    name = activation or ("tanh" if architecture == "mlp" else "softplus")
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    function = ACTIVATIONS[name]
+    if architecture == "mlp":
+        encoder = MLPEncoder(latent_dim, widths, function)
+        decoder = MLPDecoder(shape, likelihood.num_outputs, widths[::-1], function)
+    else:
+        if len(widths) != 1:
+            raise ValueError(f"the conv net has one dense layer: hidden must be one width, got {widths}")
+        if min(shape[:2]) < 8:
+            raise ValueError(
+                f"the conv net halves the image three times: expected at least 8 × 8, got {shape}"
+            )
+        encoder = ConvEncoder(latent_dim, widths[0], function)
+        decoder = ConvDecoder(shape, likelihood.num_outputs, widths[0], function)
+
+    def init_params(rng_key: PRNGKey) -> PyTree:
+        encoder_key, decoder_key = jax.random.split(rng_key)
+        return {
+            "encoder": encoder.init(encoder_key, jnp.zeros(shape)),
+            "decoder": decoder.init(decoder_key, jnp.zeros(latent_dim)),
+        }
+
+    def encode(params: PyTree, x: Array) -> Any:
+        if x.shape != shape:
+            raise ValueError(f"this net takes one image of shape {shape}, got {tuple(x.shape)}")
+        return encoder.apply(params["encoder"], x)
+
+    def decode(params: PyTree, z: Vector) -> Any:
+        return decoder.apply(params["decoder"], z)
+
+    return VAE(encode, decode, likelihood, latent_dim), init_params, widths[-1] if widths else latent_dim
+
+
+def check_image_shape(image_shape: Sequence[int]) -> Shape:
+    """Return (H, W, C) as a tuple of ints, or raise ValueError."""
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (height, width, channels), got {tuple(image_shape)}")
+    height, width, channels = (check_count("image_shape", side, 1) for side in image_shape)
+    return height, width, channels

@@ -1,0 +1,205 @@
+"""Transitions for the Markov-chain bound: a move of z, with the log densities of going there and of coming back.
+
+A transition t draws auxiliary noise u ~ q_t(u | x, z_{t-1}) and maps (z_{t-1}, u) to (z_t, u') by an invertible map of
+unit volume; r_t(u' | x, z_t) is the model of coming back. Its contribution to the bound is
+
+    log_reverse - log_forward = log r_t(u' | x, z_t) - log q_t(u | x, z_{t-1}).
+
+For a plain Markov kernel, the move of Salimans, Kingma & Welling (2015, eq. 5), u is z_t itself and u' is z_{t-1}.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hmcvae import integrators, metrics
+from hmcvae._checks import check_count, check_positive
+from hmcvae.solvers import SolverInfo, exact_info
+from hmcvae.types import ArrayLike, LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.vae import gaussian_log_prob
+
+
+class ConditionalGaussian(NamedTuple):
+    """A diagonal Gaussian over a d-vector, given features of x and a position z.
+
+    init: `rng_key -> params`.  apply: `(params, features [h], z [d]) -> (mean [d], log_scale [d])`.
+    """
+
+    init: Callable[[PRNGKey], PyTree]
+    apply: Callable[[PyTree, Array, Vector], tuple[Vector, Vector]]
+
+
+class TransitionInfo(NamedTuple):
+    """log_forward: log q_t.  log_reverse: log r_t.  energy_error: H at the end minus H at the start (0 without an H).
+    solver: the report of the implicit solves."""
+
+    log_forward: Scalar
+    log_reverse: Scalar
+    energy_error: Scalar
+    solver: SolverInfo
+
+
+class Transition(NamedTuple):
+    """init: `rng_key -> params` of one transition.
+    begin: `(logdensity_fn, z [d]) -> state`, any pytree with fields `position` and `logdensity`.
+    step: `(params, rng_key, features [h], logdensity_fn, state) -> (state, TransitionInfo)`.
+    """
+
+    init: Callable[[PRNGKey], PyTree]
+    begin: Callable[[LogDensityFn, Vector], Any]
+    step: Callable[[PyTree, PRNGKey, Array, LogDensityFn, Any], tuple[Any, TransitionInfo]]
+
+
+def standard_normal() -> ConditionalGaussian:
+    """N(0, I), without parameters."""
+
+    def apply(params: PyTree, features: Array, z: Vector) -> tuple[Vector, Vector]:
+        del params, features
+        return jnp.zeros_like(z), jnp.zeros_like(z)
+
+    return ConditionalGaussian(lambda _: {}, apply)
+
+
+def as_conditional(name: str, model: Any) -> ConditionalGaussian:
+    """Make a ConditionalGaussian of None (the standard normal), of one, or of a function
+    `(params, features, z) -> (mean, log_scale)` that carries its own parameters.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if model is None:
+        return standard_normal()
+    if hasattr(model, "init") and hasattr(model, "apply"):
+        return ConditionalGaussian(model.init, model.apply)
+    if callable(model):
+        function: Any = model
+        return ConditionalGaussian(lambda _: {}, function)
+    raise ValueError(
+        f"{name} must be None, a function (params, features, z) -> (mean, log_scale), or an object with init "
+        f"and apply, got {model!r}"
+    )
+
+
+def hamiltonian(
+    latent_dim: int | None,
+    reverse: Any = None,
+    momentum: Any = None,
+    num_steps: int = 1,
+    *,
+    initial_step_size: float = 0.1,
+    max_step_size: float = 1.0,
+    per_coordinate_steps: bool = False,
+    unroll: int | bool = 1,
+    checkpoint: bool = False,
+) -> Transition:
+    """A few leapfrog steps on log p(x, ·) with fresh momentum (Salimans, Kingma & Welling 2015, section 3, eq. 9-11).
+
+    Momenta are whitened by the learned diagonal masses M, v = M^{1/2} w, on both ends:
+
+        w ~ q(w | x, z) = N(m_q, s_q²),   (z', v') = Φ(z, M^{1/2} w),   r(w' | x, z') = N(w'; m_r, s_r²).
+
+    Φ preserves volume and log |M| cancels between q and r, so the difference of the two log densities is exact.
+    Parameters: `step_size`, unconstrained, with ε = max_step_size · sigmoid(step_size), so it stays positive and
+    bounded; `log_mass` [d]; and those of the two models. All are trained through the exact gradient.
+
+    Args:
+        latent_dim: d; None: one mass for all coordinates.
+        reverse: r, see `as_conditional`; None is N(0, I), exact at stationarity.
+        momentum: q, likewise; None is N(0, I), the usual momentum.
+        num_steps: L ≥ 0 leapfrog steps.
+        initial_step_size, max_step_size: in the units of z over the square root of the masses.
+        per_coordinate_steps: learn a step size for each coordinate.
+        unroll, checkpoint: see `integrators.integrate`.
+
+    Raises:
+        ValueError: for a negative number of steps, or unless 0 < initial_step_size < max_step_size.
+    """
+    num_steps = check_count("num_steps", num_steps, 0)
+    check_positive("initial_step_size", initial_step_size)
+    check_positive("max_step_size", max_step_size)
+    if initial_step_size >= max_step_size:
+        raise ValueError(
+            f"initial_step_size must be below max_step_size = {max_step_size}, got {initial_step_size}"
+        )
+    if per_coordinate_steps and latent_dim is None:
+        raise ValueError("per_coordinate_steps needs latent_dim, got None")
+    reverse, momentum = as_conditional("reverse", reverse), as_conditional("momentum", momentum)
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        reverse_key, momentum_key = jax.random.split(rng_key)
+        fraction = initial_step_size / max_step_size
+        raw = math.log(fraction) - math.log1p(-fraction)
+        return {
+            "step_size": jnp.full((latent_dim,) if per_coordinate_steps else (), raw, float),
+            "log_mass": jnp.zeros((latent_dim or 1,)),
+            "reverse": reverse.init(reverse_key),
+            "momentum": momentum.init(momentum_key),
+        }
+
+    def begin(logdensity_fn: LogDensityFn, position: Vector) -> integrators.IntegratorState:
+        # Not integrators.init: a start that is not finite is a numerical failure here, to be seen in the weight.
+        return integrators.IntegratorState(
+            position, jnp.zeros_like(position), *jax.value_and_grad(logdensity_fn)(position)
+        )
+
+    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: Any):
+        start = state.position
+        dtype = start.dtype
+        epsilon = step_size(params, max_step_size).astype(dtype)
+        mass = jnp.broadcast_to(jnp.exp(params["log_mass"]).astype(dtype), start.shape)
+        metric = metrics.diagonal(mass)
+        mean, log_scale = momentum.apply(params["momentum"], features, start)
+        w = mean + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, dtype)
+        log_forward = gaussian_log_prob(w, mean, log_scale)
+        state = state._replace(momentum=metric.factor(start).sqrt_matvec(w))
+        first = state.logdensity
+        leapfrog = integrators.leapfrog(logdensity_fn, metric)
+        state, solver = integrators.integrate(
+            leapfrog, state, epsilon, num_steps, unroll=unroll, checkpoint=checkpoint
+        )
+        w_end = metric.factor(start).sqrt_solve(state.momentum)
+        log_reverse = gaussian_log_prob(w_end, *reverse.apply(params["reverse"], features, state.position))
+        energy_error = first - state.logdensity + 0.5 * (jnp.sum(w_end**2) - jnp.sum(w**2))
+        return state, TransitionInfo(log_forward, log_reverse, energy_error, solver)
+
+    return Transition(init, begin, step)
+
+
+def step_size(params: PyTree, max_step_size: ArrayLike = 1.0) -> Float[Array, "..."]:
+    """ε = max_step_size · sigmoid(raw): the step sizes that the parameters of `hamiltonian` stand for."""
+    return jnp.asarray(max_step_size) * jax.nn.sigmoid(params["step_size"])
+
+
+class _Point(NamedTuple):
+    position: Vector
+    logdensity: Scalar
+
+
+def gaussian_kernel(forward: Any, reverse: Any) -> Transition:
+    """A learned Markov kernel and its learned reverse, without dynamics (Salimans et al. 2015, eq. 5-6):
+
+        q_t(z' | x, z) = N(z'; z + m_q(x, z), s_q(x, z)²),   r_t(z | x, z') = N(z; z' + m_r(x, z'), s_r(x, z')²).
+
+    `forward` and `reverse` are as in `as_conditional`.
+    """
+    forward, reverse = as_conditional("forward", forward), as_conditional("reverse", reverse)
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        forward_key, reverse_key = jax.random.split(rng_key)
+        return {"forward": forward.init(forward_key), "reverse": reverse.init(reverse_key)}
+
+    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: _Point):
+        start = state.position
+        shift, log_scale = forward.apply(params["forward"], features, start)
+        end = start + shift + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, start.dtype)
+        log_forward = gaussian_log_prob(end, start + shift, log_scale)
+        shift, log_scale = reverse.apply(params["reverse"], features, end)
+        log_reverse = gaussian_log_prob(start, end + shift, log_scale)
+        info = TransitionInfo(log_forward, log_reverse, jnp.zeros_like(log_forward), exact_info(start.dtype))
+        return _Point(end, logdensity_fn(end)), info
+
+    return Transition(init, lambda logdensity_fn, z: _Point(z, logdensity_fn(z)), step)

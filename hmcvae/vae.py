@@ -1,0 +1,121 @@
+"""A variational auto-encoder as a bundle of plain functions, so that any network library fits.
+
+p(x, z) = p(x | decode(z)) N(z; 0, I),      q(z | x) = N(z; mean(x), exp(log_scale(x))²)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hmcvae.likelihoods import Likelihood
+from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+
+Image = Float[Array, "..."]
+
+HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
+
+
+def gaussian_log_prob(x: Vector, mean: Vector, log_scale: Vector) -> Scalar:
+    """log N(x; mean, diag(exp(log_scale))²), normalised."""
+    residual = (x - mean) * jnp.exp(-log_scale)
+    return -jnp.sum(0.5 * residual**2 + log_scale + HALF_LOG_2PI)
+
+
+class Posterior(NamedTuple):
+    """q(z | x) = N(mean, exp(log_scale)²), and the encoder's features of x for the models built on it.
+
+    mean: [d].  log_scale: [d], natural logarithm of the standard deviation.  features: [h].
+    """
+
+    mean: Vector
+    log_scale: Vector
+    features: Float[Array, " h"]
+
+    def sample(self, rng_key: PRNGKey) -> Vector:
+        """z = mean + exp(log_scale) ε, differentiable in the parameters (Kingma & Welling 2014, section 2.4)."""
+        noise = jax.random.normal(rng_key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_scale) * noise
+
+    def log_prob(self, z: Vector) -> Scalar:
+        """log q(z | x)."""
+        return gaussian_log_prob(z, self.mean, self.log_scale)
+
+    def kl_from_prior(self) -> Scalar:
+        """KL(q(z | x) ‖ N(0, I)) in closed form (Kingma & Welling 2014, appendix B), in nats."""
+        variance = jnp.exp(2 * self.log_scale)
+        return 0.5 * jnp.sum(self.mean**2 + variance - 1 - 2 * self.log_scale)
+
+
+@dataclass(frozen=True)
+class VAE:
+    """Encoder, decoder and likelihood; all of it works on one example, and `jax.vmap` makes the batch.
+
+    Args:
+        encode: `(params, x) -> (mean [d], log_scale [d], features [h])`.
+        decode: `(params, z [d]) -> outputs`, the likelihood's parameters.
+        likelihood: from `hmcvae.likelihoods`.
+        latent_dim: d, where known; `bounds` then give every coordinate its own mass. None: one mass for all.
+
+    Raises:
+        ValueError: if encode or decode is not callable, or latent_dim is not a positive whole number.
+    """
+
+    encode: Callable[[PyTree, Image], tuple[Vector, Vector, Array]]
+    decode: Callable[[PyTree, Vector], PyTree]
+    likelihood: Likelihood
+    latent_dim: int | None = None
+
+    def __post_init__(self):
+        for name in ("encode", "decode"):
+            if not callable(getattr(self, name)):
+                raise ValueError(f"{name} must be a function, got {getattr(self, name)!r}")
+        if self.latent_dim is not None and (not isinstance(self.latent_dim, int) or self.latent_dim < 1):
+            raise ValueError(f"latent_dim must be a whole number of at least 1, got {self.latent_dim!r}")
+
+    def posterior(self, params: PyTree, x: Image) -> Posterior:
+        """q(z | x).
+
+        Raises:
+            ValueError: if the encoder does not return three arrays, or mean and log_scale are not both [d].
+        """
+        encoded = self.encode(params, x)
+        if not isinstance(encoded, tuple) or len(encoded) != 3:
+            raise ValueError(
+                f"encode must return (mean, log_scale, features), got {type(encoded).__name__}"
+                + (f" of length {len(encoded)}" if isinstance(encoded, tuple) else "")
+            )
+        mean, log_scale, features = encoded
+        if mean.ndim != 1 or mean.shape != log_scale.shape:
+            raise ValueError(
+                f"encode must return mean and log_scale of one shape [d] for one example, got {mean.shape} "
+                f"and {log_scale.shape}; batches go through jax.vmap"
+            )
+        if self.latent_dim is not None and mean.shape[0] != self.latent_dim:
+            raise ValueError(f"latent_dim is {self.latent_dim}, but encode returned means of {mean.shape}")
+        return Posterior(mean, log_scale, features)
+
+    def log_likelihood(self, params: PyTree, x: Image, z: Vector) -> Scalar:
+        """log p(x | z), in nats."""
+        return self.likelihood.log_prob(self.decode(params, z), x)
+
+    def log_joint(self, params: PyTree, x: Image, z: Vector) -> Scalar:
+        """log p(x, z) = log p(x | z) + log N(z; 0, I), in nats."""
+        return self.log_likelihood(params, x, z) + log_prior(z)
+
+    def logdensity_fn(self, params: PyTree, x: Image) -> LogDensityFn:
+        """z ↦ log p(x, z): the target for the integrators and the samplers."""
+        return lambda z: self.log_joint(params, x, z)
+
+    def generate(self, params: PyTree, z: Vector) -> Image:
+        """E[x | z]: the picture at z."""
+        return self.likelihood.mean(self.decode(params, z))
+
+
+def log_prior(z: Vector) -> Scalar:
+    """log N(z; 0, I)."""
+    return -jnp.sum(0.5 * z**2 + HALF_LOG_2PI)
