@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from hmcvae import data
+from hmcvae._checks import check_count
 from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
@@ -33,7 +34,7 @@ class TrainConfig:
     num_transitions, num_steps: T and L of hvi.
     initial_step_size, max_step_size: of the learned leapfrog step, in units of z over the square root of the masses.
     per_coordinate_steps: learn a step size for each coordinate.
-    learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model.
+    learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model r(v | x, z).
     reverse_hidden: hidden units of the reverse model.
     training: how to train; see `hmcvae.training.Options`.
     eval_samples: draws for each test image in the likelihood's estimate at the end.
@@ -57,7 +58,7 @@ class TrainConfig:
     initial_step_size: float = 0.1
     max_step_size: float = 1.0
     per_coordinate_steps: bool = False
-    learned_momentum: bool = False
+    learned_momentum: bool = True
     reverse_hidden: int = 200
     training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
     eval_samples: int = 1000
@@ -70,6 +71,16 @@ class TrainConfig:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        # What is needed only after hours of training is checked before them.
+        for name, minimum in (
+            ("num_samples", 1),
+            ("eval_samples", 1),
+            ("eval_images", 0),
+            ("num_validation", 0),
+        ):
+            check_count(name, getattr(self, name), minimum)
+        if self.eval_images == 1:
+            raise ValueError("eval_images must be 0 (all) or at least 2, for a standard error; got 1")
         if self.method == "iwae" and self.num_samples < 2:
             raise ValueError(f"iwae needs num_samples of at least 2, got {self.num_samples}")
         if self.training.patience and not self.num_validation:
@@ -117,6 +128,7 @@ PRESETS: dict[str, TrainConfig] = {
     "mnist_iwae": _mnist("iwae", num_samples=5),
     "mnist_hvi1": _mnist("hvi", num_steps=1),
     "mnist_hvi": _mnist("hvi", num_steps=4),
+    "mnist_hvi_plain": _mnist("hvi", num_steps=4, learned_momentum=False),
     "mnist_2d": _mnist("hvi", num_steps=4, latent_dim=2),
     "mnist_conv_vae": _conv("vae", 450),
     "mnist_conv_hvi": _conv("hvi", 450, num_steps=16),
@@ -199,5 +211,5 @@ def fail_cleanly(main):
 
     try:
         main()
-    except (ValueError, FileNotFoundError, FileExistsError, NotFiniteError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, NotFiniteError) as error:
         sys.exit(f"error: {error}")

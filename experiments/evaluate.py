@@ -72,6 +72,12 @@ def evaluate(
         )
         summary = summarise(values)
         result["proposals"][name] = _to_json(summary) | {"seconds": time.perf_counter() - start}
+    if config.num_samples > 1:
+        # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
+        values = estimate(
+            model.bound, params, jax.random.key(seed + 1), examples, num_samples=100, chunk_size=10
+        )
+        result["trained_bound"] = summarise(values).bound._asdict()
     result["active_units"], _ = active_units(model.vae, params["vae"], examples)
     result["latent_dim"] = config.latent_dim
     result["num_pixels"] = int(np.prod(examples.shape[1:]))

@@ -83,8 +83,10 @@ def bound_curves(
                 axes.plot(
                     x, [record["bound"] for record in records], color=color, lw=1, ls=":", label="training"
                 )
-    lowest, highest = min(values), max(values)
-    left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)
+    finite = [value for value in values if np.isfinite(value)]
+    if finite:
+        lowest, highest = min(finite), max(finite)
+        left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)
     left.set_xlabel("epoch")
     right.set_xlabel("seconds of training, compilation included")
     left.set_ylabel(f"{split} bound on log p(x), nats" if len(curves) > 1 else "bound on log p(x), nats")

@@ -9,6 +9,7 @@ RUN/*.png             pictures             RUN/evaluation.json
 import json
 import os
 import platform
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,29 +124,37 @@ class RunFolder:
     def best(self) -> Checkpoints:
         return Checkpoints(self.folder / "best", keep=1)
 
-    def create(self, config: TrainConfig) -> None:
-        """Make a new run, or with config.resume check that the old one is of the same config.
+    def create(self, config: TrainConfig, dataset: data.Dataset) -> None:
+        """Make a new run, or with config.resume check that the old one is of the same config and training images.
 
         Raises:
             FileExistsError: if the folder holds something and resume is off; nothing in it is touched.
             FileNotFoundError: if resume is on and there is no run.
-            ValueError: if the run to resume is of another config.
+            ValueError: if the run to resume is of another config, or of other images.
         """
+        images = {"source": dataset.source, "train_crc32": f"{zlib.crc32(dataset.train):08x}"}
         if not config.resume:
-            if self.folder.exists() and any(self.folder.iterdir()):
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise FileExistsError(
                     f"the run folder {self.folder} exists and is not empty; go on with it by --resume, or choose "
                     "another by --run-dir"
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / "config.json", to_json(config))
-            write_json(self.folder / "environment.json", environment())
+            write_json(self.folder / "environment.json", environment() | {"data": images})
             return
         changed = differences(self.config(), config)
         if changed:
             raise ValueError(
                 f"the run in {self.folder} has another config, so it cannot be resumed with this one: "
                 + "; ".join(changed)
+            )
+        # The same images in another order (tensorflow-datasets shuffles them) would be another run.
+        before = self.environment().get("data", images)
+        if before["train_crc32"] != images["train_crc32"]:
+            raise ValueError(
+                f"the run in {self.folder} had other training images, or in another order, so it cannot be resumed "
+                f"with these: expected those from {before['source']}, got {images['source']}"
             )
         write_json(self.folder / "config.json", to_json(config))
 
@@ -163,6 +172,19 @@ class RunFolder:
             return from_json(json.loads(path.read_text()))
         except (json.JSONDecodeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as a config: {error}") from error
+
+    def environment(self) -> dict:
+        """What `create` wrote of versions, device and data; empty if it is not there."""
+        path = self.folder / "environment.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def start_epoch(self, epochs: list[int]) -> int:
+        """The checkpoint to go on from, of `epochs`; 0 for a fresh start. The newest, or the one before it if the run
+        was killed between the newest and its record, so that the metrics have every epoch."""
+        if not epochs:
+            return 0
+        newest, recorded = epochs[-1], max((record["epoch"] for record in self.records()), default=0)
+        return newest - 1 if recorded < newest and newest - 1 in (0, *epochs) else newest
 
     def records(self) -> list[dict]:
         """The metrics so far, one record an epoch; a line cut short by a crash is left out."""
@@ -220,7 +242,8 @@ def load_run(folder: Path | str) -> tuple[RunFolder, TrainConfig, data.Dataset, 
     model = build(config, dataset)
     optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
     like = training.init_state(model.params, optimizer, config.training.seed)
-    chosen = run.best() if (run.folder / "best").is_dir() else run.checkpoints()
+    has_best = any((run.folder / "best").glob("[0-9]*"))  # none if no validation bound was finite
+    chosen = run.best() if has_best else run.checkpoints()
     state = chosen.restore(like)
     chosen.close()
     return run, config, dataset, model, state.params, int(state.epoch)

@@ -17,8 +17,16 @@ from experiments import plots
 from experiments.config import TrainConfig, fail_cleanly
 from experiments.evaluate import evaluate, table
 from experiments.generate import draw_all
-from experiments.runs import RunFolder, build, load_data, monitored_images, test_examples, write_json
-from hmcvae import training
+from experiments.runs import (
+    Model,
+    RunFolder,
+    build,
+    load_data,
+    monitored_images,
+    test_examples,
+    write_json,
+)
+from hmcvae import data, training
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
@@ -29,13 +37,13 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     """
     dataset = load_data(config)
     model = build(config, dataset)
-    training.check_training(dataset.train, dataset.validation, config.training)
+    training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     run = RunFolder(config.folder)
-    run.create(config)
+    run.create(config, dataset)
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
-    resume = config.resume and bool(checkpoints.epochs())
-    done = run.trim(checkpoints.epochs()[-1] if resume else 0)
+    start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
+    done = run.trim(start)
     split, monitored = monitored_images(dataset)
     if not quiet:
         print(
@@ -52,11 +60,12 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         validation=dataset.validation,
         checkpoints=checkpoints,
         best=best,
-        resume=resume,
+        resume=start > 0,
+        resume_epoch=start,
     )
     monitor = training.make_monitor(model.bound, dataset.max_value, model.binarize)
     monitor_key, images = jax.random.key(7), jnp.asarray(monitored)
-    params: Any = None
+    last: Any = None
     with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
         for state, record in epochs:
             if f"{split}_bound" not in record:
@@ -67,27 +76,36 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
                 shown["skipped"] = f"{record['skipped_steps']}"
             bar.set_postfix(shown, refresh=False)
             bar.update()
-            params = state.params
+            last = state
     run.close()
     optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
     like = training.init_state(model.params, optimizer, config.training.seed)
     if best is not None and best.epochs():
-        params = best.restore(like).params
-    elif params is None:  # resumed after the last epoch
-        params = checkpoints.restore(like).params
-    result = finish(config, run, dataset, model, params, split, quiet)
-    checkpoints.close()
+        last = best.restore(like)
+    elif last is None:  # resumed after the last epoch
+        last = checkpoints.restore(like)
+    for manager in (checkpoints, best):
+        if manager is not None:
+            manager.close()
+    result = finish(config, run, dataset, model, last, split, quiet)
     return run.folder, result
 
 
 def finish(
-    config: TrainConfig, run: RunFolder, dataset: Any, model: Any, params: Any, split: str, quiet: bool
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: data.Dataset,
+    model: Model,
+    state: training.TrainState,
+    split: str,
+    quiet: bool,
 ) -> dict:
     """Evaluate on the test set and draw the pictures."""
+    params, epoch = state.params, int(state.epoch)
     records = run.records()
     examples = test_examples(config, dataset, model.binarize, config.eval_images)
     result = evaluate(config, model, params, examples, num_samples=config.eval_samples)
-    write_json(run.folder / "evaluation.json", result | {"epoch": records[-1]["epoch"]})
+    write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
     title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
     plots.bound_curves({model.bound.name: records}, split, run.folder / "bound.png", title, num_skipped=3)
     paths = [run.folder / "bound.png", *draw_all(run.folder, model, params, config.latent_dim, examples)]

@@ -33,30 +33,36 @@ class Checkpoints:
         # Orbax logs a dozen lines a checkpoint at INFO through absl.
         logging.getLogger("absl").setLevel(logging.WARNING)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        # Named here, so that a new process can read the metadata of what another one wrote.
+        handlers = {"state": ocp.StandardCheckpointHandler(), "digest": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def epochs(self) -> list[int]:
         """The epochs that have a checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
     def save(self, epoch: int, tree: PyTree) -> None:
-        """Write `tree`, a pytree of arrays, as the checkpoint of `epoch`; an existing one is replaced."""
+        """Write `tree`, a pytree of arrays, as the checkpoint of `epoch`. One that is there is replaced; those of later
+        epochs go: they are left from before the run was taken back to an earlier epoch."""
         if epoch in self.epochs():
             self._manager.delete(epoch)
         host = jax.tree.map(np.asarray, tree)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"crc32": digest(host)})
         )
-        self._manager.save(epoch, args=args)
+        # Without `force` Orbax passes over an epoch below its latest, and says nothing.
+        self._manager.save(epoch, args=args, force=True)
         self._manager.wait_until_finished()
+        for later in [number for number in self.epochs() if number > epoch]:
+            self._manager.delete(later)
 
     def restore(self, like: PyTree, epoch: int | None = None) -> PyTree:
         """The checkpoint of `epoch`, by default the newest, with the structure, shapes and dtypes of `like`.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: if it cannot be read, or is not the tree that was written (a corrupted file), or is not shaped
-                like `like` (another model's checkpoint); nothing on disk is changed.
+            ValueError: if it cannot be read, or is not the tree that was written (a corrupted file), or has not the
+                names, shapes and dtypes of `like` (another model's checkpoint); nothing on disk is changed.
         """
         known = self.epochs()
         if not known:
@@ -69,20 +75,22 @@ class Checkpoints:
         advice = f"move {place} away to go on from epoch {older[-1]}" if older else "it is the only one"
         target = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), np.asarray(leaf).dtype), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), digest=ocp.args.JsonRestore())
+        saved: Any = None
         try:
-            saved: Any = self._manager.restore(epoch, args=args)
+            metadata = self._manager.item_metadata(epoch)["state"]
+            differences = _differences(_arrays(getattr(metadata, "tree", metadata)), _arrays(target))
+            if not differences:
+                saved = self._manager.restore(epoch, args=args)
         except Exception as error:  # Orbax, TensorStore and zstd each raise kinds of their own
             reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise ValueError(
-                f"the checkpoint {place} cannot be read as a checkpoint of this configuration: it is corrupted, or "
-                f"of another model ({reason}); {advice}"
+                f"the checkpoint {place} cannot be read: it is corrupted ({reason}); {advice}"
             ) from error
-        for path, (new, old) in _pairs(saved["state"], like):
-            if np.shape(new) != np.shape(old):
-                raise ValueError(
-                    f"the checkpoint {place} is of another model: {path} has shape {np.shape(new)}, expected "
-                    f"{np.shape(old)}"
-                )
+        if differences:
+            raise ValueError(
+                f"the checkpoint {place} is of another model: {'; '.join(differences[:3])}"
+                + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+            )
         expected, found = saved["digest"]["crc32"], digest(saved["state"])
         if expected != found:
             raise ValueError(
@@ -94,8 +102,19 @@ class Checkpoints:
         self._manager.close()
 
 
-def _pairs(new: PyTree, old: PyTree):
-    """(path, (leaf of new, leaf of old)) for every leaf."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(old)
-    for (path, old_leaf), new_leaf in zip(leaves, jax.tree.leaves(new), strict=True):
-        yield jax.tree_util.keystr(path), (new_leaf, old_leaf)
+def _arrays(tree: PyTree) -> dict[str, str]:
+    """Every leaf's name, and its dtype and shape in words."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype} {list(leaf.shape)}"
+        for path, leaf in leaves
+    }
+
+
+def _differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """What a checkpoint's arrays are, where they are not what was expected."""
+    return [
+        f"expected {name} to be {expected.get(name, 'absent')}, got {found.get(name, 'nothing')}"
+        for name in sorted(found | expected)
+        if found.get(name) != expected.get(name)
+    ]

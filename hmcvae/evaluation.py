@@ -21,7 +21,7 @@ from hmcvae.vae import VAE
 class Estimate(NamedTuple):
     """Per example, from the same K draws of the log weight:
 
-    bound: their mean, the plain bound.
+    bound: their mean, the plain bound; NaN if none of them is finite.
     log_likelihood: log (1/K) Σ exp, the importance-weighted estimate of log p(x) (a lower bound in expectation).
     weight_sd: standard deviation of the log weights, in nats.
     effective_sample_size: (Σ w)² / Σ w², between 1 and K.
@@ -90,7 +90,7 @@ def estimate_example(
     running, _ = lax.scan(add_chunk, start, (jax.random.split(rng_key, num_chunks), firsts))
     log_likelihood = running.peak + jnp.log(running.total) - jnp.log(jnp.asarray(num_samples, dtype))
     return Estimate(
-        running.mean,
+        jnp.where(running.count > 0, running.mean, jnp.nan),
         log_likelihood,
         jnp.sqrt(running.sum_square / jnp.maximum(running.count - 1, 1)),
         running.total**2 / running.total_square,

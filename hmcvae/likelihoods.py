@@ -102,6 +102,7 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
 
     and the first and the last bin reach to -∞ and +∞, so the probabilities of all levels sum to one.
     Outputs are the pair (m, log s), each shaped like x. In nats; bits per dimension = -log P / (log 2 · pixels).
+    `mean` gives m clipped to [0, 1], the mean itself where s is small against the distance to the ends.
     Fisher weights are those of the continuous logistic, (1/(3 s²), (3 + π²)/9), the limit of bins narrow against s
     and an upper bound on the information that the binned pixel keeps.
 

@@ -4,6 +4,7 @@ Modules work on one example; `jax.vmap` makes the batch, and XLA sees one wide m
 sees plain functions: `build_vae` and `reverse_model` bind a module's `apply`. Pixels come in [0, 1], shaped [H, W, C].
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from hmcvae.vae import VAE
 
 Activation = Callable[[Array], Array]
 Shape = tuple[int, int, int]
-ImageArray = Float[Array, "h w c"]
+ImageArray = Float[Array, "height width channels"]
 
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": nn.tanh,
@@ -245,7 +246,8 @@ def build_vae(
     def decode(params: PyTree, z: Vector) -> Any:
         return decoder.apply(params["decoder"], z)
 
-    return VAE(encode, decode, likelihood, latent_dim), init_params, widths[-1] if widths else latent_dim
+    num_features = widths[-1] if widths else math.prod(shape)  # without a hidden layer: the image itself
+    return VAE(encode, decode, likelihood, latent_dim), init_params, num_features
 
 
 def check_image_shape(image_shape: Sequence[int]) -> Shape:

@@ -37,7 +37,8 @@ class Options:
     clip_norm: gradients are scaled down to this global norm; 0 turns it off.
     kl_warmup_epochs: the weight of everything but log p(x | z) rises from 0 to 1 over this many epochs; 0 turns it off.
     patience: stop after so many epochs without a better validation bound; 0 turns it off.
-    max_bad_steps: stop with an error after so many steps in a row with a loss or gradient that is not finite.
+    max_bad_steps: stop with an error when so many steps in a row, up to an epoch's end, had a loss or gradient that
+        is not finite.
     seed: of parameters, order, binarization and draws.
 
     Raises:
@@ -105,7 +106,10 @@ def make_optimizer(options: Options, num_batches: int) -> optax.GradientTransfor
         rate: Any = optax.cosine_decay_schedule(options.learning_rate, total)
     elif options.schedule == "burda":
         ends = np.cumsum(3.0 ** np.arange(8))
-        boundaries = {int(total * end / ends[-1]): 10 ** (-1 / 7) for end in ends[:-1]}
+        boundaries: dict[int, float] = {}
+        for end in ends[:-1]:  # in a short run several stages end at one step
+            step = int(total * end / ends[-1])
+            boundaries[step] = boundaries.get(step, 1.0) * 10 ** (-1 / 7)
         rate = optax.piecewise_constant_schedule(options.learning_rate, boundaries)
     else:
         rate = options.learning_rate
@@ -146,7 +150,9 @@ def make_epoch(
     def epoch(state: TrainState, images: Array) -> tuple[TrainState, StepMetrics]:
         num_batches = len(images) // options.batch_size
         warmup = max(1, options.kl_warmup_epochs * num_batches)
-        epoch_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng_key), state.epoch)
+        epoch_key = jax.random.fold_in(
+            jax.random.wrap_key_data(state.rng_key, impl="threefry2x32"), state.epoch
+        )
         order_key, steps_key = jax.random.split(epoch_key)
         order = jax.random.permutation(order_key, len(images))[: num_batches * options.batch_size]
 
@@ -202,9 +208,9 @@ def make_monitor(
     return monitor
 
 
-def check_training(images: Any, validation: Any, options: Options) -> None:
-    """Raise ValueError for what cannot be trained on: no images, a batch larger than the data, patience without a
-    validation set."""
+def check_training(images: Any, validation: Any, options: Options, max_value: int) -> None:
+    """Raise ValueError for what cannot be trained on: no images, a batch larger than the data, pixels above max_value,
+    patience without a validation set."""
     if len(images) == 0:
         raise ValueError("there must be images to train on, got an empty set")
     if options.batch_size > len(images):
@@ -213,6 +219,9 @@ def check_training(images: Any, validation: Any, options: Options) -> None:
         )
     if options.patience and len(validation) == 0:
         raise ValueError(f"patience = {options.patience} needs validation images, got none")
+    for name, pixels in (("training", images), ("validation", validation)):
+        if len(pixels) and pixels.max() > max_value:
+            raise ValueError(f"expected {name} pixels of at most max_value = {max_value}, got {pixels.max()}")
 
 
 class NotFiniteError(RuntimeError):
@@ -231,6 +240,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     best: Checkpoints | None = None,
     resume: bool = False,
+    resume_epoch: int | None = None,
 ) -> Iterator[tuple[TrainState, dict[str, float]]]:
     """Train, yielding (state, record) after every epoch: the caller logs, draws and stops as it likes.
 
@@ -243,7 +253,8 @@ def fit(
         validation: images whose bound is monitored each epoch and, with patience, stops the run; may be empty.
         checkpoints: written after every epoch, before the yield.
         best: where the state with the best validation bound is kept.
-        resume: start from the newest checkpoint, and go on as if never stopped.
+        resume: start from a checkpoint, and go on as if never stopped.
+        resume_epoch: the checkpoint's epoch; None: the newest.
 
     Yields:
         The state, and a record of the epoch: epoch, bound (training, mean over the steps taken), validation_bound,
@@ -251,14 +262,16 @@ def fit(
         epoch's own call: the first holds the compilation; monitoring and checkpoints are not in it).
 
     Raises:
-        ValueError: see `check_training` and `Checkpoints.restore`.
+        ValueError: see `check_training` and `Checkpoints.restore`; or for `resume` without `checkpoints`.
         NotFiniteError: after `max_bad_steps` bad steps in a row; the last good checkpoint stays.
     """
-    check_training(images, validation, options)
+    check_training(images, validation, options, max_value)
+    if resume and checkpoints is None:
+        raise ValueError("resume needs checkpoints to start from, got None")
     optimizer = make_optimizer(options, len(images) // options.batch_size)
     state = init_state(params, optimizer, options.seed)
     if resume and checkpoints is not None:
-        state = checkpoints.restore(state)
+        state = checkpoints.restore(state, resume_epoch)
     epoch_fn = make_epoch(bound, optimizer, options, max_value, binarize)
     monitor = make_monitor(bound, max_value, binarize)
     device_images, device_validation = jnp.asarray(images), jnp.asarray(validation)
