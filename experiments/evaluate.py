@@ -8,7 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ class EvaluateConfig:
     """run: the run folder.  num_samples: K, draws for each image.  num_images: test images, evenly chosen; 0: all.
     chunk_size, batch_size: draws and images held in memory at a time.  seed: of the draws."""
 
-    run: Annotated[Path, "positional"]
+    run: Path
     num_samples: int = 5000
     num_images: int = 1000
     chunk_size: int = 50
@@ -114,7 +114,9 @@ def table(result: dict) -> str:
 def main() -> None:
     import tyro
 
-    config = tyro.cli(EvaluateConfig, prog="python -m experiments.evaluate")
+    config = tyro.cli(
+        EvaluateConfig, prog="python -m experiments.evaluate", config=(tyro.conf.PositionalRequiredArgs,)
+    )
     run, train_config, dataset, model, params, epoch = load_run(config.run)
     examples = test_examples(train_config, dataset, model.binarize, config.num_images)
     result = evaluate(

@@ -7,7 +7,7 @@ latent space manifold.png.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from jax.scipy.stats import norm
 
 from experiments import plots
 from experiments.config import fail_cleanly
-from experiments.runs import Model, load_run
+from experiments.runs import Model, load_run, test_examples
 from hmcvae.bounds import BoundInfo
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """seed: of the draws.  num_samples: images drawn from the prior."""
+    """run: the run folder.  seed: of the draws.  num_samples: images drawn from the prior."""
 
     run: Path
     seed: int = 0
@@ -100,10 +100,8 @@ def main() -> None:
     import tyro
 
     config = tyro.cli(
-        Annotated[GenerateConfig, tyro.conf.arg(name="")], prog="python -m experiments.generate"
+        GenerateConfig, prog="python -m experiments.generate", config=(tyro.conf.PositionalRequiredArgs,)
     )
-    from experiments.runs import test_examples
-
     run, train_config, dataset, model, params, epoch = load_run(config.run)
     examples = test_examples(train_config, dataset, model.binarize, 240)
     paths = draw_all(

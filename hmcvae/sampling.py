@@ -120,8 +120,10 @@ def sample(
     if num_warmup and jnp.ndim(getattr(algorithm, "step_size", 0.0)):
         raise ValueError(f"warm-up tunes one number as step_size, got shape {jnp.shape(algorithm.step_size)}")
     mass = _resolve_mass(adapt_mass, getattr(algorithm, "metric", None))
-    warmup_key, draw_key, init_key = (jax.random.fold_in(rng_key, stage) for stage in range(3))
-    states = _start_chains(init_key, algorithm, initial_positions)
+    positions = _check_positions(initial_positions)
+    num_chains = jax.tree.leaves(positions)[0].shape[0]
+    warmup_keys, draw_keys, init_keys = (_chain_keys(rng_key, stage, num_chains) for stage in range(3))
+    states = _start_chains(init_keys, algorithm, positions)
     transition, parameters = algorithm.step, ()
     if hasattr(algorithm, "kernel"):
         transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
@@ -129,15 +131,15 @@ def sample(
     warmup = _zero_tally()
     if num_warmup and parameters:
         states, parameters, warmup = _tune(
-            warmup_key, transition, states, parameters, num_warmup, target_acceptance, mass, progress
+            warmup_keys, transition, states, parameters, num_warmup, target_acceptance, mass, progress
         )
     programs = _programs(transition)
-    draws = programs.allocate((draw_key, parameters), states, num_samples)
+    draws = programs.allocate((draw_keys, parameters), states, num_samples)
     if num_warmup and not parameters:
         # The same program, so that it is compiled once: what it writes is overwritten by the draws.
-        run = partial(programs.run, inputs=(warmup_key, parameters))
+        run = partial(programs.run, inputs=(warmup_keys, parameters))
         states, draws, warmup = _in_pieces(run, states, draws, num_warmup, progress, "warm-up")
-    run = partial(programs.run, inputs=(draw_key, parameters))
+    run = partial(programs.run, inputs=(draw_keys, parameters))
     _, draws, tally = _in_pieces(run, states, draws, num_samples, progress, "sampling")
     step_size, metric = parameters or (None, None)
     position, logdensity, info = draws
@@ -184,14 +186,19 @@ def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
     return None if metric is None else adapt_mass
 
 
-def _start_chains(rng_key: PRNGKey, algorithm: Any, positions: PyTree) -> Any:
-    """The states of all the chains, or ValueError for starts from which no chain can move."""
+def _check_positions(positions: PyTree) -> PyTree:
+    """The positions as arrays, or ValueError unless they are finite and share a chain axis."""
     positions = jax.tree.map(jnp.asarray, positions)
     shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
         raise ValueError(f"initial_positions must share one leading chain axis, got shapes {shapes}")
     _check_finite("initial position", positions)
-    states = _initialiser(algorithm.init)(positions, _chain_keys(rng_key, 0, shapes[0][0]))
+    return positions
+
+
+def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
+    """The states of all the chains, or ValueError for starts from which no chain can move."""
+    states = _initialiser(algorithm.init)(positions, rng_keys)
     if not hasattr(states, "position"):
         raise ValueError(f"the algorithm's state must have a position, got {type(states).__name__}")
     _check_finite("logdensity at the initial position", getattr(states, "logdensity", None))
@@ -215,10 +222,13 @@ def _initialiser(init: Callable) -> Callable:
     return jax.jit(jax.vmap(init))
 
 
-def _chain_keys(rng_key: PRNGKey, index: Any, num_chains: int) -> Array:
-    """The keys of transition `index`, one for each chain."""
-    chain_key = jax.vmap(jax.random.fold_in, (None, 0))(rng_key, jnp.arange(num_chains))
-    return jax.vmap(jax.random.fold_in, (0, None))(chain_key, index)
+def _chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
+    """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
+
+
+def _transition_keys(chain_keys: Array, index: Any) -> Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
 
 
 class _Programs(NamedTuple):
@@ -231,8 +241,8 @@ def _programs(transition: Callable) -> _Programs:
     """The compiled functions that draw with one transition `(rng_key, state, *parameters) -> (state, info)`."""
 
     def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
-        rng_key, parameters = inputs
-        keys = _chain_keys(rng_key, index, _num_chains(states))
+        chain_keys, parameters = inputs
+        keys = _transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
     @partial(jax.jit, static_argnums=2)
@@ -248,9 +258,9 @@ def _tuning_programs(kernel: Callable, mass: adapt.Mass) -> _Programs:
     """The same for the warm-up of one kernel, whose state is (states, what has been learned)."""
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
-        rng_key, schedule, target = inputs
+        chain_keys, schedule, target = inputs
         states, learned = carry
-        keys = _chain_keys(rng_key, index, _num_chains(states))
+        keys = _transition_keys(chain_keys, index)
         flags = jax.tree.map(lambda flag: jnp.asarray(flag)[index], schedule)
         return adapt.warmup_transition(kernel, keys, states, learned, flags, target)
 
@@ -283,7 +293,7 @@ def _looped(advance: Callable) -> Callable:
 
 
 def _tune(
-    rng_key: PRNGKey,
+    chain_keys: Array,
     kernel: Callable,
     states: Any,
     parameters: tuple[Any, Metric],
@@ -295,7 +305,7 @@ def _tune(
     """Run the warm-up: the chains' states after it, the tuned (step_size, metric), and its tally."""
     programs = _tuning_programs(kernel, mass)
     schedule = adapt.window_schedule if mass else adapt.step_size_schedule
-    inputs = (rng_key, schedule(num_warmup), jnp.asarray(target))
+    inputs = (chain_keys, schedule(num_warmup), jnp.asarray(target))
     carry = (states, programs.allocate(states, *parameters))
     run = partial(programs.run, inputs=inputs)
     (states, learned), _, tally = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
@@ -338,10 +348,6 @@ def _show(bar: Any, done: int, tally: Tally) -> None:
 
 def _record(state: Any, info: Any) -> tuple[PyTree, Any, Any]:
     return state.position, getattr(state, "logdensity", None), info
-
-
-def _num_chains(states: Any) -> int:
-    return jax.tree.leaves(states.position)[0].shape[0]
 
 
 def _zero_tally() -> Tally:

@@ -105,10 +105,10 @@ def make_optimizer(options: Options, num_batches: int) -> optax.GradientTransfor
     if options.schedule == "cosine":
         rate: Any = optax.cosine_decay_schedule(options.learning_rate, total)
     elif options.schedule == "burda":
-        ends = np.cumsum(3.0 ** np.arange(8))
+        ends = [(3**stage - 1) // 2 for stage in range(1, 9)]
         boundaries: dict[int, float] = {}
-        for end in ends[:-1]:  # in a short run several stages end at one step
-            step = int(total * end / ends[-1])
+        for end in ends[:-1]:  # in a short run several stages end before one step
+            step = -(-total * end // ends[-1])
             boundaries[step] = boundaries.get(step, 1.0) * 10 ** (-1 / 7)
         rate = optax.piecewise_constant_schedule(options.learning_rate, boundaries)
     else:
@@ -164,7 +164,7 @@ def make_epoch(
             (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params, draw_key, x, kl_weight
             )
-            norm = optax.global_norm(grads)
+            norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
             is_taken = jnp.isfinite(loss) & jnp.isfinite(norm)
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             new = (optax.apply_updates(state.params, updates), opt_state)

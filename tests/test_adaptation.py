@@ -1,5 +1,7 @@
 """Warm-up's parts against their definitions, and the whole on targets whose scales are known."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,6 +197,31 @@ class TestWhole:
             assert float(samples.tally.acceptance_rate) > 0.5
             dtypes = {leaf.dtype for leaf in jax.tree.leaves((samples.position, samples.adaptation[:2]))}
             assert dtypes == {jnp.dtype(dtype)}
+
+    def test_restart_begins_dual_averaging_afresh(self):
+        """On a kernel whose acceptance is exp(-ε) for a state that never moves."""
+
+        class Info(NamedTuple):
+            acceptance_rate: jax.Array
+
+        class State(NamedTuple):
+            position: jax.Array
+
+        def kernel(rng_key, state, step_size, metric):
+            return state, Info(jnp.exp(-step_size))
+
+        learned = adapt.adaptation_init(1e-3, metrics.identity(), jnp.ones(2))
+        states, keys = State(jnp.ones((3, 2))), jax.random.split(jax.random.key(0), 3)
+        counts, centers = [], []
+        for restarts in (True, False, False, True):
+            flags = adapt.Schedule(jnp.asarray(True), jnp.asarray(False), jnp.asarray(restarts))
+            (states, learned), _ = adapt.warmup_transition(kernel, keys, states, learned, flags)
+            counts.append(int(learned.step_size.count))
+            centers.append(float(jnp.exp(learned.step_size.log_center)) / 10)
+        assert counts == [1, 2, 3, 1]
+        np.testing.assert_allclose(centers[:3], 1.024)  # 1e-3 · 2¹⁰, the first beyond log 2
+        assert centers[3] != centers[0]
+        assert learned.moments.count == 12
 
     def test_without_sample(self):
         """The parts drive any kernel by hand."""

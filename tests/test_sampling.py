@@ -153,10 +153,20 @@ class TestReproducibility:
         assert_same(old, draw(seed=3))
 
     def test_starts_survive(self):
-        starts = jnp.array(STARTS)
-        for progress in (False, True):
-            draw(starts=starts, num_warmup=40, progress=progress)
-        np.testing.assert_array_equal(starts, STARTS)
+        """No buffer of the caller's is given away, also where the state is the very position."""
+
+        class State(NamedTuple):
+            position: jax.Array
+
+        class Toy(NamedTuple):
+            init: object = lambda position, rng_key: State(position)
+            step: object = lambda key, state: (State(state.position + 1), jax.random.uniform(key))
+
+        for algorithm in (ALGORITHM, Toy()):
+            starts = jnp.array(STARTS)
+            for progress in (False, True):
+                draw(algorithm=algorithm, starts=starts, num_warmup=40, progress=progress)
+            np.testing.assert_array_equal(starts, STARTS)
 
 
 class TestCompilation:

@@ -1,0 +1,445 @@
+"""Training: what an epoch does with its images and steps, when a run stops, and that a resumed run is the same run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hmcvae
+from hmcvae import bounds, data, networks, training
+from hmcvae.bounds import Bound, BoundInfo
+from hmcvae.checkpoints import Checkpoints
+from hmcvae.solvers import exact_info
+from hmcvae.training import NotFiniteError, Options, fit, init_state, make_epoch, make_optimizer
+
+LATENT = 4
+NO_IMAGES = np.zeros((0, 2, 2, 1), np.uint8)
+
+
+def of_log_weight(log_weight_fn) -> Bound:
+    """A bound that is a plain function `(params, x, kl_weight) -> log_weight`: steps can then be worked out by hand."""
+
+    def evaluate(params, rng_key, x, kl_weight):
+        del rng_key
+        log_weight = log_weight_fn(params, x, kl_weight).astype(x.dtype)
+        zero, z = jnp.zeros_like(log_weight), jnp.zeros(1, x.dtype)
+        return log_weight, BoundInfo(log_weight, log_weight, z, z, zero, exact_info(x.dtype))
+
+    vae = hmcvae.VAE(lambda params, x: (x, x, x), lambda params, z: z, hmcvae.likelihoods.bernoulli())
+    return Bound(vae, lambda _: {}, evaluate, "made up")
+
+
+def plain_images(*levels: int) -> np.ndarray:
+    """One 2 × 2 image of each level."""
+    return np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (len(levels), 2, 2, 1)).copy()
+
+
+P = {"p": jnp.zeros((), jnp.float32)}
+
+
+def run(
+    bound, images, *, params=P, binarize=False, validation=NO_IMAGES, max_value=255, settings=None, **options
+):
+    """All (state, record) of a fit."""
+    return list(
+        fit(
+            bound,
+            params,
+            images,
+            Options(**options),
+            max_value=max_value,
+            binarize=binarize,
+            validation=validation,
+            **(settings or {}),
+        )
+    )
+
+
+def one_epoch(bound, images, *, binarize=False, max_value=255, num_epochs=1, params=P, **options):
+    """(states, step metrics) of `num_epochs` epochs of one compiled function."""
+    options = Options(num_epochs=num_epochs, **options)
+    optimizer = make_optimizer(options, len(images) // options.batch_size)
+    epoch = make_epoch(bound, optimizer, options, max_value, binarize)
+    state, states, metrics = init_state(params, optimizer, options.seed), [], []
+    for _ in range(num_epochs):
+        state, step_metrics = epoch(state, jnp.asarray(images))
+        states.append(state)
+        metrics.append(jax.tree.map(np.asarray, step_metrics))
+    return states, metrics
+
+
+def adam_state(state):
+    """Adam's own, behind the clipping's."""
+    return state.opt_state[1][0]
+
+
+# A whole training: a linear VAE of the digits, every option at work.
+
+
+def linear_vae() -> tuple[hmcvae.VAE, dict]:
+    a, b = jax.random.split(jax.random.key(0))
+    params = {
+        "a": 0.05 * jax.random.normal(a, (LATENT, 64), jnp.float32),
+        "b": 0.05 * jax.random.normal(b, (64, LATENT), jnp.float32),
+        "c": jnp.zeros(64, jnp.float32),
+        "s": 0.0,  # a Python number: weakly typed, unless init_state sees to it
+    }
+
+    def encode(p, x):
+        return p["a"] @ x.reshape(-1), jnp.full(LATENT, p["s"], x.dtype), x.reshape(-1)[:1]
+
+    def decode(p, z):
+        return (p["b"] @ z + p["c"]).reshape(8, 8, 1)
+
+    return hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli(), LATENT), {"vae": params, "bound": {}}
+
+
+DIGITS = data.load("digits", num_validation=50)
+ELBO, START = bounds.elbo(linear_vae()[0]), linear_vae()[1]
+NUM_TRACES = {"evaluate": 0}
+DIGITS_OPTIONS = Options(
+    num_epochs=4,
+    batch_size=40,
+    learning_rate=0.02,
+    schedule="cosine",
+    clip_norm=20.0,
+    kl_warmup_epochs=2,
+    seed=3,
+)
+
+
+def _counted(*args):
+    NUM_TRACES["evaluate"] += 1
+    return ELBO.evaluate(*args)
+
+
+COUNTED = dataclasses.replace(ELBO, evaluate=_counted)
+
+
+def fit_digits(folder, **settings):
+    return fit(
+        COUNTED,
+        START,
+        DIGITS.train[:410],  # ten left over each epoch
+        DIGITS_OPTIONS,
+        max_value=DIGITS.max_value,
+        binarize=True,
+        validation=DIGITS.validation,
+        checkpoints=Checkpoints(folder / "checkpoints"),
+        best=Checkpoints(folder / "best", keep=1),
+        **settings,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_digits_once():
+    """The digits' epoch and monitor are of one compilation for all runs of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("make_epoch", "make_monitor"):
+            make, made = getattr(training, name), {}
+
+            def memoised(bound, *args, make=make, made=made, **settings):
+                if bound is not COUNTED:
+                    return make(bound, *args, **settings)
+                if not made:
+                    made[bound] = make(bound, *args)
+                return made[bound]
+
+            patch.setattr(training, name, memoised)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """(states, records, traces after each epoch) of four epochs in one go."""
+    states, records, traces = [], [], []
+    for state, record in fit_digits(tmp_path_factory.mktemp("whole")):
+        states.append(state)
+        records.append(record)
+        traces.append(NUM_TRACES["evaluate"])
+    return states, records, traces
+
+
+def test_the_bound_goes_up(whole_run):
+    _, records, _ = whole_run
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    validation = [record["validation_bound"] for record in records]
+    assert validation[-1] > validation[0] + 3
+    assert -35 < validation[-1] < -15  # nats for 64 bits; they start at 64 log 2 = 44
+    assert all(record["seconds"] > 0 and record["skipped_steps"] == 0 for record in records)
+
+
+def test_an_epoch_is_compiled_once(whole_run):
+    _, _, traces = whole_run
+    assert traces[0] > 0
+    assert traces == [traces[0]] * 4
+
+
+def test_a_resumed_run_is_the_same_run_bit_for_bit(whole_run, tmp_path):
+    states, records, _ = whole_run
+    interrupted = fit_digits(tmp_path)
+    next(interrupted), next(interrupted)
+    interrupted.close()
+    resumed = list(fit_digits(tmp_path, resume=True))
+    assert [record["epoch"] for _, record in resumed] == [3, 4]
+    for (state, record), expected, expected_record in zip(resumed, states[2:], records[2:], strict=True):
+        assert record | {"seconds": 0} == expected_record | {"seconds": 0}
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+    assert not list(fit_digits(tmp_path, resume=True))  # nothing left to do
+    again = fit_digits(tmp_path, resume=True, resume_epoch=3)
+    jax.tree.map(np.testing.assert_array_equal, next(again)[0], states[3])
+
+
+def test_the_best_state_is_kept_by_validation_bound(whole_run):
+    states, records, _ = whole_run
+    validation = [record["validation_bound"] for record in records]
+    assert int(states[-1].best_epoch) == 1 + int(np.argmax(validation))
+    assert float(states[-1].best_bound) == max(validation)
+
+
+# What goes into a step.
+
+
+def test_prepared_bits_have_the_pixels_probabilities():
+    pixels = np.arange(17, dtype=np.uint8)[:, None, None, None]
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    bits = np.asarray(jax.vmap(lambda key: training.prepare(key, jnp.asarray(pixels), 16, True))(keys))[
+        ..., 0, 0, 0
+    ]
+    assert bits.dtype == np.float32
+    assert set(np.unique(bits)) == {0.0, 1.0}
+    p = np.arange(17) / 16
+    assert np.all(np.abs(bits.mean(0) - p) <= 4 * np.sqrt(p * (1 - p) / len(keys)))
+    grey = training.prepare(keys[0], jnp.asarray(pixels), 16, False)
+    np.testing.assert_array_equal(np.asarray(grey)[:, 0, 0, 0], p.astype(np.float32))
+
+
+def test_bits_are_drawn_anew_every_epoch_and_image():
+    """Every image is the same even grey, and the bound is the share of ones in the batch."""
+    bound = of_log_weight(lambda params, x, _: jnp.mean(x) + 0 * params["p"])
+    images = np.full((8, 8, 8, 1), 128, np.uint8)
+    _, metrics = one_epoch(bound, images, binarize=True, batch_size=2, num_epochs=2)
+    shares = np.concatenate([m.bound for m in metrics])
+    assert len(np.unique(shares)) > 4
+    assert not np.array_equal(metrics[0].bound, metrics[1].bound)
+    np.testing.assert_allclose(shares.mean(), 128 / 255, atol=4 * 0.5 / np.sqrt(2 * images.size))
+
+
+def test_every_image_is_used_at_most_once_in_an_epoch_and_the_order_changes():
+    """Image i weighs 2^i, so a sum of distinct images has as many ones, written in base 2, as there are images."""
+    bound = of_log_weight(lambda params, x, _: 2.0 ** (255 * jnp.mean(x)).round() + 0 * params["p"])
+    _, metrics = one_epoch(bound, plain_images(*range(11)), batch_size=3, num_epochs=4)
+    epochs = [np.round(3 * np.asarray(m.bound, np.float64)).astype(int).tolist() for m in metrics]
+    for batches in epochs:
+        assert len(batches) == 3
+        assert sum(batches).bit_count() == 9
+    assert len({tuple(batches) for batches in epochs}) == 4
+    assert len({sum(batches) for batches in epochs}) > 1  # what is left over changes, too
+
+
+def test_kl_weight_rises_from_zero_to_one_over_the_warm_up():
+    bound = of_log_weight(lambda params, x, kl_weight: kl_weight + 0 * params["p"])
+    images = plain_images(*range(8))
+    _, metrics = one_epoch(bound, images, batch_size=2, kl_warmup_epochs=2, num_epochs=3)
+    weights = np.concatenate([m.bound for m in metrics])
+    np.testing.assert_allclose(weights, np.minimum(1, np.arange(1, 13) / 8), rtol=1e-6)
+    _, metrics = one_epoch(bound, images, batch_size=2)
+    np.testing.assert_array_equal(metrics[0].bound, np.ones(4))
+
+
+def test_gradients_are_clipped_and_counted():
+    """The gradient of p · level is the level: 0.2 or 1, clipped at 0.5 where it is 1."""
+    bound = of_log_weight(lambda params, x, _: params["p"] * jnp.mean(x))
+    states, metrics = one_epoch(bound, plain_images(51, 51, 255), batch_size=1, clip_norm=0.5)
+    np.testing.assert_allclose(np.sort(metrics[0].grad_norm), [0.2, 0.2, 1.0], rtol=1e-6)
+    assert int(states[0].num_clipped) == 1
+    clipped = np.minimum(metrics[0].grad_norm, 0.5)
+    moment = 0.1 * np.sum(clipped * 0.9 ** np.arange(2, -1, -1))  # Adam's first moment
+    np.testing.assert_allclose(adam_state(states[0]).mu["p"], -moment, rtol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "burda"])
+@pytest.mark.parametrize(("num_epochs", "num_batches"), [(3280, 1), (10, 6)])
+def test_learning_rates_follow_the_schedule(schedule, num_epochs, num_batches):
+    """Of a constant gradient, Adam's step is the learning rate itself."""
+    options = Options(num_epochs=num_epochs, learning_rate=0.3, schedule=schedule)
+    optimizer = make_optimizer(options, num_batches)
+    total, gradient = num_epochs * num_batches, jnp.ones(())
+
+    def step(state, _):
+        update, state = optimizer.update(gradient, state)
+        return state, -update
+
+    _, rates = jax.lax.scan(step, optimizer.init(gradient), length=total)
+    t = np.arange(total)
+    ends = np.cumsum(3 ** np.arange(8))[:-1]
+    stage = np.sum(ends[:, None] * total <= t * 3280, axis=0)
+    expected = {
+        "constant": np.full(total, 0.3),
+        "cosine": 0.15 * (1 + np.cos(np.pi * t / total)),
+        "burda": 0.3 * 10 ** (-stage / 7),
+    }[schedule]
+    np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-7)
+    assert schedule != "burda" or stage[-1] == 7
+
+
+# When to stop, and what to skip.
+
+
+def test_early_stopping_keeps_the_best_state(tmp_path):
+    """Training pushes p up by one an epoch; the validation bound is best at p = 3."""
+    bound = of_log_weight(
+        lambda params, x, _: jnp.where(x.mean() > 0.5, params["p"], -((params["p"] - 3) ** 2))
+    )
+    best = Checkpoints(tmp_path / "best", keep=1)
+    history = run(
+        bound,
+        plain_images(255, 255),
+        validation=plain_images(0, 0, 0),
+        settings={"best": best},
+        num_epochs=50,
+        batch_size=2,
+        learning_rate=1.0,
+        patience=2,
+    )
+    np.testing.assert_allclose([r["validation_bound"] for _, r in history], [-4, -1, 0, -1, -4], atol=1e-4)
+    last = history[-1][0]
+    assert (int(last.epoch), int(last.best_epoch)) == (5, 3)
+    kept = best.restore(last)
+    assert int(kept.epoch) == 3
+    np.testing.assert_allclose(kept.params["p"], 3.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["loss nan", "loss infinite", "gradient nan, loss finite"])
+def test_steps_that_are_not_finite_are_skipped_and_counted(kind):
+    """One image of four is bad: the other three steps of every epoch are taken, by the learning rate each."""
+    bad = {
+        "loss nan": lambda p: p * jnp.nan,
+        "loss infinite": lambda p: p + jnp.inf,
+        "gradient nan, loss finite": lambda p: jnp.sqrt(0 * p),
+    }[kind]
+
+    def log_weight_fn(params, x, _):
+        is_good = x.mean() < 0.5
+        # Only finite numbers may reach the gradient of the branch that is not taken.
+        return jnp.where(is_good, params["p"], bad(jnp.where(is_good, 1.0, params["p"])))
+
+    images = plain_images(0, 0, 0, 255)
+    states, metrics = one_epoch(
+        of_log_weight(log_weight_fn), images, batch_size=1, learning_rate=0.5, num_epochs=2
+    )
+    for epoch, (state, m) in enumerate(zip(states, metrics, strict=True), start=1):
+        assert m.is_taken.sum() == 3
+        assert np.isfinite(m.bound).sum() == (4 if kind.startswith("gradient") else 3)
+        assert int(state.num_skipped) == epoch
+        assert int(state.step) == 4 * epoch
+        np.testing.assert_allclose(state.params["p"], 1.5 * epoch, rtol=1e-4)
+        assert int(adam_state(state).count) == 3 * epoch
+        assert int(state.bad_run) == (0 if m.is_taken[-1] else 1)
+
+
+def test_the_record_is_of_the_steps_taken():
+    bound = of_log_weight(lambda params, x, _: jnp.where(x.mean() > 0.5, jnp.nan, params["p"] + 7))
+    (_, record), (_, second) = run(
+        bound, plain_images(0, 0, 0, 255), batch_size=1, num_epochs=2, learning_rate=1e-9
+    )
+    np.testing.assert_allclose(record["bound"], 7.0, rtol=1e-6)
+    assert (record["skipped_steps"], second["skipped_steps"]) == (1, 2)
+
+
+def test_too_many_bad_steps_stop_the_run_with_advice_and_keep_the_last_good_state(tmp_path):
+    """All is well until p passes 1.5, at the third epoch."""
+    bound = of_log_weight(lambda params, x, _: params["p"] * jnp.where(params["p"] > 1.5, jnp.nan, 1.0))
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(NotFiniteError, match="3 steps in a row up to epoch 5 .* learning_rate, clip_norm .5"):
+        run(
+            bound,
+            plain_images(1, 2),
+            num_epochs=9,
+            batch_size=2,
+            learning_rate=1.0,
+            max_bad_steps=3,
+            settings={"checkpoints": checkpoints},
+        )
+    like = init_state(P, make_optimizer(Options(), 1), 0)
+    kept = checkpoints.restore(like)
+    assert int(kept.num_skipped) == 2
+    np.testing.assert_allclose(kept.params["p"], 2.0, rtol=1e-5)
+
+
+def test_monitor_is_the_mean_bound_on_the_same_bits_every_time():
+    monitor = training.make_monitor(ELBO, DIGITS.max_value, True, batch_size=20)
+    images = jnp.asarray(DIGITS.validation)
+    params, key = init_state(START, make_optimizer(Options(), 1), 0).params, jax.random.key(1)
+    value = monitor(params, key, images)
+    assert float(value) == float(monitor(params, key, images))
+    assert float(value) != float(monitor(params, jax.random.key(2), images))
+    pixel_key, draw_key = jax.random.split(key)
+    x = training.prepare(pixel_key, images, DIGITS.max_value, True)
+    keys = jax.random.split(draw_key, len(images))
+    expected = jnp.mean(jax.vmap(ELBO, (None, 0, 0))(params, keys, x)[0])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"images": NO_IMAGES}, "there must be images to train on, got an empty set"),
+        ({"batch_size": 5}, "batch_size must be at most the number of training images, 4, got 5"),
+        ({"patience": 3}, "patience = 3 needs validation images, got none"),
+        ({"max_value": 16}, "expected training pixels of at most max_value = 16, got 255"),
+        (
+            {
+                "max_value": 255,
+                "images": plain_images(1, 2),
+                "validation": plain_images(3),
+                "settings": {"resume": True},
+            },
+            "resume needs checkpoints to start from, got None",
+        ),
+        (
+            {"images": plain_images(1, 2), "validation": plain_images(3, 9), "max_value": 8},
+            "expected validation pixels of at most max_value = 8, got 9",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(settings, message):
+    arguments = {"images": plain_images(0, 1, 2, 255), "batch_size": 2} | settings
+    with pytest.raises(ValueError, match=message):
+        run(of_log_weight(lambda params, x, _: params["p"]), **arguments)
+
+
+def test_images_of_another_shape_than_the_nets_are_refused():
+    vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
+    params = {"vae": init_params(jax.random.key(0)), "bound": {}}
+    with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
+        run(bounds.elbo(vae), plain_images(0, 1), params=params, batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_epochs", 0),
+        ("num_epochs", -1),
+        ("batch_size", 0),
+        ("learning_rate", -0.1),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("schedule", "step"),
+        ("clip_norm", -1.0),
+        ("clip_norm", float("nan")),
+        ("kl_warmup_epochs", -1),
+        ("patience", -1),
+        ("max_bad_steps", 0),
+        ("seed", -1),
+    ],
+)
+def test_options_outside_their_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+        Options(**{name: value})
