@@ -175,8 +175,8 @@ def seconds_of(call: Callable) -> float:
 def choose_num_steps(logdensity_fn: Callable, arguments: tuple, seconds: float) -> int:
     """L for a call of about `seconds`.
 
-    At least 32, so that the one value of log p at the end of a trajectory weighs as little as in practice; but at
-    most what 2 seconds hold, and at least 8.
+    At least 32, so that the one value of log p at the end of a trajectory weighs as little as in practice; but no
+    more than 5 seconds hold, and at least 8.
     """
     run = jax.jit(
         lambda n, state, epsilon: jax.vmap(bare_gradient(logdensity_fn, n), (0, None))(state, epsilon)
@@ -189,7 +189,7 @@ def choose_num_steps(logdensity_fn: Callable, arguments: tuple, seconds: float) 
             break
         num_steps *= 4
     per_step = elapsed / num_steps
-    return max(8, min(max(32, round(seconds / per_step)), round(2 / per_step)))
+    return max(8, min(max(32, round(seconds / per_step)), round(5 / per_step)))
 
 
 def time_in_turns(calls: dict[str, Callable], config: Config) -> dict[str, np.ndarray]:

@@ -132,7 +132,7 @@ class RunFolder:
             FileNotFoundError: if resume is on and there is no run.
             ValueError: if the run to resume is of another config, or of other images.
         """
-        images = {"source": dataset.source, "train_crc32": f"{zlib.crc32(dataset.train):08x}"}
+        images = {"source": dataset.source, "train_crc32": f"{zlib.crc32(dataset.train.tobytes()):08x}"}
         if not config.resume:
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise FileExistsError(

@@ -1,5 +1,6 @@
 """Checkpoints of a training run: written whole or not at all (Orbax), and checked when they are read back."""
 
+import json
 import logging
 import zlib
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hmcvae.types import PyTree
+
+CHECKSUMS = "checksums.json"
 
 
 def digest(tree: PyTree) -> str:
@@ -53,6 +56,7 @@ class Checkpoints:
         # Without `force` Orbax passes over an epoch below its latest, and says nothing.
         self._manager.save(epoch, args=args, force=True)
         self._manager.wait_until_finished()
+        _write_checksums(self.folder / str(epoch))
         for later in [number for number in self.epochs() if number > epoch]:
             self._manager.delete(later)
 
@@ -76,6 +80,9 @@ class Checkpoints:
         target = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), np.asarray(leaf).dtype), like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), digest=ocp.args.JsonRestore())
         saved: Any = None
+        damaged = _damaged_files(place)
+        if damaged:
+            raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}; {advice}")
         try:
             metadata = self._manager.item_metadata(epoch)["state"]
             differences = _differences(_arrays(getattr(metadata, "tree", metadata)), _arrays(target))
@@ -100,6 +107,38 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _checksums(place: Path) -> dict[str, str]:
+    """CRC-32 of every file that Orbax wrote for the tree and its digest."""
+    paths = sorted(
+        path for item in ("state", "digest") for path in (place / item).rglob("*") if path.is_file()
+    )
+    return {path.relative_to(place).as_posix(): f"{zlib.crc32(path.read_bytes()):08x}" for path in paths}
+
+
+def _write_checksums(place: Path) -> None:
+    temporary = place / (CHECKSUMS + ".tmp")
+    temporary.write_text(json.dumps(_checksums(place), indent=2) + "\n")
+    temporary.replace(place / CHECKSUMS)
+
+
+def _damaged_files(place: Path) -> list[str]:
+    """Files that are not as they were written; none for a checkpoint whose save was killed before its checksums.
+
+    Found before Orbax reads them: it leaves other reads behind a failed one, whose tracebacks come later.
+    """
+    if not (place / CHECKSUMS).is_file():
+        return []
+    try:
+        expected = dict(json.loads((place / CHECKSUMS).read_text()))
+    except (ValueError, TypeError):
+        return [f"{CHECKSUMS} cannot be read"]
+    found = _checksums(place)
+    changed = [name for name in expected if name in found and found[name] != expected[name]]
+    return [f"{name} is missing" for name in expected if name not in found] + [
+        f"{name} is damaged" for name in changed
+    ]
 
 
 def _arrays(tree: PyTree) -> dict[str, str]:

@@ -14,8 +14,11 @@ SCALE = 0.6
 
 
 def linear_gaussian() -> tuple[hmcvae.VAE, dict]:
-    """x = W z + b + SCALE ε with z ~ N(0, I): p(x) = N(b, W Wᵀ + SCALE² I). The encoder is linear, near
-    the posterior and wider than it, but neither exact nor correlated: the weights then have a variance that can be tested."""
+    """x = W z + b + SCALE ε with z ~ N(0, I): p(x) = N(b, W Wᵀ + SCALE² I).
+
+    The encoder is linear, near the posterior and wider than it, but neither exact nor correlated: the weights then
+    have a variance that can be tested.
+    """
     keys = jax.random.split(jax.random.key(3), 3)
     params = {
         "W": jax.random.normal(keys[0], (PIXELS, LATENT)),

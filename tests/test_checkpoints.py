@@ -1,5 +1,6 @@
 """Checkpoints: written whole or not at all, and never read back as something else than what was written."""
 
+import gc
 import os
 import shutil
 from pathlib import Path
@@ -117,16 +118,24 @@ DAMAGES = {
 }
 
 
+def try_to_restore(folder: Path) -> str | None:
+    """The message of restore's ValueError; or None, after making sure of what it gave."""
+    checkpoints = Checkpoints(folder)
+    newest = checkpoints.epochs()[-1]  # 1 if Orbax does not find the mark of a finished save in 2
+    try:
+        assert_same(checkpoints.restore(state(9)), state(newest))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_an_error_that_names_the_checkpoint_and_the_way_out(saved, tmp_path, damage):
     """Each file of the newest checkpoint in turn: an error, or exactly what was saved; never other numbers."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
     newest = folder / "2"
-    paths = sorted(
-        (path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
-    )
-    num_errors = 0
+    paths = [path for path in newest.rglob("*") if path.is_file()]
     for path in paths:
         whole = path.read_bytes()
         if DAMAGES[damage] is None:
@@ -134,21 +143,37 @@ def test_a_damaged_file_is_an_error_that_names_the_checkpoint_and_the_way_out(sa
         else:
             path.write_bytes(DAMAGES[damage](whole))
         before = files_of(folder)
-        try:
-            checkpoints = Checkpoints(folder)
-            newest_read = checkpoints.epochs()[-1] == 2  # Orbax takes one without its mark for unfinished
-            assert_same(checkpoints.restore(state(9)), state(2 if newest_read else 1))
-        except ValueError as error:
-            num_errors += 1
-            assert str(newest) in str(error)
-            assert "is corrupted" in str(error)
-            assert f"move {newest} away to go on from epoch 1" in str(error)
-            assert "\n" not in str(error)
-        else:
-            assert path is not paths[-1], f"damage to {path} was not seen"
+        message = try_to_restore(folder)
         assert files_of(folder) == before
+        if path.parent != newest:  # Orbax's own remarks on the save may come and go
+            assert message is not None, path
+            name = path.relative_to(newest)
+            assert f"the checkpoint {newest} is corrupted: {name} is " in message
+            assert message.endswith(f"move {newest} away to go on from epoch 1")
         path.write_bytes(whole)
-    assert num_errors > 0
+    assert try_to_restore(folder) is None
+
+
+# Orbax leaves other reads behind a failed one, and closes their event loop under them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("damage", ["cut short", "a bit flipped"])
+def test_damage_is_seen_without_the_files_checksums(saved, tmp_path, damage):
+    """A save that was killed just before it wrote them."""
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(saved, folder)
+    (folder / "2" / "checksums.json").unlink()
+    assert try_to_restore(folder) is None
+    largest = max(
+        (path for path in (folder / "2").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size
+    )
+    largest.write_bytes(DAMAGES[damage](largest.read_bytes()))
+    message = try_to_restore(folder)
+    assert message is not None
+    assert str(folder / "2") in message
+    assert "is corrupted" in message
+    assert message.endswith("away to go on from epoch 1")
+    assert "\n" not in message
+    gc.collect()
 
 
 def test_moving_a_damaged_checkpoint_away_goes_on_from_the_one_before(saved, tmp_path):
@@ -169,7 +194,7 @@ def test_the_only_checkpoint_damaged_says_so(saved, tmp_path):
     for path in (tmp_path / "2" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="corrupted .*; it is the only one"):
+    with pytest.raises(ValueError, match="is corrupted: .*; it is the only one"):
         Checkpoints(tmp_path).restore(state(9))
 
 
@@ -177,6 +202,7 @@ def test_other_numbers_under_a_sound_file_system_are_seen_by_the_checksum(saved,
     """Files of one checkpoint in another: each is whole, and only the digest can tell."""
     folder = tmp_path / "checkpoints"
     shutil.copytree(saved, folder)
+    (folder / "2" / "checksums.json").unlink()
     shutil.rmtree(folder / "2" / "state")
     shutil.copytree(folder / "1" / "state", folder / "2" / "state")
     with pytest.raises(ValueError, match=r"is corrupted: expected checksum \w{8}, got \w{8}; move"):
