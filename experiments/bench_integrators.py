@@ -12,7 +12,7 @@ In one run, each density × number of chains × dtype is integrated by every con
 All start from the same draws from the density (its Laplace approximation for the logistic one), under `jax.vmap`
 over chains and one `jax.jit`. A call is one trajectory of L steps, L chosen for a call of some 50 ms. Contestants
 take turns within each round, so that a noisy machine is equally unfair to all. Over the calmer half of the rounds,
-a rate is from the median time and a ratio is the median of the ratios within a round.
+a rate is from the median time, and a ratio is the median of the ratios within a round (± its standard error).
 
 Gaussians have a dense precision matrix P, log p = -½ zᵀ P z, whose gradient by `jax.grad` is two products with P:
 work that a real density does too. The logistic regression has 1000 rows and 25 coefficients.
@@ -54,7 +54,7 @@ class Config:
     quick: a smoke run of a few seconds, written to runs/ and good for nothing else.
     chains: numbers of chains under vmap.
     call_seconds: how long a timed call should last.
-    case_seconds: how long all calls of one case may last; it sets the number of rounds, 6 to max_rounds.
+    case_seconds: how long all calls of one case may last; it sets the number of rounds, 8 to max_rounds.
     max_rounds: see case_seconds.
     unroll: steps in an iteration of our loop and of the bare gradient's (BlackJAX has no such choice).
     folder: where the results are written; experiments/results by default.
@@ -201,7 +201,7 @@ def time_in_turns(calls: dict[str, Callable], config: Config) -> dict[str, np.nd
     for call in calls.values():
         seconds_of(call)  # compile
     once = sum(seconds_of(call) for call in calls.values())
-    num_rounds = int(np.clip(config.case_seconds / once, min(6, config.max_rounds), config.max_rounds))
+    num_rounds = int(np.clip(config.case_seconds / once, min(8, config.max_rounds), config.max_rounds))
     names = list(calls)
     seconds = {name: np.zeros(num_rounds) for name in names}
     for index in range(num_rounds):
@@ -211,6 +211,13 @@ def time_in_turns(calls: dict[str, Callable], config: Config) -> dict[str, np.nd
     length = sum(values / np.median(values) for values in seconds.values())
     calm = np.argsort(length)[: -(-num_rounds // 2)]
     return {name: values[calm] for name, values in seconds.items()}
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
+    """The median of the ratios within a round, and its standard error from their interquartile range."""
+    ratios = numerator / denominator
+    low, high = np.quantile(ratios, [0.25, 0.75])
+    return float(np.median(ratios)), float(0.93 * (high - low) / np.sqrt(ratios.size))
 
 
 def largest_difference(ends: list[Any]) -> float:
@@ -248,6 +255,7 @@ def measure(density: Density, num_chains: int, dtype: str, peers: tuple[str, ...
         runs["blackjax"] = batched(blackjax_verlet(logdensity_fn, num_steps, mass))
     seconds = time_in_turns({name: lambda run=run: run(*arguments) for name, run in runs.items()}, config)
     median = {name: float(np.median(values)) for name, values in seconds.items()}
+    cost, cost_error = ratio(seconds["ours"], seconds["gradient"])
     row = {
         "density": density.name,
         "chains": num_chains,
@@ -256,14 +264,18 @@ def measure(density: Density, num_chains: int, dtype: str, peers: tuple[str, ...
         "rounds": len(seconds["ours"]),
         "gradient_microseconds": 1e6 * median["gradient"] / num_steps,
         "steps_per_second": {name: num_chains * num_steps / value for name, value in median.items()},
-        "ours_over_gradient": float(np.median(seconds["ours"] / seconds["gradient"])),
+        "ours_over_gradient": cost,
+        "ours_over_gradient_error": cost_error,
         "blackjax_over_gradient": None,
         "blackjax_over_ours": None,
+        "blackjax_over_ours_error": None,
         "difference_from_blackjax": difference,
     }
     if "blackjax" in seconds:
-        row["blackjax_over_gradient"] = float(np.median(seconds["blackjax"] / seconds["gradient"]))
-        row["blackjax_over_ours"] = float(np.median(seconds["blackjax"] / seconds["ours"]))
+        row["blackjax_over_gradient"], _ = ratio(seconds["blackjax"], seconds["gradient"])
+        row["blackjax_over_ours"], row["blackjax_over_ours_error"] = ratio(
+            seconds["blackjax"], seconds["ours"]
+        )
     return row
 
 
@@ -320,8 +332,8 @@ def table_row(row: dict) -> str:
         number(rate["gradient"]),
         number(rate["ours"]),
         number(rate["blackjax"]) if "blackjax" in rate else "not measured",
-        "not measured" if faster is None else f"{faster:.2f} ×",
-        f"{row['ours_over_gradient']:.2f} ×",
+        "not measured" if faster is None else f"{faster:.2f} ± {row['blackjax_over_ours_error']:.2f}",
+        f"{row['ours_over_gradient']:.2f} ± {row['ours_over_gradient_error']:.2f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -345,7 +357,10 @@ def outcome(rows: list[dict]) -> list[str]:
         f"- Cost over the bare gradient: median {np.median(costs):.2f} ×, worst {max(costs):.2f} × "
         f"({case_name(dearest)}); {len(rows) - len(above)} of {len(rows)} cases within {TARGET_COST} ×.",
     ]
-    lines += [f"- Above it: {case_name(row)}, {row['ours_over_gradient']:.2f} ×." for row in above]
+    lines += [
+        f"- Above it: {case_name(row)}, {row['ours_over_gradient']:.2f} ± {row['ours_over_gradient_error']:.2f} ×."
+        for row in above
+    ]
     against = [row for row in rows if row["blackjax_over_ours"] is not None]
     if against:
         least = min(against, key=lambda row: row["blackjax_over_ours"])
@@ -355,6 +370,11 @@ def outcome(rows: list[dict]) -> list[str]:
             f"- Against BlackJAX: median {median:.2f} ×, least {least['blackjax_over_ours']:.2f} × "
             f"({case_name(least)}), most {most['blackjax_over_ours']:.2f} × ({case_name(most)})."
         )
+        below = [row for row in against if row["blackjax_over_ours"] < 1]
+        lines += [
+            f"- Below 1 ×: {case_name(row)}, {row['blackjax_over_ours']:.2f} ± {row['blackjax_over_ours_error']:.2f} ×."
+            for row in below
+        ]
     else:
         lines.append("- Against BlackJAX: not measured.")
     return lines
@@ -411,6 +431,7 @@ def draw(rows: list[dict], system: dict[str, str], path: Path) -> None:
         ticks = [1, 1.5, 2, 3, 4]
         axis.set_xticks(ticks, [f"{tick:g} ×" for tick in ticks])
         axis.minorticks_off()
+        axis.set_xlabel("time of a leapfrog step / time of a gradient  (less is better)")
         axis.set_title(dtype, fontsize=11)
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()
@@ -418,10 +439,9 @@ def draw(rows: list[dict], system: dict[str, str], path: Path) -> None:
     axes[0].set_xlim(0.8, 1.2 * highest)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9, frameon=False)
-    figure.supxlabel(
-        "time of one leapfrog step, as a multiple of the time of one gradient  (less is better)", fontsize=10
-    )
-    title = f"What a leapfrog step costs beyond its gradient — {system['cpu']}, jax {system['jax']}"
+    title = f"What a leapfrog step costs beyond its gradient ({system['cpu']}, jax {system['jax']})"
+    if not any(row["blackjax_over_gradient"] for row in rows):
+        title += "; BlackJAX not measured"
     figure.suptitle(title, fontsize=12)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -475,7 +495,10 @@ def main() -> None:
         # Smaller in every direction that the user did not set.
         config = replace(config, chains=config.chains if config.chains != Config.chains else (1, 16))
         config = replace(config, call_seconds=0.002, case_seconds=0.02, max_rounds=3)
-    run(config)
+    try:
+        run(config)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

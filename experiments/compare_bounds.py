@@ -25,9 +25,19 @@ from hmcvae import training
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """presets: what to train.  seeds: how often.  num_epochs: one number for all of them, or one for each preset.
-    eval_samples, eval_images: draws for each of so many test images in the estimate of log p(x).
-    data_dir: the data's folder.  folder: where the runs are.  results, name: where the table and picture go."""
+    """Train several presets on the same seeds, and tabulate them.
+
+    Attributes:
+        presets: what to train.
+        seeds: how often.
+        num_epochs: one number for all of them, or one for each preset.
+        eval_samples: draws for each test image in the estimate of log p(x).
+        eval_images: test images for it.
+        data_dir: the data's folder.
+        folder: where the runs are.
+        results: where the table and the picture go.
+        name: theirs.
+    """
 
     presets: tuple[str, ...] = ("mnist_vae", "mnist_iwae", "mnist_hvi1", "mnist_hvi")
     seeds: tuple[int, ...] = (0, 1, 2)

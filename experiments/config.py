@@ -21,26 +21,29 @@ NOT_THE_MODEL = ("run_dir", "resume", "data_dir", "download", "eval_samples", "e
 class TrainConfig:
     """Train a variational auto-encoder; see `PRESETS` for ready-made settings.
 
-    dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10.
-    data_dir: the folder with the data's files; digits needs none.
-    download: let tensorflow-datasets download the data.
-    num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
-    method: vae (the ELBO), iwae (its K-sample bound), or hvi (Hamiltonian variational inference).
-    likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
-    latent_dim: the dimension d of z.
-    architecture: mlp or conv.
-    hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
-    num_samples: K, draws of the bound in one importance-weighted term (iwae's default is 5).
-    num_transitions, num_steps: T and L of hvi.
-    initial_step_size, max_step_size: of the learned leapfrog step, in units of z over the square root of the masses.
-    per_coordinate_steps: learn a step size for each coordinate.
-    learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model r(v | x, z).
-    reverse_hidden: hidden units of the reverse model.
-    training: how to train; see `hmcvae.training.Options`.
-    eval_samples: draws for each test image in the likelihood's estimate at the end.
-    eval_images: test images for it; 0: all.
-    run_dir: where the run is written; by default runs/METHOD-DATASET-seedSEED.
-    resume: go on with the run in run_dir.
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10.
+        data_dir: the folder with the data's files; digits needs none.
+        download: let tensorflow-datasets download the data.
+        num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
+        method: vae (the ELBO), iwae (its K-sample bound), or hvi (Hamiltonian variational inference).
+        likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
+        latent_dim: the dimension d of z.
+        architecture: mlp or conv.
+        hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
+        num_samples: K, draws of the bound in one importance-weighted term (iwae's default is 5).
+        num_transitions: T, transitions of hvi.
+        num_steps: L, leapfrog steps of each transition.
+        initial_step_size: of the learned leapfrog step, in units of z over the square root of the masses.
+        max_step_size: the bound that the learned step stays below.
+        per_coordinate_steps: learn a step size for each coordinate.
+        learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model r(v | x, z).
+        reverse_hidden: hidden units of the reverse model.
+        training: how to train; see `hmcvae.training.Options`.
+        eval_samples: draws for each test image in the likelihood's estimate at the end.
+        eval_images: test images for it; 0: all.
+        run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
+        resume: go on with the run in run_dir.
     """
 
     dataset: str = "digits"
@@ -92,7 +95,8 @@ class TrainConfig:
         if self.run_dir is not None:
             return Path(self.run_dir)
         dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method == "hvi" else ""
-        return Path("runs") / f"{self.dataset}-{self.method}{dynamics}-seed{self.training.seed}"
+        name = f"{self.dataset}-{self.architecture}-{self.method}{dynamics}-d{self.latent_dim}"
+        return Path("runs") / f"{name}-seed{self.training.seed}"
 
 
 def _mnist(method: str, **changes) -> TrainConfig:

@@ -1,7 +1,7 @@
 """What a run's model is worth on the test set: `python -m experiments.evaluate RUN`.
 
 The bound, log p(x) by importance weighting with the encoder and with the trained bound as the proposal, the gap
-between bound and likelihood, and the active units. Writes RUN/evaluation.json.
+between bound and likelihood, and the active units. Writes RUN/evaluation-….json, named after its settings.
 """
 
 import sys
@@ -21,8 +21,16 @@ from hmcvae.evaluation import Summary, active_units, estimate, summarise
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """run: the run folder.  num_samples: K, draws for each image.  num_images: test images, evenly chosen; 0: all.
-    chunk_size, batch_size: draws and images held in memory at a time.  seed: of the draws."""
+    """Evaluate a run on the test set.
+
+    Attributes:
+        run: the run folder.
+        num_samples: K, draws for each image.
+        num_images: test images, evenly chosen; 0: all.
+        chunk_size: draws held in memory at a time.
+        batch_size: images held in memory at a time.
+        seed: of the draws.
+    """
 
     run: Path
     num_samples: int = 5000
@@ -129,7 +137,9 @@ def main() -> None:
         batch_size=config.batch_size,
         seed=config.seed,
     )
-    write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
+    # A name of its own: neither the training's evaluation nor one with other settings is written over.
+    name = f"evaluation-epoch{epoch}-k{config.num_samples}-n{len(examples)}-seed{config.seed}.json"
+    write_json(run.folder / name, result | {"epoch": epoch})
     print(f"epoch {epoch} of {run.folder}")
     print(table(result))
 

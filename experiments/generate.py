@@ -22,7 +22,13 @@ from hmcvae.bounds import BoundInfo
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """run: the run folder.  seed: of the draws.  num_samples: images drawn from the prior."""
+    """Draw what a run's model has learned.
+
+    Attributes:
+        run: the run folder.
+        seed: of the draws.
+        num_samples: images drawn from the prior.
+    """
 
     run: Path
     seed: int = 0

@@ -92,6 +92,7 @@ def bound_curves(
     left.set_ylabel(f"{split} bound on log p(x), nats" if len(curves) > 1 else "bound on log p(x), nats")
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
     right.legend(fontsize=8, loc="lower right")
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()

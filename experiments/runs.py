@@ -124,24 +124,20 @@ class RunFolder:
     def best(self) -> Checkpoints:
         return Checkpoints(self.folder / "best", keep=1)
 
-    def create(self, config: TrainConfig, dataset: data.Dataset) -> None:
-        """Make a new run, or with config.resume check that the old one is of the same config and training images.
+    def check_free(self, config: TrainConfig) -> None:
+        """Check, before anything is loaded, that the run can be made; or with config.resume, that it is the same one.
 
         Raises:
             FileExistsError: if the folder holds something and resume is off; nothing in it is touched.
             FileNotFoundError: if resume is on and there is no run.
-            ValueError: if the run to resume is of another config, or of other images.
+            ValueError: if the run to resume is of another config.
         """
-        images = {"source": dataset.source, "train_crc32": f"{zlib.crc32(dataset.train.tobytes()):08x}"}
         if not config.resume:
             if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise FileExistsError(
-                    f"the run folder {self.folder} exists and is not empty; go on with it by --resume, or choose "
-                    "another by --run-dir"
+                    f"the run folder {self.folder} exists and is not empty; go on with it by --resume and the same "
+                    "settings, or choose another by --run-dir"
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "config.json", to_json(config))
-            write_json(self.folder / "environment.json", environment() | {"data": images})
             return
         changed = differences(self.config(), config)
         if changed:
@@ -149,6 +145,21 @@ class RunFolder:
                 f"the run in {self.folder} has another config, so it cannot be resumed with this one: "
                 + "; ".join(changed)
             )
+
+    def create(self, config: TrainConfig, dataset: data.Dataset) -> None:
+        """Make a new run, or with config.resume check that the old one has the same config and training images.
+
+        Raises:
+            FileExistsError, FileNotFoundError: see `check_free`.
+            ValueError: likewise; or if the run to resume is of other images.
+        """
+        self.check_free(config)
+        images = {"source": dataset.source, "train_crc32": f"{zlib.crc32(dataset.train.tobytes()):08x}"}
+        if not config.resume:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "config.json", to_json(config))
+            write_json(self.folder / "environment.json", environment() | {"data": images})
+            return
         # The same images in another order (tensorflow-datasets shuffles them) would be another run.
         before = self.environment().get("data", images)
         if before["train_crc32"] != images["train_crc32"]:

@@ -35,10 +35,11 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
     """
-    dataset = load_data(config)
-    model = build(config, dataset)
-    training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     run = RunFolder(config.folder)
+    run.check_free(config)
+    dataset = load_data(config)
+    training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
+    model = build(config, dataset)
     run.create(config, dataset)
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
@@ -107,7 +108,13 @@ def finish(
     result = evaluate(config, model, params, examples, num_samples=config.eval_samples)
     write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
     title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
-    plots.bound_curves({model.bound.name: records}, split, run.folder / "bound.png", title, num_skipped=3)
+    plots.bound_curves(
+        {model.bound.name: records},
+        split,
+        run.folder / "bound.png",
+        title,
+        num_skipped=min(3, len(records) // 6),
+    )
     paths = [run.folder / "bound.png", *draw_all(run.folder, model, params, config.latent_dim, examples)]
     if not quiet:
         print(table(result))

@@ -4,7 +4,7 @@ A bound is called as `log_weight, info = bound(params, rng_key, x)` with `params
 E[log_weight] ≤ log p(x) is the bound, and E[exp(log_weight)] = p(x) (except for `elbo(kl="analytic")`, which says so).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,7 +60,13 @@ class Bound:
             x: one example, shaped as the encoder takes it.
             kl_weight: β of KL warm-up (Bowman et al. 2016): everything but log p(x | z_T) is multiplied by it.
                 The result is a bound on log p(x) only at 1.
+
+        Raises:
+            ValueError: if params is not a mapping with "vae" and "bound".
         """
+        if not isinstance(params, Mapping) or not {"vae", "bound"} <= set(params):
+            came = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+            raise ValueError(f'params must be {{"vae": …, "bound": bound.init(rng_key)}}, got {came}')
         return self.evaluate(params, rng_key, x, kl_weight)
 
 

@@ -26,7 +26,7 @@ class Estimate(NamedTuple):
     weight_sd: standard deviation of the log weights, in nats.
     effective_sample_size: (Σ w)² / Σ w², between 1 and K.
     unconverged: share of the draws with an implicit solve that did not converge (0 without implicit solves).
-    nonfinite: share of the draws whose log weight was NaN or infinite; they count as weight 0, and not in the bound.
+    nonfinite: share of the draws whose log weight was NaN or infinite; they count as weight 0.
     """
 
     bound: Float[Array, "..."]
@@ -73,7 +73,9 @@ def estimate_example(
     bound: Bound, params: PyTree, rng_key: PRNGKey, x: Array, num_samples: int, chunk_size: int
 ) -> Estimate:
     """`Estimate` for one example: K draws in chunks, merged exactly as if made at once. Pure; vmap it."""
-    num_chunks, dtype = -(-num_samples // chunk_size), x.dtype
+    num_chunks = -(-num_samples // chunk_size)
+    # Counts and sums stagnate in less than 32 bits.
+    dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
     zero = jnp.zeros((), dtype)
     start = _Running(jnp.full((), -jnp.inf, dtype), zero, zero, zero, zero, zero, zero)
 
@@ -89,8 +91,10 @@ def estimate_example(
     firsts = chunk_size * jnp.arange(num_chunks)
     running, _ = lax.scan(add_chunk, start, (jax.random.split(rng_key, num_chunks), firsts))
     log_likelihood = running.peak + jnp.log(running.total) - jnp.log(jnp.asarray(num_samples, dtype))
+    # Draws of weight 0 have no logarithm. With a share f of them, log p(x) ≥ log(1 - f) + E[L | L finite] (Jensen).
+    log_share = jnp.log(running.count / num_samples)
     return Estimate(
-        jnp.where(running.count > 0, running.mean, jnp.nan),
+        jnp.where(running.count > 0, running.mean + log_share, jnp.nan),
         log_likelihood,
         jnp.sqrt(running.sum_square / jnp.maximum(running.count - 1, 1)),
         running.total**2 / running.total_square,

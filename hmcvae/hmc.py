@@ -122,6 +122,9 @@ def hmc(
 ) -> SamplingAlgorithm:
     """Hamiltonian Monte Carlo.
 
+    A fixed number of steps can resonate with a mode of the target (ε L near a multiple of its period brings the
+    chain back to where it was); `uniform_steps(low, high)` is the safe choice for production.
+
     Args:
         logdensity_fn: position -> log p(position) up to a constant, a scalar.
         step_size: ε > 0, a scalar, or one per coordinate of the ravelled position for an integrator that

@@ -112,11 +112,12 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
     if not isinstance(num_levels, int) or num_levels < 2:
         raise ValueError(f"num_levels must be a whole number of at least 2, got {num_levels!r}")
     half_bin = 0.5 / (num_levels - 1)
+    # At h/s = e⁴ a bin holds all of a density that is centred in it; the floor keeps 1/s finite.
+    lowest = float(np.log(half_bin)) - 4.0
 
     def log_prob(outputs: PyTree, x: Pixels) -> Float[Array, ""]:
         mean, log_scale = outputs
-        # Below exp(-7) of a pixel's range the bin holds everything; the bound keeps 1/s finite.
-        inverse_scale = jnp.exp(-jnp.maximum(log_scale, -7.0))
+        inverse_scale = jnp.exp(-jnp.maximum(log_scale, lowest))
         upper = (x + half_bin - mean) * inverse_scale
         lower = (x - half_bin - mean) * inverse_scale
         # log[σ(u) - σ(l)] = log σ(u) + log σ(-l) + log[1 - exp(-(u - l))]: no cancellation in either tail.
@@ -134,11 +135,13 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
     def sample(rng_key: Any, outputs: PyTree) -> Pixels:
         location, log_scale = outputs
         noise = jax.random.logistic(rng_key, location.shape, location.dtype)
-        x = location + jnp.exp(jnp.maximum(log_scale, -7.0)) * noise
+        x = location + jnp.exp(jnp.maximum(log_scale, lowest)) * noise
         return jnp.clip(jnp.round(x * (num_levels - 1)), 0, num_levels - 1) / (num_levels - 1)
 
     def fisher_weights(outputs: PyTree) -> PyTree:
-        log_scale = jnp.maximum(outputs[1], -7.0)
-        return jnp.exp(-2 * log_scale) / 3, jnp.full_like(log_scale, (3 + np.pi**2) / 9)
+        log_scale = jnp.maximum(outputs[1], lowest)
+        # Below the floor the likelihood does not depend on the scale.
+        of_scale = jnp.where(outputs[1] > lowest, (3 + np.pi**2) / 9, 0.0).astype(log_scale.dtype)
+        return jnp.exp(-2 * log_scale) / 3, of_scale
 
     return Likelihood(log_prob, mean, sample, fisher_weights, 2, "discretised_logistic")

@@ -5,6 +5,7 @@
 `fit` is the loop; `make_epoch` gives the jitted epoch for those who write their own.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,17 +30,18 @@ SCHEDULES = ("constant", "cosine", "burda")
 class Options:
     """How to train; checked when it is made.
 
-    num_epochs: passes over the training images.
-    batch_size: images a step; what the last whole batch leaves over sits out that epoch (other images each time).
-    learning_rate: Adam's, at its highest.
-    schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
-        (Burda et al. 2016, section 5), scaled to num_epochs.
-    clip_norm: gradients are scaled down to this global norm; 0 turns it off.
-    kl_warmup_epochs: the weight of everything but log p(x | z) rises from 0 to 1 over this many epochs; 0 turns it off.
-    patience: stop after so many epochs without a better validation bound; 0 turns it off.
-    max_bad_steps: stop with an error when so many steps in a row, up to an epoch's end, had a loss or gradient that
-        is not finite.
-    seed: of parameters, order, binarization and draws.
+    Attributes:
+        num_epochs: passes over the training images.
+        batch_size: images a step; what the last whole batch leaves over sits out that epoch (other images each time).
+        learning_rate: Adam's, at its highest.
+        schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
+            (Burda et al. 2016, section 5), scaled to num_epochs.
+        clip_norm: gradients are scaled down to this global norm; 0 turns it off.
+        kl_warmup_epochs: the weight of everything but log p(x | z) rises from 0 to 1 over this many epochs; 0: off.
+        patience: stop after so many epochs without a better validation bound; 0 turns it off.
+        max_bad_steps: stop with an error when so many steps in a row, up to an epoch's end, had a loss or gradient
+            that is not finite.
+        seed: of parameters, order, binarization and draws.
 
     Raises:
         ValueError: for a value outside its range.
@@ -181,7 +183,11 @@ def make_epoch(
                 num_clipped=state.num_clipped + clipped.astype(jnp.int32),
             )
             unconverged = 1 - jnp.mean(info.solver.converged.astype(x.dtype))
-            return state, StepMetrics(-loss, norm, jnp.mean(info.energy_error), unconverged, is_taken)
+            # The bound itself, whatever weight the loss gave to its parts during warm-up.
+            parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
+            full = jnp.mean(jax.nn.logsumexp(parts.reshape(len(x), -1), axis=1))
+            full = full - math.log(parts.size // len(x))
+            return state, StepMetrics(full, norm, jnp.mean(info.energy_error), unconverged, is_taken)
 
         keys = jax.random.split(steps_key, num_batches)
         batches = order.reshape(num_batches, options.batch_size)
@@ -299,7 +305,9 @@ def fit(
 
 
 def _is_out_of_patience(state: TrainState, options: Options) -> bool:
-    return options.patience > 0 and int(state.epoch) - int(state.best_epoch) >= options.patience
+    # Warm-up maximises something else than the bound that is waited for.
+    waited = int(state.epoch) - max(int(state.best_epoch), options.kl_warmup_epochs)
+    return options.patience > 0 and waited >= options.patience
 
 
 def _record(state: TrainState, metrics: StepMetrics) -> dict[str, float]:

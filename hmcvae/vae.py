@@ -100,8 +100,17 @@ class VAE:
         return Posterior(mean, log_scale, features)
 
     def log_likelihood(self, params: PyTree, x: Image, z: Vector) -> Scalar:
-        """log p(x | z), in nats."""
-        return self.likelihood.log_prob(self.decode(params, z), x)
+        """log p(x | z), in nats.
+
+        Raises:
+            ValueError: if the decoder's outputs are not shaped like x.
+        """
+        outputs = self.decode(params, z)
+        shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(outputs)}
+        if shapes != {jnp.shape(x)}:
+            # A likelihood would broadcast the one against the other, and sum far too many terms.
+            raise ValueError(f"decode must return outputs of x's shape {jnp.shape(x)}, got {sorted(shapes)}")
+        return self.likelihood.log_prob(outputs, x)
 
     def log_joint(self, params: PyTree, x: Image, z: Vector) -> Scalar:
         """log p(x, z) = log p(x | z) + log N(z; 0, I), in nats."""

@@ -44,16 +44,9 @@ def direct(log_weights: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize(
-    ("num_samples", "chunk_size", "batch_size"),
-    [(11, 4, 2), (7, 50, 100)],
-)
-def test_estimate_is_the_direct_sum_for_every_layout_of_chunks(num_samples, chunk_size, batch_size):
-    """Chunks that do not divide the draws, and batches that do not divide the examples, included."""
-    result = evaluation.estimate(
-        ELBO, MODEL, KEY, XS, num_samples=num_samples, chunk_size=chunk_size, batch_size=batch_size
-    )
-    log_weights, _ = same_draws(ELBO, num_samples, min(chunk_size, num_samples))
+def test_estimate_is_the_direct_sum_for_chunks_and_batches_that_leave_a_rest():
+    result = evaluation.estimate(ELBO, MODEL, KEY, XS, num_samples=11, chunk_size=4, batch_size=2)
+    log_weights, _ = same_draws(ELBO, 11, 4)
     for name, expected in direct(np.asarray(log_weights)).items():
         np.testing.assert_allclose(getattr(result, name), expected, rtol=1e-9, err_msg=name)
     np.testing.assert_array_equal(result.nonfinite, np.zeros(len(XS)))
