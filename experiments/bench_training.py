@@ -39,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -177,7 +178,7 @@ def check_our_gradient(config: Config, images: np.ndarray) -> dict[str, float]:
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), init(jax.random.key(0)))
         keys = jax.random.split(jax.random.key(1), len(images))
         x = jnp.asarray(images / 255, jnp.float64)
-        decoder, unravel = jax.flatten_util.ravel_pytree(params["vae"]["decoder"])
+        decoder, unravel = ravel_pytree(params["vae"]["decoder"])
         direction = jax.random.normal(jax.random.key(2), decoder.shape, jnp.float64)
 
         def value(t: jax.Array) -> jax.Array:

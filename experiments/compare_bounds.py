@@ -187,7 +187,7 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         runs = [run_one(run_config(options, name, seed)) for seed in options.seeds]
         method = label(preset(name))
         rows.append(row(method, runs))
-        curves[method] = _mean_records([records for _, records in runs])
+        curves[name] = _mean_records([records for _, records in runs])
     seconds = time_epochs(options)
     for name, values in zip(options.presets, rows, strict=True):
         values["seconds_per_epoch"] = seconds[name]
@@ -202,10 +202,15 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
     }
     write_json(stem.with_suffix(".json"), json.loads(json.dumps(report, default=str)))
     stem.with_suffix(".md").write_text(markdown(rows, options, command, machine))
-    title = f"{preset(options.presets[0]).dataset}: mean over {len(options.seeds)} seed(s)"
-    plots.bound_curves(
-        curves, "test", stem.with_suffix(".png"), title, num_skipped=min(options.num_epochs) // 6
-    )
+    # One clock for all: the trainings ran at different times, beside whatever else the machine did.
+    clocked = {
+        label(preset(name)): [record | {"seconds": seconds[name]} for record in records]
+        for name, records in curves.items()
+    }
+    title = f"{preset(options.presets[0]).dataset}: mean over the seeds {', '.join(map(str, options.seeds))}"
+    shown_from = min(options.num_epochs) // 6
+    clock = "seconds of training, at the fastest epoch's pace"
+    plots.bound_curves(clocked, "test", stem.with_suffix(".png"), title, shown_from, clock)
     return rows
 
 

@@ -58,13 +58,19 @@ def image_grid(
 
 
 def bound_curves(
-    curves: dict[str, list[dict]], split: str, path: Path, title: str, num_skipped: int = 0
+    curves: dict[str, list[dict]],
+    split: str,
+    path: Path,
+    title: str,
+    num_skipped: int = 0,
+    clock: str = "seconds of training, compilation included",
 ) -> None:
     """The bound against epochs and against seconds, for one run or several.
 
     Args:
         curves: a label for each list of records.
         split: the records' monitored set: "test" or "validation".
+        clock: what the seconds are.
         num_skipped: epochs at the start that set the vertical axis' lower end no more than they must.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
@@ -88,7 +94,7 @@ def bound_curves(
         lowest, highest = min(finite), max(finite)
         left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)
     left.set_xlabel("epoch")
-    right.set_xlabel("seconds of training, compilation included")
+    right.set_xlabel(clock)
     left.set_ylabel(f"{split} bound on log p(x), nats" if len(curves) > 1 else "bound on log p(x), nats")
     for axes in (left, right):
         axes.grid(alpha=0.3)

@@ -60,14 +60,15 @@ class Bound:
             x: one example, shaped as the encoder takes it.
             kl_weight: β of KL warm-up (Bowman et al. 2016): everything but log p(x | z_T) is multiplied by it.
                 The result is a bound on log p(x) only at 1.
-
-        Raises:
-            ValueError: if params is not a mapping with "vae" and "bound".
         """
-        if not isinstance(params, Mapping) or not {"vae", "bound"} <= set(params):
-            came = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
-            raise ValueError(f'params must be {{"vae": …, "bound": bound.init(rng_key)}}, got {came}')
         return self.evaluate(params, rng_key, x, kl_weight)
+
+
+def check_params(params: PyTree) -> None:
+    """Raise ValueError unless params is a mapping with "vae" and "bound"."""
+    if not isinstance(params, Mapping) or not {"vae", "bound"} <= set(params):
+        came = sorted(map(str, params)) if isinstance(params, Mapping) else type(params).__name__
+        raise ValueError(f'params must be {{"vae": …, "bound": bound.init(rng_key)}}, got {came}')
 
 
 def elbo(vae: VAE, *, kl: str = "sampled") -> Bound:
@@ -83,6 +84,7 @@ def elbo(vae: VAE, *, kl: str = "sampled") -> Bound:
         raise ValueError(f'kl must be "sampled" or "analytic", got {kl!r}')
 
     def evaluate(params: PyTree, rng_key: PRNGKey, x: Image, kl_weight: ArrayLike):
+        check_params(params)
         posterior = vae.posterior(params["vae"], x)
         z = posterior.sample(rng_key)
         log_likelihood = vae.log_likelihood(params["vae"], x, z)
@@ -114,6 +116,7 @@ def markov_chain(vae: VAE, transition: Transition, num_transitions: int = 1) -> 
         return jax.vmap(transition.init)(jax.random.split(rng_key, num_transitions))
 
     def evaluate(params: PyTree, rng_key: PRNGKey, x: Image, kl_weight: ArrayLike):
+        check_params(params)
         start_key, chain_key = jax.random.split(rng_key)
         posterior = vae.posterior(params["vae"], x)
         logdensity_fn = vae.logdensity_fn(params["vae"], x)

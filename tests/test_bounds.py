@@ -319,3 +319,18 @@ def test_masses_are_metrics_of_the_library():
     w = jax.random.normal(jax.random.key(1), (2,))
     expected, _ = step(state._replace(momentum=jnp.sqrt(metric.mass) * w), 0.2)
     np.testing.assert_allclose(moved.position, expected.position, rtol=1e-12)
+
+
+def test_parameters_of_another_shape_are_named():
+    for bound in (bounds.elbo(VAE), make("hvi")):
+        with pytest.raises(
+            ValueError, match='params must be {"vae": …, "bound": .*got \\[.A., .W., .b., .log_scale.\\]'
+        ):
+            bound(PARAMS, jax.random.key(0), X)
+
+
+def test_a_decoder_of_another_shape_is_refused():
+    """Broadcasting would sum every pixel against every output."""
+    vae = hmcvae.VAE(VAE.encode, lambda p, z: VAE.decode(p, z)[:, None], VAE.likelihood)
+    with pytest.raises(ValueError, match="outputs of x's shape \\(3,\\), got \\[\\(3, 1\\)\\]"):
+        bounds.elbo(vae)({"vae": PARAMS, "bound": {}}, jax.random.key(0), X)

@@ -77,10 +77,10 @@ def test_log_likelihood_is_the_exact_one_for_many_draws(name):
 
 
 def _evaluate_made_up(params, rng_key, x, kl_weight):
-    """Normal log weights around params["mean"], a share of them replaced by params["value"]; some unconverged."""
+    """Normal log weights around a mean, a share of them replaced by a value; some unconverged."""
     del kl_weight
-    draws = jax.random.normal(rng_key, (3,), x.dtype)
-    log_weight = jnp.where(draws[1] < params["below"], params["value"], params["mean"] + 3 * draws[0] + x[0])
+    p, draws = params["vae"], jax.random.normal(rng_key, (3,), x.dtype)
+    log_weight = jnp.where(draws[1] < p["below"], p["value"], p["mean"] + 3 * draws[0] + x[0])
     solver = SolverInfo(draws[2] < 1, jnp.asarray(0), jnp.zeros((), x.dtype))
     return log_weight, BoundInfo(log_weight, log_weight, x, x, jnp.zeros_like(log_weight), solver)
 
@@ -88,44 +88,44 @@ def _evaluate_made_up(params, rng_key, x, kl_weight):
 MADE_UP = Bound(VAE, lambda _: {}, _evaluate_made_up, "made up")
 
 
-def made_up(mean=0.0, below=-9.0, value=0.0, dtype=XS.dtype) -> dict:
-    return {
-        "mean": jnp.array(mean, dtype),
-        "below": jnp.array(below, dtype),
-        "value": jnp.array(value, dtype),
-    }
+XS32 = XS.astype(jnp.float32)
+
+
+def made_up(mean=0.0, below=-9.0, value=0.0) -> dict:
+    numbers = {"mean": jnp.float32(mean), "below": jnp.float32(below), "value": jnp.float32(value)}
+    return {"vae": numbers, "bound": {}}
 
 
 @jax.jit
 def _made_up_draws(params):
-    return same_draws(MADE_UP, 20, 6, params)
+    return same_draws(MADE_UP, 20, 6, params, XS32)
 
 
 def made_up_draws(params) -> tuple[np.ndarray, np.ndarray]:
-    return jax.tree.map(np.asarray, _made_up_draws(params))
+    log_weights, converged = _made_up_draws(params)
+    return np.asarray(log_weights, np.float64), np.asarray(converged)
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
 def test_weights_that_are_not_finite_are_counted_and_weigh_nothing(value):
     params = made_up(below=-0.5, value=value)
-    result = evaluation.estimate(MADE_UP, params, KEY, XS, num_samples=20, chunk_size=6)
+    result = evaluation.estimate(MADE_UP, params, KEY, XS32, num_samples=20, chunk_size=6)
     log_weights, converged = made_up_draws(params)
     finite = np.isfinite(log_weights)
     assert 0 < finite.mean() < 1
     assert 0 < converged.mean() < 1
-    np.testing.assert_allclose(result.nonfinite, 1 - finite.mean(1), atol=1e-12)
-    np.testing.assert_allclose(result.unconverged, 1 - converged.mean(1), atol=1e-12)
+    np.testing.assert_allclose(result.nonfinite, 1 - finite.mean(1), atol=1e-6)
+    np.testing.assert_allclose(result.unconverged, 1 - converged.mean(1), atol=1e-6)
     for i in range(len(XS)):
-        good = direct(log_weights[i][finite[i]][None])
-        np.testing.assert_allclose(result.bound[i], good["bound"][0])
-        np.testing.assert_allclose(result.weight_sd[i], good["weight_sd"][0])
-        as_zeros = good["log_likelihood"][0] + np.log(finite[i].mean())
-        np.testing.assert_allclose(result.log_likelihood[i], as_zeros)
+        good, log_share = direct(log_weights[i][finite[i]][None]), np.log(finite[i].mean())
+        np.testing.assert_allclose(result.bound[i], good["bound"][0] + log_share, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result.log_likelihood[i], good["log_likelihood"][0] + log_share, rtol=1e-5)
+        np.testing.assert_allclose(result.weight_sd[i], good["weight_sd"][0], rtol=1e-5)
 
 
 def test_an_example_without_a_finite_weight_has_no_bound():
     params = made_up(below=9.0, value=jnp.nan)
-    result = evaluation.estimate(MADE_UP, params, KEY, XS, num_samples=20, chunk_size=6)
+    result = evaluation.estimate(MADE_UP, params, KEY, XS32, num_samples=20, chunk_size=6)
     assert np.all(np.isnan(result.bound))
     assert np.all(result.log_likelihood == -np.inf)
     np.testing.assert_array_equal(result.nonfinite, np.ones(len(XS)))
@@ -133,21 +133,21 @@ def test_an_example_without_a_finite_weight_has_no_bound():
 
 def test_float32_log_weights_far_below_zero_do_not_underflow():
     """exp(-1000) is 0 in both precisions; only differences to the largest may be exponentiated."""
-    params, xs = made_up(-1000.0, dtype=jnp.float32), XS.astype(jnp.float32)
-    result = evaluation.estimate(MADE_UP, params, KEY, xs, num_samples=64, chunk_size=10)
-    log_weights, _ = same_draws(MADE_UP, 64, 10, params, xs)
-    for name, values in direct(np.asarray(log_weights, np.float64)).items():
+    params = made_up(mean=-1000.0)
+    result = evaluation.estimate(MADE_UP, params, KEY, XS32, num_samples=20, chunk_size=6)
+    log_weights, _ = made_up_draws(params)
+    for name, values in direct(log_weights).items():
         assert getattr(result, name).dtype == jnp.float32
         np.testing.assert_allclose(getattr(result, name), values, rtol=1e-4, err_msg=name)
 
 
 def test_memory_does_not_grow_with_the_number_of_draws():
     def temporary_bytes(num_samples: int) -> int:
-        lowered = evaluation._estimate.lower(MADE_UP, made_up(), KEY, XS, num_samples, 50, len(XS))
+        lowered = evaluation._estimate.lower(MADE_UP, made_up(), KEY, XS32, num_samples, 50, len(XS))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     few, many = temporary_bytes(500), temporary_bytes(50_000)
-    all_weights, chunk_keys = 8 * 50_000 * len(XS), 8 * 1000 * len(XS)
+    all_weights, chunk_keys = 4 * 50_000 * len(XS), 8 * 1000 * len(XS)
     assert many - few < 4 * chunk_keys
     assert many < all_weights / 4
 
