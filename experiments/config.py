@@ -95,7 +95,7 @@ class TrainConfig:
         if self.run_dir is not None:
             return Path(self.run_dir)
         dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method == "hvi" else ""
-        name = f"{self.dataset}-{self.architecture}-{self.method}{dynamics}-d{self.latent_dim}"
+        name = f"{self.dataset}-{self.method}{dynamics}-{self.architecture}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
 

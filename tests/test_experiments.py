@@ -122,8 +122,12 @@ def test_evaluation_of_a_k_sample_bound_has_the_bound_that_was_trained():
 
 def test_evaluate_goes_over_a_run(copied_run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", str(copied_run), "--num-samples", "4", "--num-images", "6"])
+    before = (copied_run / "evaluation.json").read_text()
     evaluate.main()
-    result = json.loads((copied_run / "evaluation.json").read_text())
+    assert (copied_run / "evaluation.json").read_text() == before, (
+        "the training's evaluation was written over"
+    )
+    result = json.loads((copied_run / "evaluation-epoch2-k4-n6-seed0.json").read_text())
     assert (result["num_images"], result["num_samples"], result["epoch"]) == (6, 4, 2)
     assert f"epoch 2 of {copied_run}" in capsys.readouterr().out
 

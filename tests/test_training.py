@@ -18,14 +18,16 @@ LATENT = 4
 NO_IMAGES = np.zeros((0, 2, 2, 1), np.uint8)
 
 
-def of_log_weight(log_weight_fn) -> Bound:
-    """A bound that is a plain function `(params, x, kl_weight) -> log_weight`: steps can then be worked out by hand."""
+def of_log_weight(log_weight_fn, is_all_cost: bool = False) -> Bound:
+    """A bound that is a plain function `(params["vae"], x, kl_weight) -> log_weight`: steps can then be worked out by
+    hand. All of the log weight is log-likelihood, or all of it is "KL" cost."""
 
     def evaluate(params, rng_key, x, kl_weight):
         del rng_key
-        log_weight = log_weight_fn(params, x, kl_weight).astype(x.dtype)
+        log_weight = log_weight_fn(params["vae"], x, kl_weight).astype(x.dtype)
         zero, z = jnp.zeros_like(log_weight), jnp.zeros(1, x.dtype)
-        return log_weight, BoundInfo(log_weight, log_weight, z, z, zero, exact_info(x.dtype))
+        log_likelihood = zero if is_all_cost else log_weight
+        return log_weight, BoundInfo(log_weight, log_likelihood, z, z, zero, exact_info(x.dtype))
 
     vae = hmcvae.VAE(lambda params, x: (x, x, x), lambda params, z: z, hmcvae.likelihoods.bernoulli())
     return Bound(vae, lambda _: {}, evaluate, "made up")
@@ -36,7 +38,7 @@ def plain_images(*levels: int) -> np.ndarray:
     return np.broadcast_to(np.array(levels, np.uint8)[:, None, None, None], (len(levels), 2, 2, 1)).copy()
 
 
-P = {"p": jnp.zeros((), jnp.float32)}
+P = {"vae": {"p": jnp.zeros((), jnp.float32)}, "bound": {}}
 
 
 def run(
@@ -240,13 +242,25 @@ def test_every_image_is_used_at_most_once_in_an_epoch_and_the_order_changes():
 
 
 def test_kl_weight_rises_from_zero_to_one_over_the_warm_up():
-    bound = of_log_weight(lambda params, x, kl_weight: kl_weight + 0 * params["p"])
+    """The gradient is the weight, and the record is of the bound itself, which is p."""
+    bound = of_log_weight(lambda params, x, kl_weight: kl_weight * params["p"], is_all_cost=True)
     images = plain_images(*range(8))
-    _, metrics = one_epoch(bound, images, batch_size=2, kl_warmup_epochs=2, num_epochs=3)
-    weights = np.concatenate([m.bound for m in metrics])
+    _, metrics = one_epoch(bound, images, batch_size=2, kl_warmup_epochs=2, num_epochs=3, learning_rate=0.5)
+    weights = np.concatenate([m.grad_norm for m in metrics])
     np.testing.assert_allclose(weights, np.minimum(1, np.arange(1, 13) / 8), rtol=1e-6)
+    recorded = np.concatenate([m.bound for m in metrics])
+    assert recorded[0] == 0
+    assert 0.4 < recorded[1] < 0.6  # Adam's first step
+    assert np.all(np.diff(recorded) > 0.3)
     _, metrics = one_epoch(bound, images, batch_size=2)
-    np.testing.assert_array_equal(metrics[0].bound, np.ones(4))
+    np.testing.assert_array_equal(metrics[0].grad_norm, np.ones(4))
+
+
+def test_the_record_of_a_k_sample_bound_is_that_bound():
+    """Of three equal draws, the 3-sample log weight is that of each."""
+    bound = bounds.importance_weighted(of_log_weight(lambda params, x, _: params["p"] + 7), 3)
+    _, metrics = one_epoch(bound, plain_images(1, 2), batch_size=1, learning_rate=1e-9)
+    np.testing.assert_allclose(metrics[0].bound, [7, 7], rtol=1e-6)
 
 
 def test_gradients_are_clipped_and_counted():
@@ -257,7 +271,7 @@ def test_gradients_are_clipped_and_counted():
     assert int(states[0].num_clipped) == 1
     clipped = np.minimum(metrics[0].grad_norm, 0.5)
     moment = 0.1 * np.sum(clipped * 0.9 ** np.arange(2, -1, -1))  # Adam's first moment
-    np.testing.assert_allclose(adam_state(states[0]).mu["p"], -moment, rtol=1e-5)
+    np.testing.assert_allclose(adam_state(states[0]).mu["vae"]["p"], -moment, rtol=1e-5)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "burda"])
@@ -288,8 +302,9 @@ def test_learning_rates_follow_the_schedule(schedule, num_epochs, num_batches):
 # When to stop, and what to skip.
 
 
-def test_early_stopping_keeps_the_best_state(tmp_path):
-    """Training pushes p up by one an epoch; the validation bound is best at p = 3."""
+@pytest.mark.parametrize(("warmup", "num_epochs"), [(0, 5), (2, 5), (4, 6)])
+def test_early_stopping_keeps_the_best_state(tmp_path, warmup, num_epochs):
+    """Training pushes p up by one an epoch; the validation bound is best at p = 3. The wait begins after warm-up."""
     bound = of_log_weight(
         lambda params, x, _: jnp.where(x.mean() > 0.5, params["p"], -((params["p"] - 3) ** 2))
     )
@@ -303,13 +318,15 @@ def test_early_stopping_keeps_the_best_state(tmp_path):
         batch_size=2,
         learning_rate=1.0,
         patience=2,
+        kl_warmup_epochs=warmup,
     )
-    np.testing.assert_allclose([r["validation_bound"] for _, r in history], [-4, -1, 0, -1, -4], atol=1e-4)
+    expected = [-4, -1, 0, -1, -4, -9][:num_epochs]
+    np.testing.assert_allclose([r["validation_bound"] for _, r in history], expected, atol=1e-4)
     last = history[-1][0]
-    assert (int(last.epoch), int(last.best_epoch)) == (5, 3)
+    assert (int(last.epoch), int(last.best_epoch)) == (num_epochs, 3)
     kept = best.restore(last)
     assert int(kept.epoch) == 3
-    np.testing.assert_allclose(kept.params["p"], 3.0, atol=1e-5)
+    np.testing.assert_allclose(kept.params["vae"]["p"], 3.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["loss nan", "loss infinite", "gradient nan, loss finite"])
@@ -335,7 +352,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(kind):
         assert np.isfinite(m.bound).sum() == (4 if kind.startswith("gradient") else 3)
         assert int(state.num_skipped) == epoch
         assert int(state.step) == 4 * epoch
-        np.testing.assert_allclose(state.params["p"], 1.5 * epoch, rtol=1e-4)
+        np.testing.assert_allclose(state.params["vae"]["p"], 1.5 * epoch, rtol=1e-4)
         assert int(adam_state(state).count) == 3 * epoch
         assert int(state.bad_run) == (0 if m.is_taken[-1] else 1)
 
@@ -366,21 +383,27 @@ def test_too_many_bad_steps_stop_the_run_with_advice_and_keep_the_last_good_stat
     like = init_state(P, make_optimizer(Options(), 1), 0)
     kept = checkpoints.restore(like)
     assert int(kept.num_skipped) == 2
-    np.testing.assert_allclose(kept.params["p"], 2.0, rtol=1e-5)
+    np.testing.assert_allclose(kept.params["vae"]["p"], 2.0, rtol=1e-5)
 
 
 def test_monitor_is_the_mean_bound_on_the_same_bits_every_time():
-    monitor = training.make_monitor(ELBO, DIGITS.max_value, True, batch_size=20)
-    images = jnp.asarray(DIGITS.validation)
-    params, key = init_state(START, make_optimizer(Options(), 1), 0).params, jax.random.key(1)
-    value = monitor(params, key, images)
-    assert float(value) == float(monitor(params, key, images))
-    assert float(value) != float(monitor(params, jax.random.key(2), images))
+    """Batches of 4 of 10 images, each with bits and a draw of its own."""
+    evaluate = of_log_weight(lambda params, x, _: params["p"] + jnp.mean(x)).evaluate
+
+    def noisy(params, rng_key, x, kl_weight):
+        log_weight, info = evaluate(params, rng_key, x, kl_weight)
+        return log_weight + jax.random.normal(rng_key, (), x.dtype), info
+
+    bound = dataclasses.replace(of_log_weight(None), evaluate=noisy)
+    images, key = jnp.asarray(plain_images(*range(0, 250, 25))), jax.random.key(1)
+    monitor = training.make_monitor(bound, 255, True, batch_size=4)
+    value = monitor(P, key, images)
+    assert float(value) == float(monitor(P, key, images))
+    assert float(value) != float(monitor(P, jax.random.key(2), images))
     pixel_key, draw_key = jax.random.split(key)
-    x = training.prepare(pixel_key, images, DIGITS.max_value, True)
-    keys = jax.random.split(draw_key, len(images))
-    expected = jnp.mean(jax.vmap(ELBO, (None, 0, 0))(params, keys, x)[0])
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    x = training.prepare(pixel_key, images, 255, True)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (), x.dtype))(jax.random.split(draw_key, 10))
+    np.testing.assert_allclose(value, x.mean() + noise.mean(), rtol=1e-5)
 
 
 # What is refused.
@@ -416,7 +439,7 @@ def test_what_cannot_be_trained_on_is_refused(settings, message):
 
 def test_images_of_another_shape_than_the_nets_are_refused():
     vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
-    params = {"vae": init_params(jax.random.key(0)), "bound": {}}
+    params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": {}}
     with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
         run(bounds.elbo(vae), plain_images(0, 1), params=params, batch_size=2)
 
