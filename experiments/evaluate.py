@@ -16,6 +16,7 @@ import numpy as np
 from experiments.config import TrainConfig, fail_cleanly
 from experiments.runs import Model, load_run, make_bound, test_examples, write_json
 from hmcvae import bounds
+from hmcvae._random import stream
 from hmcvae.evaluation import Summary, active_units, estimate, summarise
 
 
@@ -72,7 +73,7 @@ def evaluate(
         values = estimate(
             bound,
             params,
-            jax.random.key(seed),
+            stream(seed, f"evaluation, {name}"),
             examples,
             num_samples=num_samples,
             chunk_size=chunk_size,
@@ -83,7 +84,12 @@ def evaluate(
     if config.num_samples > 1:
         # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
         values = estimate(
-            model.bound, params, jax.random.key(seed + 1), examples, num_samples=100, chunk_size=10
+            model.bound,
+            params,
+            stream(seed, "evaluation, trained bound"),
+            examples,
+            num_samples=100,
+            chunk_size=10,
         )
         result["trained_bound"] = summarise(values).bound._asdict()
     result["active_units"], _ = active_units(model.vae, params["vae"], examples)

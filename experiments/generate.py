@@ -17,6 +17,7 @@ from jax.scipy.stats import norm
 from experiments import plots
 from experiments.config import fail_cleanly
 from experiments.runs import Model, load_run, test_examples
+from hmcvae._random import stream
 from hmcvae.bounds import BoundInfo
 
 
@@ -84,7 +85,7 @@ def draw_all(
     num_samples: int = 100,
 ) -> list[Path]:
     """Write every picture; returns their paths."""
-    sample_key, chain_key = jax.random.split(jax.random.key(seed))
+    sample_key, chain_key = jax.random.split(stream(seed, "pictures"))
     paths = [folder / f"{name}.png" for name in ("samples", "reconstructions", "interpolations")]
     pictures = samples(model, params, latent_dim, sample_key, num_samples)
     plots.image_grid(pictures, 10, paths[0], "samples: E[x | z], z ~ N(0, I)")

@@ -21,6 +21,7 @@ import numpy as np
 import hmcvae
 from experiments.config import TrainConfig, differences, from_json, to_json
 from hmcvae import bounds, data, likelihoods, networks, training
+from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.checkpoints import Checkpoints
 from hmcvae.vae import VAE
@@ -65,7 +66,7 @@ def build(config: TrainConfig, dataset: data.Dataset) -> Model:
         hidden=config.hidden,
     )
     bound = make_bound(config, vae, num_features)
-    vae_key, bound_key = jax.random.split(jax.random.key(config.training.seed))
+    vae_key, bound_key = jax.random.split(stream(config.training.seed, "parameters"))
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
     return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1)
 
@@ -103,7 +104,7 @@ def test_examples(config: TrainConfig, dataset: data.Dataset, binarize: bool, nu
     their own, so every method and seed is judged on the same ones."""
     count = min(num_images or len(dataset.test), len(dataset.test))
     chosen = np.linspace(0, len(dataset.test) - 1, count).astype(int)
-    key = jax.random.key(20261123)
+    key = stream(0, "test bits")
     return training.prepare(key, jnp.asarray(dataset.test[chosen]), dataset.max_value, binarize)
 
 

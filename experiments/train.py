@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from experiments.runs import (
     write_json,
 )
 from hmcvae import data, training
+from hmcvae._random import stream
 
 
 def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
@@ -65,7 +65,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         resume_epoch=start,
     )
     monitor = training.make_monitor(model.bound, dataset.max_value, model.binarize)
-    monitor_key, images = jax.random.key(7), jnp.asarray(monitored)
+    monitor_key, images = stream(0, "monitored images"), jnp.asarray(monitored)
     last: Any = None
     with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
         for state, record in epochs:

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from hmcvae._checks import check_count, check_positive
+from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.checkpoints import Checkpoints
 from hmcvae.types import PRNGKey, PyTree
@@ -72,7 +73,7 @@ class Options:
 class TrainState(NamedTuple):
     """All that the next epoch depends on; a checkpoint is this tree, and resuming from it goes on bit for bit.
 
-    rng_key: key data of the run's key, never changed: epoch e uses fold_in(rng_key, e).
+    rng_key: key data of the run's stream of epochs, never changed: epoch e uses fold_in(rng_key, e).
     num_skipped: steps not taken since their loss or gradient was not finite.  bad_run: how many of them in a row.
     num_clipped: steps whose gradient was scaled down.
     best_bound, best_epoch: of the validation bound, -inf and 0 before the first.
@@ -124,7 +125,7 @@ def init_state(params: PyTree, optimizer: optax.GradientTransformation, seed: in
     # Weakly typed leaves would come back strong from the first epoch, and compile it a second time.
     params = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), params)
     zero = jnp.zeros((), jnp.int32)
-    key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+    key = jax.random.key_data(stream(seed, "epochs"))
     lowest = jnp.full((), -jnp.inf, jnp.float32)
     return TrainState(params, optimizer.init(params), key, zero, zero, zero, zero, zero, lowest, zero)
 
@@ -281,7 +282,7 @@ def fit(
     epoch_fn = make_epoch(bound, optimizer, options, max_value, binarize)
     monitor = make_monitor(bound, max_value, binarize)
     device_images, device_validation = jnp.asarray(images), jnp.asarray(validation)
-    monitor_key = jax.random.fold_in(jax.random.key(options.seed), 2**31 - 1)
+    monitor_key = stream(options.seed, "validation")
     while int(state.epoch) < options.num_epochs and not _is_out_of_patience(state, options):
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(epoch_fn(state, device_images))

@@ -26,6 +26,7 @@ TINY = TrainConfig(
     latent_dim=2,
     hidden=(6,),
     num_steps=1,
+    learned_momentum=False,
     reverse_hidden=4,
     training=Options(num_epochs=3, batch_size=500),
     eval_samples=3,
@@ -218,10 +219,29 @@ def test_a_run_without_a_best_state_is_loaded_from_its_newest(copied_run):
 # Runs that are stopped and go on.
 
 
+COMPILED: dict = {}
+
+
 @pytest.fixture
 def finished(monkeypatch) -> list:
-    """Runs without their evaluation and pictures: the states that `finish` was given."""
+    """Runs without their evaluation and pictures: the states that `finish` was given. Runs of one model share what
+    was compiled for it (`COMPILED`), whatever their number of epochs."""
     states: list = []
+    make_epoch, make_monitor, build = training.make_epoch, training.make_monitor, train.build
+
+    def epoch(bound, optimizer, options, *rest):
+        key = ("epoch", bound, dataclasses.replace(options, num_epochs=1, patience=0), *rest)
+        return COMPILED.get(key) or COMPILED.setdefault(key, make_epoch(bound, optimizer, options, *rest))
+
+    def monitor(*args):
+        return COMPILED.get(args) or COMPILED.setdefault(args, make_monitor(*args))
+
+    def model(config, dataset):
+        return COMPILED.get("model") or COMPILED.setdefault("model", build(config, dataset))
+
+    monkeypatch.setattr(training, "make_epoch", epoch)
+    monkeypatch.setattr(training, "make_monitor", monitor)
+    monkeypatch.setattr(train, "build", model)
     monkeypatch.setattr(
         train, "finish", lambda config, run, dataset, model, state, *rest: states.append(state)
     )
@@ -250,6 +270,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, monkeypatch, finish
         with pytest.raises(Killed):
             train.train(tiny(folder), quiet=True)
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"1", "2"}
+    COMPILED.clear()  # as in the process that goes on
     train.train(tiny(folder, resume=True), quiet=True)
     assert [record["epoch"] for record in metrics_of(folder)] == [1, 2, 3]
     assert metrics_of(folder) == metrics_of(tmp_path / "whole")

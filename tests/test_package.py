@@ -20,10 +20,11 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "solvers"}
+BASE = {"types", "_checks", "_random", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
+    "_random": {"types"},
     "solvers": set(),
     "metrics": BASE,
     "integrators": BASE | {"metrics"},
@@ -282,6 +283,8 @@ def test_contract_of_the_vae_and_its_bounds(likelihood):
         assert info.log_likelihood.shape[0] == info.position.shape[0] == 5
         return -jnp.mean(log_weights)
 
+    with pytest.raises(ValueError, match=r"params must be .* got \['w'\]"):
+        made[0]({"w": jnp.zeros((3, 2))}, jax.random.key(0), jnp.zeros(3))
     for bound in made:
         vae_params = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32)}
         params = {"vae": vae_params, "bound": jax.eval_shape(bound.init, jax.random.key(0))}

@@ -84,6 +84,14 @@ def test_encoders_that_return_something_else_are_refused(encode, message):
         of_encoder(encode, latent_dim=2).posterior({}, Z)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (1,), ()])
+def test_decoders_whose_outputs_would_broadcast_against_x_are_refused(shape):
+    vae = hmcvae.VAE(lambda _, x: (x, x, x), lambda _, z: jnp.zeros(shape), hmcvae.likelihoods.gaussian(1.0))
+    with pytest.raises(ValueError, match=r"must return outputs of x's shape \(3,\), got") as caught:
+        vae.log_likelihood({}, Z, Z)
+    assert str(caught.value).endswith(f"got [{shape}]")
+
+
 @pytest.mark.parametrize("name", ["encode", "decode"])
 def test_networks_that_are_no_functions_are_refused(name):
     """The check itself: where types are checked at run time, as in these tests, the annotation comes first."""
