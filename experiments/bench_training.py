@@ -611,10 +611,14 @@ def outcome(rows: list[dict], known: dict) -> list[str]:
             lines.append(f"{name}: not measured. `{INSTALL}`")
             continue
         ratios = (row["seconds_over_ours"], row["cpu_seconds_over_ours"])
-        verdict = "at least" if min(ratios) >= TARGETS[0] else "not"
+        met = [
+            kind
+            for kind, ratio in zip(("by the clock", "in CPU time"), ratios, strict=True)
+            if ratio >= TARGETS[0]
+        ]
+        verdict = f"at least {TARGETS[0]:g} × {' and '.join(met)}" if met else f"not {TARGETS[0]:g} ×"
         lines.append(
-            f"{name}, {cores(row)}: {ratios[0]:.2f} × in seconds, {ratios[1]:.2f} × in CPU seconds: {verdict} "
-            f"{TARGETS[0]:g} ×."
+            f"{name}, {cores(row)}: {ratios[0]:.2f} × in seconds, {ratios[1]:.2f} × in CPU seconds: {verdict}."
         )
     return [*lines, *work(rows, known), *gradients(known)]
 

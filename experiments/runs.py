@@ -11,6 +11,7 @@ import os
 import platform
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hmcvae.checkpoints import Checkpoints
 from hmcvae.vae import VAE
 
 NUM_MONITORED = 1000
+MIN_SCALE = 0.01  # of the learned Gaussian, in grey values: the borders of digits never vary
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def build(config: TrainConfig, dataset: data.Dataset) -> Model:
     """The model of a config for a data set; parameters come from the config's seed."""
     make = {
         "bernoulli": likelihoods.bernoulli,
-        "gaussian": likelihoods.gaussian,
+        "gaussian": partial(likelihoods.gaussian, min_scale=MIN_SCALE),
         "discretised_logistic": likelihoods.discretised_logistic,
     }
     vae, init_params, num_features = networks.build_vae(

@@ -102,8 +102,8 @@ def markov_chain(vae: VAE, transition: Transition, num_transitions: int = 1) -> 
         L = log p(x, z_0) - log q(z_0 | x) + Σ_t log α_t,   α_t = p(x, z_t) r_t / (p(x, z_{t-1}) q_t)
           = log p(x, z_T) - log q(z_0 | x) + Σ_t (log r_t - log q_t)
 
-    The log densities between z_0 and z_T telescope and are not evaluated. Every transition has parameters of its own
-    (stacked along a leading [T]). T = 0 is the ELBO.
+    The log densities between z_0 and z_T telescope: the bound needs the last alone. Every transition has
+    parameters of its own (stacked along a leading [T]). T = 0 is the ELBO.
 
     Raises:
         ValueError: if num_transitions is negative or not a whole number.

@@ -146,7 +146,7 @@ def estimate(
 
     With `bounds.elbo` this is the IWAE estimate of Burda et al. (2016) that the literature quotes; with `bounds.hvi`
     the proposal is the end of the Markov chain. Runs on the device in one call, `batch_size` examples and about
-    `chunk_size` draws at a time.
+    `chunk_size` draws at a time; every chunk has a key of its own, so another chunk_size gives other draws.
 
     Raises:
         ValueError: for no examples, counts below 1, or a bound whose exp is no estimate of p(x).

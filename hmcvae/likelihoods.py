@@ -56,21 +56,26 @@ def bernoulli() -> Likelihood:
     return Likelihood(log_prob, jax.nn.sigmoid, sample, fisher_weights, 1, "bernoulli")
 
 
-def gaussian(scale: ArrayLike | None = None) -> Likelihood:
+def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likelihood:
     """Independent normals, x ~ N(m, s²), with a fixed scale s or, by default, a learned one.
 
     Fixed: outputs are the means m, and `scale` broadcasts against them; w = 1/s².
-    Learned: outputs are the pair (m, log s), each shaped like x; w = (1/s², 2), exact.
+    Learned: outputs are the pair (m, l), each shaped like x, and s² = e^{2l} + min_scale²; w = (1/s², 2 (e^l/s)⁴),
+    exact. At min_scale = 0, l is log s, and a pixel that is the same in all images (a border) has a likelihood
+    without an upper bound: give a min_scale where there are such.
 
     Raises:
-        ValueError: if `scale` is not finite and positive.
+        ValueError: if `scale` is not finite and positive, or min_scale is negative, or given beside a fixed scale.
     """
     check_positive("scale", scale)
+    if not 0 <= min_scale < float("inf") or (min_scale and scale is not None):
+        raise ValueError(f"min_scale must be 0, or positive for a learned scale, got {min_scale!r}")
     half_log_2pi = 0.5 * float(np.log(2 * np.pi))
 
     def split(outputs: PyTree) -> tuple[Pixels, Pixels]:
         if scale is None:
-            return outputs
+            mean, raw = outputs
+            return mean, raw if min_scale == 0 else 0.5 * jnp.logaddexp(2 * raw, 2 * float(np.log(min_scale)))
         return outputs, jnp.broadcast_to(jnp.log(jnp.asarray(scale, outputs.dtype)), outputs.shape)
 
     def log_prob(outputs: PyTree, x: Pixels) -> Float[Array, ""]:
@@ -88,7 +93,9 @@ def gaussian(scale: ArrayLike | None = None) -> Likelihood:
     def fisher_weights(outputs: PyTree) -> PyTree:
         _, log_scale = split(outputs)
         precision = jnp.exp(-2 * log_scale)
-        return precision if scale is not None else (precision, jnp.full_like(precision, 2.0))
+        if scale is not None:
+            return precision
+        return precision, 2 * jnp.exp(4 * (outputs[1] - log_scale))
 
     return Likelihood(log_prob, mean, sample, fisher_weights, 2 if scale is None else 1, "gaussian")
 

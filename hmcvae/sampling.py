@@ -99,7 +99,7 @@ def sample(
         algorithm: from `hmcvae.hmc` and its like; or anything with `init(position, rng_key)` and
             `step(rng_key, state)` whose state has a `position`, such as BlackJAX's. Without a `kernel` there
             is nothing to tune, and warm-up draws are only thrown away.
-        initial_positions: pytree of positions with a leading chain axis.
+        initial_positions: pytree of positions with a leading chain axis; a 1-d array is so many chains of a scalar.
         num_samples: draws of each chain.
         num_warmup: transitions before them, to tune the step size and the mass (`hmcvae.adaptation`).
         target_acceptance: mean acceptance probability that the step size is tuned to.
@@ -198,7 +198,14 @@ def _check_positions(positions: PyTree) -> PyTree:
 
 def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     """The states of all the chains, or ValueError for starts from which no chain can move."""
-    states = _initialiser(algorithm.init)(positions, rng_keys)
+    try:
+        states = _initialiser(algorithm.init)(positions, rng_keys)
+    except Exception as error:
+        shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(positions)]
+        error.add_note(
+            f"initial_positions has a leading chain axis; each chain's position has shape {shapes}"
+        )
+        raise
     if not hasattr(states, "position"):
         raise ValueError(f"the algorithm's state must have a position, got {type(states).__name__}")
     _check_finite("logdensity at the initial position", getattr(states, "logdensity", None))

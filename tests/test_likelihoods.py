@@ -252,3 +252,20 @@ def test_discretised_logistic_refuses_fewer_than_two_levels(num_levels):
         ValueError, match=f"num_levels must be a whole number of at least 2, got {num_levels}"
     ):
         likelihoods.discretised_logistic(num_levels)
+
+
+def test_gaussian_with_a_least_scale_is_a_normal_of_the_sum_of_variances():
+    likelihood = likelihoods.gaussian(min_scale=0.1)
+    outputs = (jnp.array([0.2, 0.4]), jnp.array([-40.0, -1.0]))
+    scale = np.sqrt(np.exp(2 * np.array([-40.0, -1.0])) + 0.01)
+    expected = scipy.stats.norm.logpdf([0.2, 0.9], outputs[0], scale).sum()
+    np.testing.assert_allclose(likelihood.log_prob(outputs, jnp.array([0.2, 0.9])), expected, rtol=1e-12)
+    # The information on l is 2 (d log s / dl)², here by finite differences of log s.
+    slope = (np.log(np.exp(2 * -0.999) + 0.01) - np.log(np.exp(2 * -1.001) + 0.01)) / 2 / 0.002
+    np.testing.assert_allclose(likelihood.fisher_weights(outputs)[1], [0.0, 2 * slope**2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"min_scale": -1.0}, {"scale": 1.0, "min_scale": 0.1}])
+def test_gaussian_refuses_a_least_scale_out_of_place(options):
+    with pytest.raises(ValueError, match="min_scale must be 0, or positive"):
+        likelihoods.gaussian(**options)
