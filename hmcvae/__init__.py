@@ -17,6 +17,8 @@ from hmcvae import (
     types,
 )
 from hmcvae.hmc import hmc, uniform_steps
+from hmcvae.mmala import mmala
+from hmcvae.rmhmc import rmhmc
 from hmcvae.sampling import sample, to_arviz
 from hmcvae.vae import VAE
 
@@ -31,6 +33,8 @@ __all__ = [
     "integrators",
     "likelihoods",
     "metrics",
+    "mmala",
+    "rmhmc",
     "sample",
     "sampling",
     "solvers",

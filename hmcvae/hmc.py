@@ -38,11 +38,13 @@ class HMCState(NamedTuple):
     position: z, a pytree of float arrays as the user gave it.
     logdensity: log p(z), in the position's dtype.
     logdensity_grad: ∇ log p(z), the position's pytree; carried, so that L leapfrog steps cost L gradients.
+    geometry: what a metric that depends on the position keeps of z, so that it is built once; () for others.
     """
 
     position: PyTree
     logdensity: Scalar
     logdensity_grad: PyTree
+    geometry: Any = ()
 
 
 class HMCInfo(NamedTuple):
@@ -155,24 +157,28 @@ def hmc(
 
     def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
         del rng_key  # BlackJAX's drivers pass one
-        z, unravel = _ravel(position)
-        _check_dimension(metric, step_size, z)
-        _check_finite("initial position", z)
-        logdensity, gradient = jax.value_and_grad(_flatten(logdensity_fn, unravel))(z)
-        _check_finite("logdensity at the initial position", logdensity)
-        _check_finite("gradient of the logdensity at the initial position", gradient)
-        return HMCState(unravel(z), logdensity, unravel(gradient))
+        z, unravel = ravel(position)
+        check_dimension(metric, step_size, z)
+        check_finite("initial position", z)
+        logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
+        check_finite("logdensity at the initial position", logdensity)
+        check_finite("gradient of the logdensity at the initial position", gradient)
+        if metric.is_position_dependent:
+            metrics.check_metric(metric, z)
+        return HMCState(unravel(z), logdensity, unravel(gradient), metric.carry(z))
 
     def kernel(
         rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
     ) -> tuple[HMCState, HMCInfo]:
-        z, unravel = _ravel(state.position)
-        _check_dimension(metric, step_size, z)
-        take_step = integrator(_flatten(logdensity_fn, unravel), metric)
+        z, unravel = ravel(state.position)
+        check_dimension(metric, step_size, z)
+        take_step = integrator(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
         num_steps = _draw_num_steps(num_integration_steps, key_length)
-        momentum = metric.sample_momentum(key_momentum, z)
-        start = IntegratorState(z, momentum, state.logdensity, ravel_pytree(state.logdensity_grad)[0])
+        noise = jax.random.normal(key_momentum, z.shape, z.dtype)
+        momentum = metric.carried_factor(z, state.geometry).sqrt_matvec(noise)
+        gradient = ravel_pytree(state.logdensity_grad)[0]
+        start = IntegratorState(z, momentum, state.logdensity, gradient, state.geometry)
         end, solver = integrators.integrate(take_step, start, step_size, num_steps)
         retrace = jnp.full((), jnp.nan, z.dtype), jnp.asarray(True)
         if check_reversibility:
@@ -181,7 +187,7 @@ def hmc(
             retrace = error, back_solver.converged & (error <= _tolerance(reversibility_tolerance, z.dtype))
         energies = _energy(metric, start), _energy(metric, end)
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, divergence_threshold)
-        proposal = HMCState(unravel(end.position), end.logdensity, unravel(end.logdensity_grad))
+        proposal = HMCState(unravel(end.position), end.logdensity, unravel(end.logdensity_grad), end.geometry)
         return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
 
     def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, HMCInfo]:
@@ -192,7 +198,9 @@ def hmc(
 
 def _energy(metric: Metric, state: IntegratorState) -> Scalar:
     """H(z, v), in the position's dtype."""
-    return metric.kinetic_energy(state.momentum, state.position) - state.logdensity
+    factor = metric.carried_factor(state.position, state.geometry)
+    whitened = factor.sqrt_solve(state.momentum)
+    return 0.5 * jnp.dot(whitened, whitened) + 0.5 * factor.log_det - state.logdensity
 
 
 def _judge(
@@ -251,7 +259,7 @@ def _draw_num_steps(num_integration_steps: Any, rng_key: PRNGKey) -> int | Int[A
     return num_steps
 
 
-def _ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
+def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     """The position as one vector [d], and the way back; no leaf stays weakly typed."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(position)]
     kinds = sorted({str(leaf.dtype) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)})
@@ -263,7 +271,7 @@ def _ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     return ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), position))
 
 
-def _flatten(logdensity_fn: LogDensityFn, unravel: Callable[[Vector], PyTree]) -> LogDensityFn:
+def flatten(logdensity_fn: LogDensityFn, unravel: Callable[[Vector], PyTree]) -> LogDensityFn:
     """The log density of the ravelled position, a scalar in the position's dtype."""
 
     def flat(z: Vector) -> Scalar:
@@ -277,7 +285,7 @@ def _flatten(logdensity_fn: LogDensityFn, unravel: Callable[[Vector], PyTree]) -
     return flat
 
 
-def _check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
+def check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
     """Raise ValueError unless metric and step size are for positions of z's dimension; computes nothing."""
     d = z.shape[0]
     if jnp.shape(step_size) not in ((), (d,)):
@@ -291,7 +299,7 @@ def _check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
         raise ValueError(f"{expected}, got {type(metric).__name__} with a tensor of shape {shape}")
 
 
-def _check_finite(name: str, value: Array) -> None:
+def check_finite(name: str, value: Array) -> None:
     """Raise ValueError for a start from which no chain can move; traced values pass unseen."""
     if is_concrete(value) and not bool(jnp.all(jnp.isfinite(value))):
         raise ValueError(f"the {name} must be finite, got {value}")

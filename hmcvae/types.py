@@ -69,6 +69,14 @@ class Metric(Protocol):
         """The factorisation of G(z)."""
         ...
 
+    def carry(self, z: Vector) -> Any:
+        """What states keep of the metric at z, so that it is built there once; () for a Euclidean metric."""
+        ...
+
+    def carried_factor(self, z: Vector, carried: Any) -> Factor:
+        """The factor of G(z), from `carry(z)`."""
+        ...
+
     def sample_momentum(self, rng_key: PRNGKey, z: Vector) -> Vector:
         """v ~ N(0, G(z))."""
         ...

@@ -1,12 +1,10 @@
-"""Metrics z ↦ G(z): the mass matrix of the kinetic energy, and all that is asked of it.
+"""Metrics that do not depend on the position, and what all metrics share.
 
-The kinetic energy is ½ vᵀ G(z)⁻¹ v + ½ log |G(z)| with v ~ N(0, G(z)) (Girolami & Calderhead 2011, eq. 12;
-Neal 2011, section 4.1 for constant masses). The metrics of this module are Euclidean: G does not depend on z.
 All are pytrees of arrays, so masses can be traced, differentiated and vmapped like any other parameter.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,8 +89,27 @@ def _scale_rows(scale: Vector, b: Float[Array, "d ..."]) -> Float[Array, "d ..."
     return jax.vmap(jnp.multiply)(scale.astype(b.dtype), b)
 
 
+class Geometry(NamedTuple):
+    """What a position-dependent metric keeps of a position, so that it is built and factorised there once.
+
+    factor: of G(z).  log_det_grad: ∂_z log |G(z)|, [d].
+    """
+
+    factor: Factor
+    log_det_grad: Vector
+
+
 class GaussianMomentum:
-    """The momentum's law N(0, G(z)), written once in terms of the factor of G."""
+    """The momentum's law N(0, G(z)), written once in terms of the factor of G; and what integrators and kernels carry
+    from step to step, which is nothing where G does not depend on z."""
+
+    def carry(self, z: Vector) -> Any:
+        """What states keep of the metric at z: () for a Euclidean metric, a `Geometry` for another."""
+        return ()
+
+    def carried_factor(self, z: Vector, carried: Any) -> Factor:
+        """The factor of G(z), from `carry(z)` where that holds it."""
+        return self.factor(z)
 
     def factor(self, z: Vector) -> Factor:
         raise NotImplementedError

@@ -1,10 +1,4 @@
-"""Integrators of Hamilton's equations: build a step, then integrate it.
-
-    H(z, v) = U(z) + ½ vᵀ G⁻¹ v,   dz/dt = ∂H/∂v,   dv/dt = -∂H/∂z,   U(z) = -log p(z)
-
-A step maps a state and a step size to the next state and a report of its implicit solves. Everything is pure:
-under `jax.jit` a trajectory is one loop on the device, and `jax.vmap` runs many side by side.
-"""
+"""The state of an integrator, its steps, and trajectories made of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from hmcvae._checks import check_count, check_vector, is_concrete
+from hmcvae.metrics import check_metric
 from hmcvae.solvers import SolverInfo, combine_info, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, Scalar, StepSize, Vector
 
@@ -24,12 +19,14 @@ class IntegratorState(NamedTuple):
     """A point of phase space with what is known of the density there.
 
     position: z, [d].  momentum: v, [d].  logdensity: log p(z).  logdensity_grad: ∇ log p(z), [d].
+    geometry: what the metric keeps of z (`metrics.Geometry`); () for a Euclidean one.
     """
 
     position: Vector
     momentum: Vector
     logdensity: Scalar
     logdensity_grad: Vector
+    geometry: Any = ()
 
 
 StepFn = Callable[[IntegratorState, StepSize], tuple[IntegratorState, SolverInfo]]
@@ -55,71 +52,23 @@ class Step:
 def init(
     logdensity_fn: LogDensityFn, metric: Metric, position: ArrayLike, momentum: ArrayLike
 ) -> IntegratorState:
-    """The state at (position, momentum): evaluates log p and its gradient once.
+    """The state at (position, momentum): evaluates log p, its gradient, and what the metric keeps, once.
 
     Raises:
-        ValueError: unless position and momentum are finite float vectors of the same shape [d].
+        ValueError: unless position and momentum are finite float vectors of the same shape [d], and a metric that
+            depends on the position is finite, symmetric and positive definite there (unless that is being traced).
     """
-    del metric  # Euclidean metrics carry nothing from step to step
     position = check_vector("position", position)
     momentum = check_vector("momentum", momentum)
     if position.shape != momentum.shape:
         raise ValueError(
             f"momentum must have the position's shape {tuple(position.shape)}, got {tuple(momentum.shape)}"
         )
-    logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
-    return IntegratorState(position, momentum.astype(position.dtype), logdensity, gradient)
-
-
-def leapfrog(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
-    """The leapfrog (velocity Verlet) step for a Euclidean metric (Neal 2011, eq. 5.18-5.20).
-
-        v½ = v + ε/2 ∇log p(z)
-        z₁ = z + ε G⁻¹ v½
-        v₁ = v½ + ε/2 ∇log p(z₁)
-
-    Order 2, volume preserving, time reversible, symplectic. One gradient a step: the one at z is carried in the
-    state. The step size may be a vector [d], ε = diag(step_size): still of order 2 (in a common factor of its
-    entries), volume preserving and reversible; what it then preserves is the symplectic form scaled by ε⁻¹, so the
-    energy stays bounded as before, while time runs at a rate of its own in each coordinate.
-
-    Steps outside the stable range (ε beyond 2 / the highest frequency) give huge, infinite or NaN states. Nothing
-    flags them here; they stay in the state, for the caller to judge by its energy.
-
-    Raises:
-        ValueError: if the metric depends on the position (the map would not preserve volume).
-    """
     if metric.is_position_dependent:
-        raise ValueError(
-            f"leapfrog needs a Euclidean metric, got {type(metric).__name__}, which depends on the position"
-        )
-
-    def kick(momentum: Vector, gradient: Vector, time: Array) -> Vector:
-        return momentum + time * gradient
-
-    def drift(position: Vector, momentum: Vector, time: Array) -> Vector:
-        return position + time * metric.factor(position).solve(momentum)
-
-    def begin(state: IntegratorState, step_size: StepSize) -> tuple[Vector, Vector]:
-        epsilon = jnp.asarray(step_size, state.position.dtype)
-        return state.position, kick(state.momentum, state.logdensity_grad, 0.5 * epsilon)
-
-    def advance(carry: tuple[Vector, Vector], step_size: StepSize) -> tuple[tuple[Vector, Vector], None]:
-        position, momentum = carry
-        epsilon = jnp.asarray(step_size, position.dtype)
-        position = drift(position, momentum, epsilon)
-        # The half kicks that end one step and begin the next have the same gradient: one whole kick.
-        return (position, kick(momentum, jax.grad(logdensity_fn)(position), epsilon)), None
-
-    def finish(carry: tuple[Vector, Vector], step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
-        position, momentum = carry
-        epsilon = jnp.asarray(step_size, position.dtype)
-        position = drift(position, momentum, epsilon)
-        logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
-        momentum = kick(momentum, gradient, 0.5 * epsilon)
-        return IntegratorState(position, momentum, logdensity, gradient), exact_info(position.dtype)
-
-    return Step(begin, advance, finish)
+        check_metric(metric, position)
+    logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
+    momentum = momentum.astype(position.dtype)
+    return IntegratorState(position, momentum, logdensity, gradient, metric.carry(position))
 
 
 def integrate(

@@ -1,0 +1,27 @@
+"""Integrators of Hamilton's equations: build a step, then integrate it.
+
+    H(z, v) = U(z) + ½ log |G(z)| + ½ vᵀ G(z)⁻¹ v,   dz/dt = ∂H/∂v,   dv/dt = -∂H/∂z,   U(z) = -log p(z)
+
+Explicit, for Euclidean metrics: `leapfrog`, `mclachlan`, `yoshida`. Implicit, for metrics that depend on the position:
+`generalized_leapfrog`, `implicit_midpoint`.
+
+A step maps a state and a step size to the next state and a report of its implicit solves. Everything is pure:
+under `jax.jit` a trajectory is one loop on the device, and `jax.vmap` runs many side by side.
+"""
+
+from hmcvae.integrators.base import IntegratorState, Step, StepFn, init, integrate
+from hmcvae.integrators.explicit import leapfrog, mclachlan, yoshida
+from hmcvae.integrators.implicit import generalized_leapfrog, implicit_midpoint
+
+__all__ = [
+    "IntegratorState",
+    "Step",
+    "StepFn",
+    "generalized_leapfrog",
+    "implicit_midpoint",
+    "init",
+    "integrate",
+    "leapfrog",
+    "mclachlan",
+    "yoshida",
+]

@@ -1,0 +1,40 @@
+"""Metrics z ↦ G(z): the mass matrix of the kinetic energy, and all that is asked of it.
+
+The kinetic energy is ½ vᵀ G(z)⁻¹ v + ½ log |G(z)| with v ~ N(0, G(z)) (Girolami & Calderhead 2011, eq. 12;
+Neal 2011, section 4.1 for constant masses). All metrics are pytrees of arrays.
+
+Euclidean, G does not depend on z: `identity`, `diagonal`, `dense`.
+Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`.
+"""
+
+from hmcvae.metrics.euclidean import (
+    DenseFactor,
+    DiagonalFactor,
+    GaussianMomentum,
+    Geometry,
+    Identity,
+    IdentityFactor,
+    dense,
+    diagonal,
+    identity,
+)
+from hmcvae.metrics.hessian import softabs
+from hmcvae.metrics.information import fisher
+from hmcvae.metrics.riemannian import check_metric, from_tensor, monge
+
+__all__ = [
+    "DenseFactor",
+    "DiagonalFactor",
+    "GaussianMomentum",
+    "Geometry",
+    "Identity",
+    "IdentityFactor",
+    "check_metric",
+    "dense",
+    "diagonal",
+    "fisher",
+    "from_tensor",
+    "identity",
+    "monge",
+    "softabs",
+]

@@ -1,0 +1,198 @@
+"""The SoftAbs metric: the Hessian with its eigenvalues λ made positive, λ coth(αλ) (Betancourt 2013, eq. 11).
+
+With a = αλ the function of a matrix is F(H) = V diag(g(a)) Vᵀ / α, g(a) = a coth a, and its derivative in a direction E
+
+    dF = V (Φ ∘ Vᵀ E V) Vᵀ,   Φ_ij = (g(a_i) - g(a_j)) / (a_i - a_j),   Φ_ij = g'(a_i) where a_i = a_j
+
+(Daleckii & Krein 1965). JAX's own derivative of `eigh` divides by a_i - a_j and is NaN at equal eigenvalues, which
+symmetric targets such as Neal's funnel have everywhere.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from hmcvae._checks import check_positive
+from hmcvae.metrics.euclidean import Leaf
+from hmcvae.metrics.riemannian import RiemannianMetric
+from hmcvae.types import LogDensityFn, Vector
+
+# Below this distance of the arguments a divided difference loses digits, and the derivative's mean is taken instead.
+NEAR = 0.5
+SMALL = 0.35
+
+
+def softabs(logdensity_fn: LogDensityFn, softness: Any = 1e6) -> "SoftAbs":
+    """G(z) = V diag(λ coth(αλ)) Vᵀ for the Hessian V diag(λ) Vᵀ of -log p at z.
+
+    Eigenvalues |λ| ≫ 1/α keep their size and lose their sign; those near 0 become 1/α, which bounds the metric from
+    below. Each position costs d Hessian-vector products and one eigendecomposition. First derivatives are exact and
+    finite for every spectrum; second ones (derivatives through an integrator) too.
+
+    Args:
+        logdensity_fn: z [d] -> log p(z), three times differentiable by JAX.
+        softness: α > 0, in the inverse units of the Hessian.
+
+    Raises:
+        ValueError: unless softness is finite and positive.
+    """
+    check_positive("softness", softness)
+    return SoftAbs(logdensity_fn, jnp.asarray(softness, float))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SoftAbs(RiemannianMetric):
+    """See `softabs`."""
+
+    logdensity_fn: LogDensityFn = field(metadata={"static": True})
+    softness: Leaf
+
+    def tensor(self, z: Vector) -> Float[Array, "d d"]:
+        hessian = jax.hessian(self.logdensity_fn)(z)
+        # log p or -log p: the function is even.
+        alpha = jnp.asarray(self.softness, z.dtype)
+        return matrix_function(alpha * 0.5 * (hessian + hessian.T)) / alpha
+
+
+def soft_absolute(a: Array) -> Array:
+    """g(a) = a coth a = |a| + 2|a| / (e^{2|a|} - 1)."""
+    return jnp.abs(a) + _excess(jnp.abs(a))
+
+
+def _excess(y: Array) -> Array:
+    """g(y) - y = 2y / (e^{2y} - 1) for y ≥ 0: 1 at 0, and no overflow at any size."""
+    is_zero = y == 0
+    safe = jnp.where(is_zero, 1.0, y)
+    return jnp.where(is_zero, 1.0, 2 * safe * jnp.exp(-2 * safe) / -jnp.expm1(-2 * safe))
+
+
+def _series(coefficients: list[float], square: Array) -> Array:
+    """Σ c_k square^k."""
+    total = jnp.zeros_like(square)
+    for coefficient in reversed(coefficients):
+        total = total * square + coefficient
+    return total
+
+
+# a coth a = Σ B_2k 4^k a^2k / (2k)!, and its first two derivatives.
+_BERNOULLI = [1, 1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510]
+_G = [b * 4.0**k / float(np.prod(np.arange(1, 2 * k + 1))) for k, b in enumerate(_BERNOULLI)]
+_DG = [2 * k * c for k, c in enumerate(_G)][1:]
+_DDG = [(2 * k + 1) * c for k, c in enumerate(_DG)]
+
+
+def slope(a: Array) -> Array:
+    """g'(a) = coth a - a / sinh² a."""
+    y = jnp.abs(a)
+    safe = jnp.where(y < SMALL, 1.0, y)
+    t = jnp.exp(-2 * safe)
+    large = (1 + t) / (1 - t) - 4 * safe * t / (1 - t) ** 2
+    return jnp.where(y < SMALL, a * _series(_DG, jnp.where(y < SMALL, a, 0.0) ** 2), jnp.sign(a) * large)
+
+
+def curvature(a: Array) -> Array:
+    """g''(a) = 2 (a coth a - 1) / sinh² a."""
+    y = jnp.abs(a)
+    safe = jnp.where(y < SMALL, 1.0, y)
+    t = jnp.exp(-2 * safe)
+    large = 8 * t / (1 - t) ** 2 * (safe * (1 + t) / (1 - t) - 1)
+    return jnp.where(y < SMALL, _series(_DDG, jnp.where(y < SMALL, a, 0.0) ** 2), large)
+
+
+# Six Gauss-Legendre nodes on [0, 1]; g' has its poles at ±iπ, so over a length of 1/2 they leave some 1e-15.
+_NODES, _WEIGHTS = (array for array in np.polynomial.legendre.leggauss(6))
+_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+
+
+def divided_difference(a: Array, b: Array) -> Array:
+    """Φ(a, b) = (g(a) - g(b)) / (a - b), and g'(a) at a = b, to a few roundings everywhere."""
+    a, b = jnp.broadcast_arrays(a, b)
+    distance = a - b
+    is_near = jnp.abs(distance) < NEAR
+    mean = sum(w * slope(b + t * distance) for t, w in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True))
+    # The part |a| - |b| over a - b in a form that does not cancel: large arguments have nothing else.
+    safe = jnp.where(is_near, 1.0, distance)
+    same_sign = jnp.sign(a) * jnp.sign(b) > 0
+    linear = jnp.where(same_sign, jnp.sign(a), (jnp.abs(a) - jnp.abs(b)) / safe)
+    far = linear + (_excess(jnp.abs(a)) - _excess(jnp.abs(b))) / safe
+    return jnp.where(is_near, jnp.asarray(mean), far)
+
+
+# Nodes of Stroud's conical product rule on the triangle {s, t ≥ 0, s + t ≤ 1}.
+_CONICAL = [
+    ((1 - r) * s, r, ws * wr * (1 - r))
+    for r, wr in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True)
+    for s, ws in zip(_NODES.tolist(), _WEIGHTS.tolist(), strict=True)
+]
+
+
+def second_divided_difference(a: Array, b: Array, c: Array) -> Array:
+    """Φ(a, b, c) = (Φ(a, b) - Φ(b, c)) / (a - c) and its confluent limits, symmetric in its arguments.
+
+    Arguments near each other: ∫∫ g''(a + s (b - a) + t (c - a)) ds dt over the triangle (Hermite-Genocchi). Otherwise
+    the two farthest apart are those divided by.
+    """
+    a, b, c = jnp.broadcast_arrays(a, b, c)
+    low, high = jnp.minimum(jnp.minimum(a, b), c), jnp.maximum(jnp.maximum(a, b), c)
+    middle = jnp.maximum(jnp.minimum(a, b), jnp.minimum(jnp.maximum(a, b), c))
+    is_near = high - low < NEAR
+    near = sum(w * curvature(low + s * (middle - low) + t * (high - low)) for s, t, w in _CONICAL)
+    safe = jnp.where(is_near, 1.0, high - low)
+    far = (divided_difference(high, middle) - divided_difference(middle, low)) / safe
+    return jnp.where(is_near, jnp.asarray(near), far)
+
+
+@jax.custom_jvp
+def matrix_function(A: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """F(A) = V diag(a coth a) Vᵀ of a symmetric A = V diag(a) Vᵀ; twice differentiable for every spectrum."""
+    a, V = jnp.linalg.eigh(A, symmetrize_input=False)
+    return (V * soft_absolute(a)[None, :]) @ V.T
+
+
+@matrix_function.defjvp
+def _matrix_function_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (A,), (E,) = primals, tangents
+    return matrix_function(A), matrix_derivative(A, E)
+
+
+@jax.custom_jvp
+def matrix_derivative(A: Float[Array, "d d"], E: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """dF at A in the direction E: V (Φ ∘ Vᵀ E V) Vᵀ; linear in E."""
+    return _sandwich(*_first_order(A), E)
+
+
+def _first_order(A: Array) -> tuple[Array, Array]:
+    a, V = jnp.linalg.eigh(jax.lax.stop_gradient(A), symmetrize_input=False)
+    return V, divided_difference(a[:, None], a[None, :])
+
+
+def _sandwich(V: Array, table: Array, E: Array) -> Array:
+    return V @ (table * (V.T @ (0.5 * (E + E.T)) @ V)) @ V.T
+
+
+@partial(matrix_derivative.defjvp, symbolic_zeros=True)
+def _matrix_derivative_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    A, E = primals
+    dA, dE = tangents
+    V, table = _first_order(A)
+    out = jnp.zeros_like(A)
+    if not isinstance(dE, jax.custom_derivatives.SymbolicZero):
+        out = out + _sandwich(V, table, dE)
+    if not isinstance(dA, jax.custom_derivatives.SymbolicZero):
+        out = out + _second_order(A, V, E, dA)
+    return _sandwich(V, table, E), out
+
+
+def _second_order(A: Array, V: Array, E: Array, D: Array) -> Array:
+    """d²F[E, D]_ij = Σ_k Φ(a_i, a_k, a_j) (E_ik D_kj + D_ik E_kj) in the basis of the eigenvectors; linear in D."""
+    a = jnp.diagonal(V.T @ jax.lax.stop_gradient(A) @ V)
+    table = second_divided_difference(a[:, None, None], a[None, :, None], a[None, None, :])
+    E, D = (V.T @ (0.5 * (M + M.T)) @ V for M in (E, D))
+    inner = jnp.einsum("ikj,ik,kj->ij", table, E, D) + jnp.einsum("ikj,ik,kj->ij", table, D, E)
+    return V @ inner @ V.T

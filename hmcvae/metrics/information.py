@@ -1,0 +1,190 @@
+"""The Fisher information of a model as a metric: G(z) = J(z)ᵀ diag(w(f)) J(z) + Λ, with f = predict(z), J = ∂f/∂z."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.interpreters import partial_eval
+from jaxtyping import Array, Float
+
+from hmcvae._checks import is_concrete
+from hmcvae.metrics.euclidean import Geometry, Leaf
+from hmcvae.metrics.riemannian import ForceFn, RiemannianMetric, factorise
+from hmcvae.types import ArrayLike, PyTree, Scalar, Vector
+
+# A table of products larger than this is not made: it would leave the caches, and programs hold it as a constant.
+MAX_TABLE_BYTES = 16 * 2**20
+
+
+def fisher(
+    predict_fn: Callable[[Vector], PyTree],
+    weight_fn: Callable[[PyTree], PyTree],
+    prior_precision: ArrayLike = 1.0,
+    *,
+    linear: bool | None = None,
+) -> "Fisher":
+    """G(z) = J(z)ᵀ diag(w(f)) J(z) + Λ: Fisher information of p(x | f) at f = predict_fn(z), plus the prior's
+    precision (Girolami & Calderhead 2011, section 3.4; the generalised Gauss-Newton matrix, Schraudolph 2002).
+
+    For a Bernoulli decoder f are the logits, w = σ(f) σ(-f), Λ = I; for Bayesian logistic regression f = X z, Λ = I/α.
+    `hmcvae.likelihoods` gives the weights as `fisher_weights`. Products with G and derivatives of uᵀ G u are
+    matrix-free: one derivative of predict_fn forward, one backward.
+
+    Args:
+        predict_fn: z [d] -> f, an array or a pytree of them, N numbers in all.
+        weight_fn: f -> w ≥ 0, shaped like f.
+        prior_precision: Λ: a number, its diagonal [d], or the whole matrix [d, d].
+        linear: whether J is the same everywhere, which makes it a constant of the program. None: found out from the
+            traced function (an affine predict_fn is seen to be one).
+
+    Raises:
+        ValueError: unless the functions are callable, and prior_precision is finite, of at most two axes, not negative
+            (a number or a diagonal) and, as a matrix, square and symmetric.
+    """
+    if not callable(predict_fn) or not callable(weight_fn):
+        raise ValueError(f"predict_fn and weight_fn must be functions, got {predict_fn!r} and {weight_fn!r}")
+    precision = jnp.asarray(prior_precision, jnp.result_type(prior_precision, float))
+    if precision.ndim > 2 or (precision.ndim == 2 and precision.shape[0] != precision.shape[1]):
+        raise ValueError(f"prior_precision must be a number, [d] or [d, d], got shape {precision.shape}")
+    if is_concrete(precision):
+        values = np.asarray(precision)
+        if not np.all(np.isfinite(values)) or (values.ndim < 2 and np.any(values < 0)):
+            raise ValueError(f"prior_precision must be finite and not negative, got {values}")
+        if values.ndim == 2 and not np.allclose(values, values.T, rtol=1e-5):
+            raise ValueError(f"prior_precision must be symmetric, got\n{values}")
+    return Fisher(predict_fn, weight_fn, linear, precision)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fisher(RiemannianMetric):
+    """See `fisher`."""
+
+    predict_fn: Callable = field(metadata={"static": True})
+    weight_fn: Callable = field(metadata={"static": True})
+    linear: bool | None = field(metadata={"static": True})
+    precision: Leaf
+
+    def _predict(self, z: Vector) -> Float[Array, " N"]:
+        return ravel_pytree(self.predict_fn(z))[0].astype(z.dtype)
+
+    def _weights(self, z: Vector, f: Float[Array, " N"]) -> Float[Array, " N"]:
+        shape = jax.eval_shape(self.predict_fn, z)
+        # The zeros give the structure alone; XLA drops them.
+        unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape))[1]
+        weights, _ = ravel_pytree(self.weight_fn(unravel(f)))
+        if weights.shape != f.shape:
+            raise ValueError(f"weight_fn must return weights shaped like f, {f.shape}, got {weights.shape}")
+        return weights.astype(z.dtype)
+
+    def _prior_product(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        precision = self.precision.astype(v.dtype)
+        if precision.ndim == 2:
+            return precision @ v
+        return precision * v if precision.ndim == 0 else jax.vmap(jnp.multiply)(precision, v)
+
+    def _add_prior(self, G: Float[Array, "d d"]) -> Float[Array, "d d"]:
+        precision = self.precision.astype(G.dtype)
+        d = G.shape[0]
+        if precision.ndim < 2:
+            precision = jnp.diag(jnp.broadcast_to(precision, (d,)))
+        return G + precision
+
+    def _jacobian(self, z: Vector) -> tuple[Float[Array, " N"], Float[Array, "d N"]]:
+        """(f, Jᵀ): d derivatives forward as one wide product; a constant where predict_fn is affine."""
+        if self._is_linear(z):
+            with jax.ensure_compile_time_eval():
+                basis, at = jnp.eye(z.shape[0], dtype=z.dtype), jnp.zeros(z.shape, z.dtype)
+                rows = jax.vmap(lambda e: jax.jvp(self._predict, (at,), (e,))[1])(basis)
+            return self._predict(z), rows
+        f, push_forward = jax.linearize(self._predict, z)
+        return f, jax.vmap(push_forward)(jnp.eye(z.shape[0], dtype=z.dtype))
+
+    def _is_linear(self, z: Vector) -> bool:
+        return is_affine(self._predict, z) if self.linear is None else self.linear
+
+    def tensor(self, z: Vector) -> Float[Array, "d d"]:
+        f, rows = self._jacobian(z)
+        return self._add_prior((rows * self._weights(z, f)[None, :]) @ rows.T)
+
+    def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        f, push_forward = jax.linearize(self._predict, z)
+        weights, pull_back = self._weights(z, f), jax.linear_transpose(push_forward, z)
+
+        def product(u: Vector) -> Vector:
+            return pull_back(weights * push_forward(u))[0]
+
+        return self._prior_product(v) + (product(v) if v.ndim == 1 else jax.vmap(product, 1, 1)(v))
+
+    def quadratic_form(self, z: Vector, V: Float[Array, "d ..."]) -> Scalar:
+        f, push_forward = jax.linearize(self._predict, z)
+        moved = push_forward(V) if V.ndim == 1 else jax.vmap(push_forward, 1, 1)(V)
+        squares = moved**2 if V.ndim == 1 else jnp.sum(moved**2, axis=1)
+        return jnp.dot(self._weights(z, f), squares) + jnp.sum(V * self._prior_product(V))
+
+    def geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
+        if not self._is_linear(z):
+            return self._geometry(z)
+        f, rows = self._jacobian(z)
+        weights, pull_back = jax.vjp(lambda f: self._weights(z, f), f)
+        # uᵀ G u depends on z through w alone: its gradient is Jᵀ ∂w (J u)², and that of log |G| the same with the
+        # leverages x_nᵀ G⁻¹ x_n in place of (x_nᵀ u)².
+        pairs = _pair_table(rows)
+        if pairs is None:
+            factor, columns = factorise(self._add_prior((rows * weights[None, :]) @ rows.T))
+            leverages = jnp.sum((columns.T @ rows) ** 2, axis=0)
+        else:
+            factor, _ = factorise(self._add_prior(pairs.assemble(weights)))
+            leverages = pairs.quadratic_forms(factor.inverse)
+        return Geometry(
+            factor, rows @ pull_back(leverages)[0]
+        ), lambda u: rows @ pull_back((u @ rows) ** 2)[0]
+
+    def _geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
+        factor, columns = factorise(self.tensor(z))
+        derivative = jax.grad(self.quadratic_form)
+        return Geometry(factor, derivative(z, columns)), lambda u: derivative(z, u)
+
+
+class _PairTable(NamedTuple):
+    """The products x_ni x_nj, i ≤ j, of a constant Jacobian, [N, d (d + 1) / 2]: Σ_n w_n x_n x_nᵀ and x_nᵀ W x_n are
+    then products of this table with a vector, at half the operations; and for many chains one matrix product."""
+
+    products: np.ndarray
+    dimension: int
+
+    def assemble(self, weights: Float[Array, " N"]) -> Float[Array, "d d"]:
+        upper = np.triu_indices(self.dimension)
+        place = np.zeros((self.dimension, self.dimension), np.int32)
+        place[upper] = np.arange(len(upper[0]))
+        return (weights @ self.products)[np.maximum(place, place.T)]
+
+    def quadratic_forms(self, W: Float[Array, "d d"]) -> Float[Array, " N"]:
+        rows, columns = np.triu_indices(self.dimension)
+        return jnp.asarray(self.products) @ (
+            np.where(rows == columns, 1, 2).astype(W.dtype) * W[rows, columns]
+        )
+
+
+def _pair_table(rows: Float[Array, "d N"]) -> _PairTable | None:
+    """The table of a Jacobian that is known when the program is made; None if it is not, or too large to hold."""
+    d, num_outputs = rows.shape
+    if not is_concrete(rows) or num_outputs * d * (d + 1) // 2 * rows.dtype.itemsize > MAX_TABLE_BYTES:
+        return None
+    x, (i, j) = np.asarray(rows).T, np.triu_indices(d)
+    return _PairTable(x[:, i] * x[:, j], d)
+
+
+def is_affine(function: Callable[[Vector], Array], z: Vector) -> bool:
+    """Whether the derivative of `function`, as traced, has no use for the position. False where it cannot be told."""
+    like = jax.ShapeDtypeStruct(z.shape, z.dtype)
+    jaxpr = jax.make_jaxpr(lambda x, t: jax.jvp(function, (x,), (t,))[1])(like, like).jaxpr
+    try:
+        _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    except (AttributeError, TypeError):  # not a documented function of JAX
+        return False
+    return not used[0]

@@ -1,0 +1,50 @@
+"""Riemannian manifold Hamiltonian Monte Carlo: `hmc` with a metric that depends on the position."""
+
+from functools import partial
+from typing import Any
+
+from hmcvae import integrators, solvers
+from hmcvae.hmc import SamplingAlgorithm, hmc
+from hmcvae.solvers import Solver
+from hmcvae.types import LogDensityFn, Metric
+
+
+def rmhmc(
+    logdensity_fn: LogDensityFn,
+    step_size: Any,
+    num_integration_steps: Any,
+    metric: Metric,
+    *,
+    solver: Solver = solvers.TO_TOLERANCE,
+    check_reversibility: bool = False,
+    reversibility_tolerance: Any = None,
+    divergence_threshold: Any = 1000.0,
+) -> SamplingAlgorithm:
+    """Riemannian manifold HMC (Girolami & Calderhead 2011, section 5) by the generalized leapfrog.
+
+    v ~ N(0, G(z)), L steps of `integrators.generalized_leapfrog`, accept by H = -log p + ½ log |G| + ½ vᵀ G⁻¹ v.
+    A transition with a solve that failed is rejected, and counted apart from energy divergences and from
+    reversibility failures: see `HMCInfo`. For another integrator pass it to `hmc`, for instance
+    `hmc(…, metric, integrator=partial(integrators.implicit_midpoint, solver=…))`.
+
+    Args:
+        logdensity_fn, step_size, num_integration_steps, divergence_threshold: see `hmc`.
+        metric: `metrics.fisher`, `softabs`, `monge`, `from_tensor`; of the ravelled position.
+        solver: of the implicit equations, see `hmcvae.solvers`.
+        check_reversibility: integrate every trajectory back, and reject where that misses the start by more than
+            reversibility_tolerance (√eps of the dtype if None); doubles the cost.
+
+    Raises:
+        ValueError: see `hmc`; `init` also for a metric that is not finite, symmetric and positive definite at the
+            position.
+    """
+    return hmc(
+        logdensity_fn,
+        step_size,
+        num_integration_steps,
+        metric,
+        integrator=partial(integrators.generalized_leapfrog, solver=solver),
+        check_reversibility=check_reversibility,
+        reversibility_tolerance=reversibility_tolerance,
+        divergence_threshold=divergence_threshold,
+    )
