@@ -7,6 +7,7 @@
 from hmcvae import (
     adaptation,
     bounds,
+    diagnostics,
     evaluation,
     integrators,
     likelihoods,
@@ -16,10 +17,11 @@ from hmcvae import (
     transitions,
     types,
 )
+from hmcvae.diagnostics import diagnose, to_arviz
 from hmcvae.hmc import hmc, uniform_steps
 from hmcvae.mmala import mmala
 from hmcvae.rmhmc import rmhmc
-from hmcvae.sampling import sample, to_arviz
+from hmcvae.sampling import sample
 from hmcvae.vae import VAE
 
 __version__ = "0.1.0"
@@ -28,6 +30,8 @@ __all__ = [
     "VAE",
     "adaptation",
     "bounds",
+    "diagnose",
+    "diagnostics",
     "evaluation",
     "hmc",
     "integrators",

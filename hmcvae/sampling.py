@@ -1,4 +1,4 @@
-"""Many chains, many draws: warm-up, sampling, a progress bar, and the hand-over to ArviZ.
+"""Many chains, many draws: warm-up, sampling and a progress bar.
 
 The chains are a batch axis of one program. A run is a loop on the device whose bounds are arguments, so that
 one compilation serves any number of pieces: the progress bar merely cuts the run, and the draws do not depend
@@ -144,38 +144,6 @@ def sample(
     step_size, metric = parameters or (None, None)
     position, logdensity, info = draws
     return Samples(position, logdensity, info, tally, Adaptation(step_size, metric, warmup))
-
-
-def to_arviz(samples: Samples) -> Any:
-    """The draws as ArviZ data: groups `posterior` (one variable for each leaf of the position, named by its
-    path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it.
-
-    Needs the package `arviz`.
-    """
-    import arviz
-
-    leaves = jax.tree_util.tree_leaves_with_path(samples.position)
-    posterior = {_path_name(path): np.asarray(leaf) for path, leaf in leaves}
-    info, solver = samples.info, getattr(samples.info, "solver", None)
-    found = {
-        "lp": samples.logdensity,
-        "diverging": getattr(info, "is_divergent", None),
-        "acceptance_rate": getattr(info, "acceptance_rate", None),
-        "energy": getattr(info, "energy", None),
-        "energy_error": getattr(info, "energy_error", None),
-        "n_steps": getattr(info, "num_integration_steps", None),
-        "is_accepted": getattr(info, "is_accepted", None),
-        "is_reversible": getattr(info, "is_reversible", None),
-        "solver_converged": getattr(solver, "converged", None),
-    }
-    statistics = {name: np.asarray(value) for name, value in found.items() if value is not None}
-    groups = {"posterior": posterior, "sample_stats": statistics}
-    # ArviZ 1.0 takes the groups as one dictionary.
-    return arviz.from_dict(**groups) if hasattr(arviz, "InferenceData") else arviz.from_dict(groups)
-
-
-def _path_name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".") or "position"
 
 
 def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:

@@ -14,7 +14,7 @@ are of the iterations themselves.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class SolverInfo(NamedTuple):
     residual: Float[Array, ""]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Solves x = map_fn(x) from `start`, to a tolerance relative to `scale`."""
 

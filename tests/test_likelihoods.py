@@ -262,7 +262,9 @@ def test_gaussian_with_a_least_scale_is_a_normal_of_the_sum_of_variances():
     np.testing.assert_allclose(likelihood.log_prob(outputs, jnp.array([0.2, 0.9])), expected, rtol=1e-12)
     # The information on l is 2 (d log s / dl)², here by finite differences of log s.
     slope = (np.log(np.exp(2 * -0.999) + 0.01) - np.log(np.exp(2 * -1.001) + 0.01)) / 2 / 0.002
-    np.testing.assert_allclose(likelihood.fisher_weights(outputs)[1], [0.0, 2 * slope**2], rtol=1e-5)
+    np.testing.assert_allclose(
+        likelihood.fisher_weights(outputs)[1], [0.0, 2 * slope**2], rtol=1e-5, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("options", [{"min_scale": -1.0}, {"scale": 1.0, "min_scale": 0.1}])

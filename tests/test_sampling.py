@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics
+from hmcvae.diagnostics import to_arviz
 from hmcvae.hmc import hmc, uniform_steps
-from hmcvae.sampling import Samples, sample, to_arviz
+from hmcvae.sampling import Samples, sample
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ArviZ announces its refactoring once a day

@@ -1,0 +1,336 @@
+"""HMC and RMHMC side by side: `python -m experiments.compare_samplers`.
+
+On a banana, Neal's funnel (d = 2 and 10) and, with --data-dir, a logistic regression posterior of Girolami & Calderhead
+(2011). Writes under --results: compare_samplers.{json,md}, compare_samplers_trajectories.png (a few trajectories of
+each over the density, with the metric's ellipses) and compare_samplers_convergence.png (errors of running moments
+against the number of derivatives taken and against seconds).
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hmcvae
+from experiments import targets
+from experiments.config import fail_cleanly
+from experiments.plots import plt, save_figure
+from experiments.runs import environment, write_json
+from experiments.targets import Target
+from hmcvae import integrators, metrics, solvers
+from hmcvae.sampling import Samples
+
+METHODS = ("HMC", "RMHMC")
+# Curved enough that plain iterations leave solvable equations unsolved.
+SOLVER = solvers.newton()
+
+
+@dataclass(frozen=True)
+class SamplersConfig:
+    """Compare HMC with RMHMC on curved and on badly scaled densities.
+
+    Attributes:
+        data_dir: the folder that holds logreg/*.npz; without it that target is left out.
+        dataset: of the logistic regression.
+        num_chains: chains side by side.
+        num_samples: draws of each.
+        num_warmup: transitions before them, to tune the step size (and HMC's diagonal masses).
+        max_steps: integration steps are drawn from 1 to this.
+        seed: of everything.
+        results: where the tables and pictures go.
+    """
+
+    data_dir: Path | None = None
+    dataset: str = "ripley"
+    num_chains: int = 16
+    num_samples: int = 2000
+    num_warmup: int = 500
+    max_steps: int = 25
+    seed: int = 0
+    results: Path = Path("experiments/results")
+
+
+def algorithm_of(method: str, target: Target, config: SamplersConfig) -> Any:
+    """The kernel, before its step size is tuned."""
+    steps = hmcvae.uniform_steps(1, config.max_steps)
+    if method == "HMC":
+        return hmcvae.hmc(target.logdensity_fn, 0.1, steps)
+    return hmcvae.rmhmc(target.logdensity_fn, 0.1, steps, target.metric, solver=SOLVER)
+
+
+def run(method: str, target: Target, config: SamplersConfig) -> tuple[Samples, float]:
+    """(draws, their seconds): the second of two equal calls, so that compilation is not in it."""
+    algorithm = algorithm_of(method, target, config)
+    starts = jnp.tile(jnp.asarray(target.start, float), (config.num_chains, 1))
+    # Where RMHMC's equations have no solution the transition is rejected: its step size is better chosen with a margin.
+    acceptance = 0.8 if method == "HMC" else 0.95
+    warm = hmcvae.sample(
+        jax.random.key(config.seed),
+        algorithm,
+        starts,
+        num_samples=1,
+        num_warmup=config.num_warmup,
+        target_acceptance=acceptance,
+    )
+    tuned = algorithm._replace(step_size=warm.adaptation.step_size, metric=warm.adaptation.metric)
+    draw = partial(
+        hmcvae.sample,
+        jax.random.key(config.seed + 1),
+        tuned,
+        warm.position[:, -1],
+        num_samples=config.num_samples,
+    )
+    jax.block_until_ready(draw().position)
+    start = time.perf_counter()
+    samples = draw()
+    jax.block_until_ready(samples.position)
+    return samples._replace(adaptation=warm.adaptation), time.perf_counter() - start
+
+
+def derivatives(samples: Samples) -> np.ndarray:
+    """Derivatives taken in each transition, [chain, draw]: ∇log p a step; for RMHMC also that of log |G| a step, and
+    one of uᵀ G u or product with G for every iteration of a solve."""
+    steps = np.asarray(samples.info.num_integration_steps)
+    iterations = np.asarray(samples.info.solver.num_iterations)
+    return steps * np.where(iterations > 0, 2, 1) + iterations
+
+
+def reference(target: Target, samples: dict[str, Samples]) -> tuple[np.ndarray, np.ndarray]:
+    """E[z] and E[z²]: the target's own where known, else the mean over all that was drawn."""
+    pooled = np.concatenate([np.asarray(s.position).reshape(-1, len(target.start)) for s in samples.values()])
+    if np.isnan(target.mean).all():
+        return pooled.mean(0), (pooled**2).mean(0)
+    return target.mean, target.square
+
+
+def running_error(draws: np.ndarray, mean: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """[draw]: root mean square over chains and moments of the running mean's error, in posterior standard deviations
+    (of z and of z²)."""
+    counts = np.arange(1, draws.shape[1] + 1)[None, :, None]
+    errors = []
+    for values, exact in ((draws, mean), (draws**2, square)):
+        known = np.isfinite(exact)
+        scale = values.reshape(-1, values.shape[-1]).std(0)[known]
+        running = np.cumsum(values[..., known], axis=1) / counts
+        errors.append((running - exact[known]) / scale)
+    return np.sqrt(np.mean(np.concatenate(errors, axis=-1) ** 2, axis=(0, 2)))
+
+
+def measure(target: Target, config: SamplersConfig) -> tuple[list[dict], dict[str, dict]]:
+    """A row of figures and a curve for each method."""
+    found = {method: run(method, target, config) for method in METHODS}
+    mean, square = reference(target, {method: samples for method, (samples, _) in found.items()})
+    rows, curves = [], {}
+    for method, (samples, seconds) in found.items():
+        d = hmcvae.diagnose(samples, seconds)
+        taken = derivatives(samples)
+        known = np.isfinite(square)
+        sizes = d.ess_mean[known].min(), d.ess_square[known].min()
+        draws = np.asarray(samples.position, np.float64)
+        errors = running_error(draws, mean, square)
+        deviation = np.abs(draws.mean((0, 1)) - mean) / (draws.std((0, 1)) / np.sqrt(d.ess_mean))
+        rows.append(
+            {
+                "method": method,
+                "step_size": float(samples.adaptation.step_size),
+                "acceptance_rate": d.acceptance_rate,
+                "num_transitions": d.num_transitions,
+                "num_unconverged": d.num_unconverged,
+                "num_irreversible": d.num_irreversible,
+                "num_divergent": d.num_divergent,
+                "rhat": float(d.rhat[known].max()),
+                "e_bfmi": float(d.e_bfmi.min()),
+                "ess_mean": float(sizes[0]),
+                "ess_square": float(sizes[1]),
+                "ess_per_1000_derivatives": 1e3 * float(min(sizes)) / float(taken.sum()),
+                "ess_per_second": float(min(sizes)) / seconds,
+                "seconds": seconds,
+                "largest_deviation": float(np.nanmax(deviation)),
+            }
+        )
+        curves[method] = {
+            "derivatives": np.cumsum(taken.mean(0)),
+            "seconds": seconds * np.arange(1, draws.shape[1] + 1) / draws.shape[1],
+            "errors": errors,
+        }
+    return rows, curves
+
+
+def markdown(report: dict) -> str:
+    """The table."""
+    machine, config = report["environment"], report["config"]
+    lines = [
+        "# HMC and RMHMC side by side",
+        "",
+        f"`{report['command']}`",
+        "",
+        "| target | method | step size | accepted | failed solves | irreversible | divergent | R̂ | E-BFMI | "
+        "min ESS of z | min ESS of z² | ESS per 1000 derivatives | ESS per second | mean off by (s.e.) |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, rows in report["targets"].items():
+        for r in rows:
+            counts = " | ".join(
+                str(r[f"num_{kind}"]) for kind in ("unconverged", "irreversible", "divergent")
+            )
+            lines.append(
+                f"| {name} | {r['method']} | {r['step_size']:.3g} | {r['acceptance_rate']:.3f} | {counts} | "
+                f"{r['rhat']:.3f} | {r['e_bfmi']:.2f} | {r['ess_mean']:.0f} | {r['ess_square']:.0f} | "
+                f"{r['ess_per_1000_derivatives']:.3g} | {r['ess_per_second']:.3g} | {r['largest_deviation']:.1f} |"
+            )
+    lines += [
+        "",
+        f"{config['num_chains']} chains of {config['num_samples']} draws after {config['num_warmup']} transitions of "
+        f"warm-up, 1 to {config['max_steps']} integration steps, step size tuned to an acceptance of 0.8 (HMC, which also "
+        "adapts diagonal masses) and 0.95 (RMHMC, whose steps are rejected where the equations have no solution; solved "
+        "by Newton's method). A derivative is one of log p, of log |G|, or one iteration of a solve. R̂ and effective "
+        "sizes are for the coordinates whose true moments are known (of the funnels v alone). The last column: the "
+        "largest error of a posterior mean in its own standard errors; for the logistic regression, against the mean of "
+        "both methods. Irreversible: not checked.",
+        "",
+        f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}, float64.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def trajectory(
+    target: Target, method: str, step_size: float, metric: Any, start: np.ndarray, key: jax.Array, num: int
+):
+    """Positions along one trajectory, [num + 1, d]; it ends where a solve fails."""
+    make = (
+        integrators.leapfrog if method == "HMC" else partial(integrators.generalized_leapfrog, solver=SOLVER)
+    )
+    step = jax.jit(make(target.logdensity_fn, metric))
+    z = jnp.asarray(start, float)
+    state = integrators.init(target.logdensity_fn, metric, z, metric.sample_momentum(key, z))
+    path = [np.asarray(z)]
+    for _ in range(num):
+        state, info = step(state, step_size)
+        if not bool(info.converged):
+            break
+        path.append(np.asarray(state.position))
+    return np.array(path)
+
+
+def draw_trajectories(
+    pictured: list[tuple[Target, dict[str, float]]], path: Path, num_steps: int = 25
+) -> None:
+    """A row for each two-dimensional target, a column for each method."""
+    figure, grid = plt.subplots(len(pictured), 2, figsize=(10, 4.2 * len(pictured)), squeeze=False)
+    for (target, step_sizes), axes_row in zip(pictured, grid, strict=True):
+        left, right, bottom, top = target.window or (-3, 3, -3, 3)
+        x, y = np.linspace(left, right, 240), np.linspace(bottom, top, 240)
+        points = jnp.asarray(np.stack(np.meshgrid(x, y), -1).reshape(-1, 2))
+        logs = np.asarray(jax.vmap(target.logdensity_fn)(points)).reshape(240, 240)
+        starts = _starts(target)
+        for method, axes in zip(METHODS, axes_row, strict=True):
+            levels = logs.max() - np.array([12, 8, 5, 3, 1.5, 0.5])
+            axes.contour(x, y, logs, levels, colors="0.75", linewidths=0.8)
+            metric = metrics.identity() if method == "HMC" else target.metric
+            for index, start in enumerate(starts):
+                key = jax.random.key(index)
+                walk = trajectory(target, method, step_sizes[method], metric, start, key, num_steps)
+                axes.plot(*walk.T, "-o", color=f"C{index}", ms=2.5, lw=1.1)
+                axes.plot(*walk[0], "s", color=f"C{index}", ms=6)
+                _ellipse(axes, metric, start, f"C{index}", step_sizes[method])
+            axes.set_title(f"{target.name}: {method}, step size {step_sizes[method]:.2g}", fontsize=10)
+            axes.set_xlim(left, right)
+            axes.set_ylim(bottom, top)
+            names = ("θ₁", "θ₂") if target.name == "banana" else ("x", "v")
+            axes.set_xlabel(names[0])
+            axes.set_ylabel(names[1])
+    figure.suptitle(
+        f"{num_steps} steps from each square; ellipses: three steps at unit speed in the metric, "
+        "{z' : (z' - z)ᵀ G(z) (z' - z) = (3ε)²}; grey: log density",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _starts(target: Target) -> list[np.ndarray]:
+    if target.name == "banana":
+        return [np.array([0.9, 0.3]), np.array([-0.5, 1.2]), np.array([-1.5, -1.55])]
+    return [np.array([0.3, -2.0]), np.array([1.0, 1.0]), np.array([-3.0, 4.0])]
+
+
+def _ellipse(axes: Any, metric: Any, z: np.ndarray, color: str, step_size: float) -> None:
+    angles = np.linspace(0, 2 * np.pi, 100)
+    circle = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)]))
+    lower = np.linalg.cholesky(np.asarray(metric.tensor(jnp.asarray(z, float))))
+    points = z[:, None] + 3 * step_size * np.linalg.solve(lower.T, np.asarray(circle))
+    axes.fill(*points, color=color, alpha=0.25, lw=0)
+
+
+def draw_convergence(curves: dict[str, dict[str, dict]], path: Path) -> None:
+    """Errors of running moments, against derivatives and against seconds, a row for each target."""
+    figure, grid = plt.subplots(len(curves), 2, figsize=(9.5, 2.6 * len(curves)), squeeze=False, sharey="row")
+    for (name, methods), axes_row in zip(curves.items(), grid, strict=True):
+        for axes, clock in zip(axes_row, ("derivatives", "seconds"), strict=True):
+            for index, (method, curve) in enumerate(methods.items()):
+                axes.loglog(curve[clock][4:], curve["errors"][4:], color=f"C{index}", label=method, lw=1.5)
+            axes.grid(alpha=0.3)
+            axes.set_title(name, fontsize=10)
+        axes_row[0].set_ylabel("error of running moments,\nposterior s.d.")
+    grid[-1][0].set_xlabel("derivatives taken by one chain")
+    grid[-1][1].set_xlabel("seconds, all chains side by side")
+    grid[0][0].legend(fontsize=9)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def compare(config: SamplersConfig, command: str) -> dict:
+    """Measure all targets, and write the results."""
+    chosen = [targets.banana(), targets.funnel(2, 1.0), targets.funnel(10, 1.0)]
+    if config.data_dir is not None:
+        chosen.append(
+            targets.logistic(config.dataset, *targets.load_logistic(config.dataset, config.data_dir))
+        )
+    found, curves = {}, {}
+    for target in chosen:
+        found[target.name], curves[target.name] = measure(target, config)
+        for row in found[target.name]:
+            print(
+                f"{target.name:<16}{row['method']:<7}ESS of z {row['ess_mean']:7.0f}, of z² {row['ess_square']:7.0f}, "
+                f"{row['seconds']:6.1f} s, failed solves {row['num_unconverged']}, divergent {row['num_divergent']}"
+            )
+    report = {
+        "command": command,
+        "environment": environment(),
+        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "targets": found,
+    }
+    config.results.mkdir(parents=True, exist_ok=True)
+    stem = config.results / "compare_samplers"
+    write_json(stem.with_suffix(".json"), report)
+    stem.with_suffix(".md").write_text(markdown(report))
+    pictured = [
+        (target, {row["method"]: row["step_size"] for row in found[target.name]})
+        for target in chosen
+        if len(target.start) == 2
+    ]
+    draw_trajectories(pictured, config.results / "compare_samplers_trajectories.png")
+    draw_convergence(curves, config.results / "compare_samplers_convergence.png")
+    return report
+
+
+def main() -> None:
+    import tyro
+
+    config = tyro.cli(SamplersConfig, prog="python -m experiments.compare_samplers")
+    jax.config.update("jax_enable_x64", True)
+    command = "python -m experiments.compare_samplers " + " ".join(sys.argv[1:])
+    compare(config, command.strip())
+    print((config.results / "compare_samplers.md").read_text())
+
+
+if __name__ == "__main__":
+    fail_cleanly(main)

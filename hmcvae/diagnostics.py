@@ -1,0 +1,145 @@
+"""What draws are worth: convergence, effective sample sizes, failures; and the hand-over to ArviZ.
+
+R̂ and effective sample sizes are ArviZ's (Vehtari et al. 2021); the package `arviz` is needed, and imported here alone.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from hmcvae.sampling import Samples
+
+
+class Diagnostics(NamedTuple):
+    """Of a run's draws. Arrays have one entry for each coordinate of the (ravelled) position.
+
+    rhat: split R̂, rank-normalised.
+    ess_bulk, ess_tail: effective draws for the centre and for the 5 % and 95 % quantiles.
+    ess_mean, ess_square: effective draws for E[z] and for E[z²]. Antithetic draws flatter the first; the second tells
+        whether a chain that swings from side to side goes anywhere.
+    e_bfmi: energy Bayesian fraction of missing information of each chain (Betancourt 2016), low below about 0.3; NaN
+        for an algorithm without an energy.
+    acceptance_rate: mean acceptance probability.
+    num_transitions; num_divergent, num_unconverged, num_irreversible: energy divergences, failed implicit solves and
+        trajectories that could not be retraced, among them.
+    seconds: as given, or NaN.
+    """
+
+    rhat: Float[np.ndarray, " d"]
+    ess_bulk: Float[np.ndarray, " d"]
+    ess_tail: Float[np.ndarray, " d"]
+    ess_mean: Float[np.ndarray, " d"]
+    ess_square: Float[np.ndarray, " d"]
+    e_bfmi: Float[np.ndarray, " chain"]
+    acceptance_rate: float
+    num_transitions: int
+    num_divergent: int
+    num_unconverged: int
+    num_irreversible: int
+    seconds: float
+
+    @property
+    def ess_per_second(self) -> float:
+        """The smallest of the bulk effective sample sizes, by the seconds."""
+        return float(np.min(self.ess_bulk)) / self.seconds
+
+    def __str__(self) -> str:
+        lines = [f"{'':<14}{'min':>10}{'median':>10}{'max':>10}"]
+        for name in ("rhat", "ess_bulk", "ess_tail", "ess_mean", "ess_square", "e_bfmi"):
+            values = np.asarray(getattr(self, name))
+            digits = 0 if name.startswith("ess") else 3
+            cells = "".join(f"{f(values):>10.{digits}f}" for f in (np.min, np.median, np.max))
+            lines.append(f"{name:<14}{cells}")
+        lines.append(
+            f"{self.num_transitions} transitions, acceptance {self.acceptance_rate:.3f}; failures: "
+            f"{self.num_divergent} divergent, {self.num_unconverged} unconverged, {self.num_irreversible} irreversible"
+        )
+        if np.isfinite(self.seconds):
+            lines.append(f"{self.seconds:.3g} s, {self.ess_per_second:.3g} effective draws a second")
+        return "\n".join(lines)
+
+
+def diagnose(samples: Samples, seconds: float = float("nan")) -> Diagnostics:
+    """`Diagnostics` of the draws; `seconds` is what they took.
+
+    Raises:
+        ValueError: for fewer than 8 draws, of which no effective sample size can be had.
+        ImportError: without the package `arviz`.
+    """
+    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(samples.position)]
+    draws = np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    if draws.shape[1] < 8:
+        raise ValueError(f"diagnostics need at least 8 draws of each chain, got {draws.shape[1]}")
+    tally = samples.tally
+    energy = getattr(samples.info, "energy", None)
+    chains = draws.shape[0]
+    return Diagnostics(
+        _statistic("rhat", _split(draws) if chains == 1 else draws, method="rank"),
+        _statistic("ess", draws, method="bulk"),
+        _statistic("ess", draws, method="tail"),
+        _statistic("ess", draws, method="mean"),
+        _statistic("ess", draws**2, method="mean"),
+        np.full(chains, np.nan) if energy is None else e_bfmi(np.asarray(energy, np.float64)),
+        float(tally.acceptance_rate),
+        int(tally.num_transitions),
+        int(tally.num_divergent),
+        int(tally.num_unconverged),
+        int(tally.num_irreversible),
+        float(seconds),
+    )
+
+
+def e_bfmi(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
+    """Σ (E_i - E_{i-1})² / Σ (E_i - Ē)² of each chain (Betancourt 2016, eq. 1)."""
+    scatter = np.sum((energy - energy.mean(axis=1)[:, None]) ** 2, axis=1)
+    return np.sum(np.diff(energy, axis=1) ** 2, axis=1) / np.where(scatter > 0, scatter, np.nan)
+
+
+def _split(draws: Float[np.ndarray, "1 draw d"]) -> Float[np.ndarray, "2 half d"]:
+    """The halves of a single chain: ArviZ wants two chains to compare, though it splits each of them too."""
+    half = draws.shape[1] // 2
+    return np.concatenate([draws[:, :half], draws[:, -half:]])
+
+
+def _statistic(name: str, draws: Float[np.ndarray, "chain draw d"], method: str) -> Float[np.ndarray, " d"]:
+    import arviz
+
+    data = _from_groups({"posterior": {"position": draws}})
+    return np.asarray(getattr(arviz, name)(data, method=method)["position"], np.float64)
+
+
+def _from_groups(groups: dict) -> Any:
+    import arviz
+
+    # ArviZ 1.0 takes the groups as one dictionary.
+    return arviz.from_dict(**groups) if hasattr(arviz, "InferenceData") else arviz.from_dict(groups)
+
+
+def to_arviz(samples: Samples) -> Any:
+    """The draws as ArviZ data: groups `posterior` (one variable for each leaf of the position, named by its
+    path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it.
+
+    Needs the package `arviz`.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(samples.position)
+    posterior = {_path_name(path): np.asarray(leaf) for path, leaf in leaves}
+    info, solver = samples.info, getattr(samples.info, "solver", None)
+    found = {
+        "lp": samples.logdensity,
+        "diverging": getattr(info, "is_divergent", None),
+        "acceptance_rate": getattr(info, "acceptance_rate", None),
+        "energy": getattr(info, "energy", None),
+        "energy_error": getattr(info, "energy_error", None),
+        "n_steps": getattr(info, "num_integration_steps", None),
+        "is_accepted": getattr(info, "is_accepted", None),
+        "is_reversible": getattr(info, "is_reversible", None),
+        "solver_converged": getattr(solver, "converged", None),
+    }
+    statistics = {name: np.asarray(value) for name, value in found.items() if value is not None}
+    return _from_groups({"posterior": posterior, "sample_stats": statistics})
+
+
+def _path_name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".") or "position"
