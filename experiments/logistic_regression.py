@@ -139,12 +139,14 @@ def _nuts_run(target: targets.Target, config: LogisticConfig) -> Run:
     """BlackJAX's NUTS with its window adaptation, as one compiled program each."""
     import blackjax
 
-    warmup = blackjax.window_adaptation(blackjax.nuts, target.logdensity_fn)
+    warmup: Any = blackjax.window_adaptation(blackjax.nuts, target.logdensity_fn)
     adapt = jax.jit(lambda key: warmup.run(key, jnp.asarray(target.start, float), config.num_warmup)[0])
+
+    nuts: Any = blackjax.nuts
 
     @jax.jit
     def draw(key: jax.Array, state: Any, parameters: Any) -> tuple:
-        step = blackjax.nuts(target.logdensity_fn, **parameters).step
+        step = nuts(target.logdensity_fn, **parameters).step
 
         def body(state: Any, key: jax.Array):
             state, info = step(key, state)
@@ -243,13 +245,13 @@ def markdown(report: dict) -> str:
         f"{config['num_samples']} draws, means over {config['num_runs']} runs of one chain after "
         f"{config['num_warmup']} transitions of warm-up that are not timed; ESS of the mean (ArviZ: Geyer's initial "
         f"monotone sequence), clipped at {config['num_samples']}; failed solves and divergences of all "
-        f"{config['num_runs'] * config['num_samples']} transitions. RMHMC: step size {config['step_size']} as published, or "
-        "tuned; 1 to 6 steps. HMC: unit masses, tuned step size, 1 to 100 steps. mMALA: tuned. NUTS: BlackJAX with "
-        "window adaptation (diagonal masses).",
+        f"{config['num_runs'] * config['num_samples']} transitions. RMHMC: step size {config['step_size']} as "
+        "published, or tuned; 1 to 6 steps. HMC: unit masses, tuned step size, 1 to 100 steps. mMALA: tuned. "
+        "NUTS: BlackJAX with window adaptation (diagonal masses).",
         "",
-        "Published: Girolami & Calderhead (2011), HMC with 100 steps, MATLAB on the hardware of its time: the seconds do "
-        "not compare, the effective sizes and the order of the methods do. They make a fixed number of iterations and do "
-        "not look whether a solve converged; here one that did not is rejected.",
+        "Published: Girolami & Calderhead (2011), HMC with 100 steps, MATLAB on the hardware of its time: the "
+        "seconds do not compare, the effective sizes and the order of the methods do. They make a fixed number of "
+        "iterations and do not look whether a solve converged; here one that did not is rejected.",
         "",
         f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}, "
         f"{'float64' if config['float64'] else 'float32'}.",

@@ -1,0 +1,136 @@
+"""The sampler experiments: their targets, their tables, and what they refuse."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hmcvae
+from experiments import compare_samplers, logistic_regression, targets
+from hmcvae import metrics
+
+
+def test_the_bananas_moments_are_those_of_its_density():
+    """By another route: θ₁ given θ₂ is normal, and what is left is a sum over θ₂."""
+    target = targets.banana()
+    b = np.linspace(-4, 4, 20001)
+    # Prior N(0, 1) on θ₁, n = 100 observations of θ₁ + θ₂² with variance 4: weight 25.
+    variance, marginal = 1 / 26, 1 / 25 + 1
+    mean = 25 * (1 - b**2) * variance
+    weights = np.exp(-0.5 * b**2 - 0.5 * (1 - b**2) ** 2 / marginal)
+    weights /= weights.sum()
+    np.testing.assert_allclose(target.mean, [weights @ mean, 0], atol=1e-6)
+    np.testing.assert_allclose(target.square, [weights @ (mean**2 + variance), weights @ b**2], rtol=1e-5)
+
+
+def test_the_fisher_metric_of_the_banana_is_the_expected_hessian():
+    """Where the residual is zero the Hessian of -log p is the Fisher information."""
+    target, z = targets.banana(), jnp.array([0.36, 0.8])
+    np.testing.assert_allclose(
+        target.metric.tensor(z), -jax.hessian(target.logdensity_fn)(z), rtol=1e-10, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("pima", (532, 8)), ("ripley", (250, 7)), ("german", (1000, 25))]
+)
+def test_logistic_data_are_prepared_as_published(data_dir, name, shape):
+    X, t = targets.load_logistic(name, data_dir)
+    assert X.shape == shape
+    assert set(np.unique(t)) == {0.0, 1.0}
+    np.testing.assert_array_equal(X[:, 0], 1)
+    np.testing.assert_allclose(X[:, 1].std(ddof=1), 1)
+    if name == "ripley":
+        np.testing.assert_allclose(X[:, 3], X[:, 1] ** 2)
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"--data-dir must name the folder that holds logreg/pima\.npz"
+    ):
+        targets.load_logistic("pima", tmp_path)
+    with pytest.raises(ValueError, match="must be one of australian"):
+        targets.load_logistic("iris", tmp_path)
+    with pytest.raises(ValueError, match="methods must be among"):
+        logistic_regression.LogisticConfig(methods=("Gibbs",))
+
+
+@pytest.mark.slow
+def test_logistic_posterior_agrees_with_nuts(data_dir):
+    """Mean and second moment of every coefficient, within 4 standard errors."""
+    pytest.importorskip("blackjax")
+    target = targets.logistic("pima", *targets.load_logistic("pima", data_dir))
+    config = logistic_regression.LogisticConfig(num_samples=4000, num_warmup=500)
+    moments = []
+    for method in ("RMHMC", "NUTS"):
+        samples, _ = logistic_regression.make_run(method, target, config)(jax.random.key(3))
+        found, draws = hmcvae.diagnose(samples), np.asarray(samples.position[0])
+        for values, sizes in ((draws, found.ess_mean), (draws**2, found.ess_square)):
+            moments.append((values.mean(0), values.std(0) / np.sqrt(np.minimum(sizes, 4000))))
+    for (a, error_a), (b, error_b) in zip(moments[:2], moments[2:], strict=True):
+        assert np.all(np.abs(a - b) < 4 * np.hypot(error_a, error_b))
+
+
+def test_the_logistic_table_has_ours_and_theirs(data_dir, tmp_path):
+    config = logistic_regression.LogisticConfig(
+        data_dir=data_dir,
+        datasets=("ripley",),
+        methods=("RMHMC", "mMALA"),
+        num_runs=2,
+        num_samples=60,
+        num_warmup=30,
+        results=tmp_path,
+    )
+    report = logistic_regression.run_all(config, "the command")
+    rows = report["datasets"]["ripley"]["rows"]
+    assert [row["method"] for row in rows] == ["RMHMC", "mMALA"]
+    assert all(row["num_transitions"] == 120 and row["seconds"] > 0 for row in rows)
+    text = (tmp_path / "logistic_regression.md").read_text()
+    assert "28.0; 4273, 4677, 4961; 0.0065" in text
+    assert (tmp_path / "logistic_regression.png").stat().st_size > 5000
+    assert json.loads((tmp_path / "logistic_regression.json").read_text())["command"] == "the command"
+
+
+def test_running_errors_go_down_as_one_over_the_root():
+    draws = np.random.default_rng(0).standard_normal((64, 1000, 2))
+    errors = compare_samplers.running_error(draws, np.zeros(2), np.array([1.0, np.nan]))
+    np.testing.assert_allclose(errors[[99, 999]], [0.1, 0.1 / np.sqrt(10)], rtol=0.2)
+
+
+def test_derivatives_are_counted():
+    """Leapfrog takes one a step; RMHMC two a step and one an iteration."""
+    target, starts = targets.banana(), jnp.zeros((2, 2))
+    for algorithm, smallest in (
+        (hmcvae.hmc(target.logdensity_fn, 0.05, 3), 3),
+        (hmcvae.rmhmc(target.logdensity_fn, 0.05, 3, target.metric), 6 + 2 * 3),
+    ):
+        counts = compare_samplers.derivatives(
+            hmcvae.sample(jax.random.key(0), algorithm, starts, num_samples=4)
+        )
+        assert counts.shape == (2, 4)
+        assert np.all(counts >= smallest)
+        assert smallest > 3 or np.all(counts == 3)
+
+
+@pytest.mark.slow
+def test_the_comparison_writes_its_table_and_pictures(tmp_path):
+    config = compare_samplers.SamplersConfig(
+        targets=("banana",), num_chains=2, num_samples=40, num_warmup=20, results=tmp_path
+    )
+    report = compare_samplers.compare(config, "the command")
+    assert [row["method"] for row in report["targets"]["banana"]] == ["HMC", "RMHMC"]
+    assert (tmp_path / "compare_samplers_trajectories.png").stat().st_size > 20_000
+    assert (tmp_path / "compare_samplers_convergence.png").stat().st_size > 20_000
+    assert "| banana | RMHMC |" in (tmp_path / "compare_samplers.md").read_text()
+
+
+def test_trajectories_end_where_a_solve_fails():
+    target = targets.banana()
+    metric = metrics.from_tensor(lambda z: jnp.eye(2) * (1 - 10 * z[0]))  # not positive definite to the right
+    path = compare_samplers.trajectory(
+        target, "RMHMC", 0.3, metric, np.array([0.0, 0.0]), jax.random.key(0), 20
+    )
+    assert 1 <= len(path) < 21
+    assert np.isfinite(path).all()
