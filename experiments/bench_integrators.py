@@ -1,4 +1,4 @@
-"""Leapfrog steps per second: `python -m experiments.bench_integrators [--quick] [--peers blackjax]`.
+"""Leapfrog steps per second: `python -m experiments.bench_integrators [--quick] [--peers blackjax mici]`.
 
 In one run, each density × number of chains × dtype is integrated by every contestant:
 
@@ -16,6 +16,8 @@ a rate is from the median time, and a ratio is the median of the ratios within a
 
 Gaussians have a dense precision matrix P, log p = -½ zᵀ P z, whose gradient by `jax.grad` is two products with P:
 work that a real density does too. The logistic regression has 1000 rows and 25 coefficients.
+
+With `--peers` given, the Riemannian integrators are measured against those libraries too: see `bench_riemannian`.
 """
 
 import json
@@ -41,7 +43,7 @@ from scipy import special
 from hmcvae import integrators, metrics
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PEERS = ("blackjax",)
+PEERS = ("blackjax",)  # of the leapfrog; the Riemannian part has peers of its own
 TARGET_COST = 1.15  # of the bare gradient
 NOTES = "<!-- written by hand, kept by the script -->"
 
@@ -50,7 +52,8 @@ NOTES = "<!-- written by hand, kept by the script -->"
 class Config:
     """Benchmark the leapfrog against BlackJAX's and against the bare gradient.
 
-    peers: other libraries to measure; one that is not installed is reported as "not measured".
+    peers: other libraries to measure, "blackjax" and "mici"; one that is not installed is reported as "not measured".
+        Not given: the leapfrog against BlackJAX alone. Given: also the Riemannian integrators against them.
     quick: a smoke run of a few seconds, written to runs/ and good for nothing else.
     chains: numbers of chains under vmap.
     call_seconds: how long a timed call should last.
@@ -60,7 +63,7 @@ class Config:
     folder: where the results are written; experiments/results by default.
     """
 
-    peers: tuple[str, ...] = PEERS
+    peers: tuple[str, ...] | None = None
     quick: bool = False
     chains: tuple[int, ...] = (1, 256, 4096)
     call_seconds: float = 0.05
@@ -460,11 +463,13 @@ def run(config: Config) -> list[dict]:
     Raises:
         ValueError: for a peer that is not known, or if a peer's trajectory is not ours.
     """
-    unknown = set(config.peers) - set(PEERS)
+    wanted = PEERS if config.peers is None else config.peers
+    unknown = set(wanted) - {*PEERS, "mici"}
     if unknown:
-        raise ValueError(f"peers must be among {PEERS}, got {sorted(unknown)}")
-    peers = tuple(peer for peer in config.peers if util.find_spec(peer))
-    for peer in sorted(set(config.peers) - set(peers)):
+        raise ValueError(f"peers must be among {(*PEERS, 'mici')}, got {sorted(unknown)}")
+    wanted = tuple(peer for peer in wanted if peer in PEERS)
+    peers = tuple(peer for peer in wanted if util.find_spec(peer))
+    for peer in sorted(set(wanted) - set(peers)):
         print(f"{peer} is not installed: not measured", file=sys.stderr)
     system, begin, rows = describe_system(), time.perf_counter(), []
     print(", ".join(f"{name} {value}" for name, value in system.items()), *table([]), sep="\n")
@@ -483,7 +488,17 @@ def run(config: Config) -> list[dict]:
     stem.with_suffix(".md").write_text(markdown(rows, system, notes))
     draw(rows, system, stem.with_suffix(".png"))
     print(f"written in {seconds} s: {stem}.json, .md, .png")
+    if config.peers:
+        run_riemannian(config)
     return rows
+
+
+def run_riemannian(config: Config) -> None:
+    """The Riemannian part, with the same peers and folder."""
+    from experiments import bench_riemannian  # which imports this module
+
+    settings = bench_riemannian.Config(peers=config.peers or (), quick=config.quick, folder=config.folder)
+    bench_riemannian.run(bench_riemannian.smaller(settings) if config.quick else settings)
 
 
 def main() -> None:

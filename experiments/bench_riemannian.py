@@ -12,8 +12,9 @@ steps. Chains start at the mode; 20 transitions are made before any clock runs, 
   a step of size ε, so it is given ε/2; that one step is then ours is checked before anything is timed. Its range of
   steps leaves out the upper end (against its documentation), so it is given (1, 7). It has explicit NumPy functions for
   the density, gradient, metric and the metric's vector-Jacobian product, sharing what can be shared, and BLAS on one
-  thread, which is its fastest. It checks the reversibility of every implicit solve, ours does not. The minimum over 50 estimates is
-  lower for a shorter chain, so ours is cut into stretches as long as mici's chain, of which the median counts.
+  thread, which is its fastest. It checks the reversibility of every implicit solve, ours does not. The minimum over
+  50 estimates is lower for a shorter chain, so ours is cut into stretches as long as mici's chain, of which the median
+  counts.
 - **The floor**: the seconds of a step inside a trajectory, against the sum of its parts, each alone in a loop of its
   own: building G and its Cholesky factor, the gradient of log |G| from there, ∇U, and the iterations that were made.
   For G, Cholesky and log-determinant the less of two counts: the three apart, or `metric.geometry`, which shares their
@@ -26,7 +27,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata, util
@@ -228,7 +229,7 @@ class Chains:
     @property
     def num_bytes(self) -> int:
         """Memory that the program works in."""
-        sizes = self.program.memory_analysis()
+        sizes: Any = self.program.memory_analysis()
         return sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
 
     def __call__(self) -> Any:
@@ -397,8 +398,11 @@ def bulk_states(model: Regression, num_chains: int, dtype: str) -> tuple[Any, An
     positions = chains().position
 
     def begin(rng_key: Any, position: Any) -> Any:
-        momentum = metric.sample_momentum(rng_key, position)
-        return integrators.init(logdensity_fn, metric, position, momentum)
+        start = integrators.init(logdensity_fn, metric, position, jnp.zeros_like(position))
+        # From the factor at hand. With a second batch of Cholesky factors beside the first, the program was seen to
+        # hang on two cores.
+        noise = jax.random.normal(rng_key, position.shape, position.dtype)
+        return start._replace(momentum=start.geometry.factor.sqrt_matvec(noise))
 
     keys = jax.random.split(jax.random.key(1), num_chains)
     return logdensity_fn, metric, step, jax.jit(jax.vmap(begin))(keys, positions)
@@ -581,11 +585,11 @@ def cell(value: float | None, form: str = ".3g") -> str:
     return "not reported" if value is None else format(value, form)
 
 
-def line(cells: list[str]) -> str:
+def line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def heading(columns: list[str], num_words: int) -> list[str]:
+def heading(columns: Sequence[str], num_words: int) -> list[str]:
     """The head of a table: `num_words` columns to the left, the others, numbers, to the right."""
     return [line(columns), "|" + "---|" * num_words + "---:|" * (len(columns) - num_words)]
 

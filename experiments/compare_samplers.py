@@ -196,8 +196,8 @@ def markdown(report: dict) -> str:
     lines += [
         "",
         f"{config['num_chains']} chains of {config['num_samples']} draws ({config['hmc_factor']} times as "
-        f"many of HMC) after {config['num_warmup']} transitions of warm-up, 1 to {config['max_steps']} steps. Step sizes "
-        "tuned to an acceptance of 0.8 (HMC, which also adapts diagonal masses) and 0.95 (RMHMC, whose steps are "
+        f"many of HMC) after {config['num_warmup']} transitions of warm-up, 1 to {config['max_steps']} steps. Step "
+        "sizes tuned to an acceptance of 0.8 (HMC, which also adapts diagonal masses) and 0.95 (RMHMC, whose steps are "
         "rejected where the equations have no solution; solved by Newton's method). A derivative is one of log p, of "
         "log |G|, or one iteration of a solve. R̂ and effective sizes are for the coordinates whose true moments are "
         "known (of the funnels v alone). The last column: the largest error of a posterior mean in its own standard "

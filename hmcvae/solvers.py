@@ -129,7 +129,7 @@ class FixedPoint:
         def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, tuple]:
             return _iterate(map_fn, start, limit, self.max_iterations, self.accelerate)
 
-        return _implicit(map_fn, start, scale, limit, solve)
+        return _implicit(map_fn, start, scale, limit, solve, _iterate_tangent)
 
     def _count(self, map_fn: MapFn, start: Vector, scale: ArrayLike) -> tuple[Vector, SolverInfo]:
         count: int = self.num_iterations or 1
@@ -159,7 +159,7 @@ class Newton:
 
             return _iterate(correct, start, limit, self.max_iterations, accelerate=False)
 
-        return _implicit(map_fn, start, scale, limit, solve)
+        return _implicit(map_fn, start, scale, limit, solve, _dense_tangent)
 
 
 class _Loop(NamedTuple):
@@ -211,6 +211,7 @@ def _implicit(
     scale: ArrayLike,
     limit: Scalar,
     solve: Callable[[MapFn, Vector], tuple[Vector, tuple]],
+    solve_tangent: Callable[[MapFn, Vector], Vector],
 ) -> tuple[Vector, SolverInfo]:
     """The solve, with the derivative of the equation in place of that of its iterations."""
 
@@ -218,7 +219,7 @@ def _implicit(
         lambda x: x - map_fn(x),
         lax.stop_gradient(start),
         lambda _, start: _as_floats(*solve(map_fn, start)),
-        _tangent_solve,
+        lambda matvec, b: lax.custom_linear_solve(matvec, b, solve_tangent, transpose_solve=solve_tangent),
         has_aux=True,
     )
     return x, _report(size, lax.stop_gradient(count).astype(jnp.int32), limit, scale)
@@ -230,16 +231,20 @@ def _as_floats(x: Vector, outcome: tuple) -> tuple[Vector, tuple[Scalar, Scalar]
     return x, (size, count.astype(x.dtype))
 
 
-def _tangent_solve(matvec: MapFn, b: Vector) -> Vector:
-    """Solve A t = b by t ← t + (b - A t): A = I - ∂g and the iteration contracts where that of g does."""
+def _iterate_tangent(matvec: MapFn, b: Vector) -> Vector:
+    """Solve A t = b by t ← t + (b - A t): A = I - ∂g and the iteration contracts where that of g does.
 
-    def solve(matvec: MapFn, b: Vector) -> Vector:
-        limit = _limit(
-            None, b, jnp.max(jnp.abs(b))
-        )  # in here, since what is linear in b must not close over it
-        return _iterate(lambda t: t + (b - matvec(t)), b, limit, 200, accelerate=True)[0]
+    NaN where it does not, so that a derivative that could not be had is seen and not taken for one.
+    """
+    size = jnp.max(jnp.abs(b))
+    t, (residual, _) = _iterate(lambda t: t + (b - matvec(t)), b, _limit(None, b, size), 200, accelerate=True)
+    return jnp.where(residual <= jnp.sqrt(jnp.finfo(b.dtype).eps) * size, t, jnp.nan)
 
-    return lax.custom_linear_solve(matvec, b, solve, transpose_solve=solve)
+
+def _dense_tangent(matvec: MapFn, b: Vector) -> Vector:
+    """Solve A t = b with the matrix, by d products."""
+    matrix = jax.vmap(matvec, in_axes=1, out_axes=1)(jnp.eye(b.shape[0], dtype=b.dtype))
+    return jnp.linalg.solve(matrix, b)
 
 
 def _limit(tolerance: float | None, like: Vector, scale: ArrayLike) -> Scalar:

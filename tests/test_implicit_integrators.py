@@ -174,12 +174,12 @@ def test_closed_forms_on_the_oscillator():
     q, p = jnp.array([1.0, -0.4]), jnp.array([0.3, 0.8])
     angle = 2 * n * np.arctan(epsilon / 2)
     end, _ = oscillator("midpoint")(q, p, epsilon, n)
-    np.testing.assert_allclose(end.position, q * np.cos(angle) + p * np.sin(angle), rtol=1e-10)
-    np.testing.assert_allclose(end.momentum, p * np.cos(angle) - q * np.sin(angle), rtol=1e-10)
+    np.testing.assert_allclose(end.position, q * np.cos(angle) + p * np.sin(angle), atol=1e-10)
+    np.testing.assert_allclose(end.momentum, p * np.cos(angle) - q * np.sin(angle), atol=1e-10)
     end, _ = oscillator("generalized")(q, p, epsilon, n)
     angle, width = n * np.arccos(1 - epsilon**2 / 2), np.sqrt(1 - epsilon**2 / 4)
-    np.testing.assert_allclose(end.position, q * np.cos(angle) + p * np.sin(angle) / width, rtol=1e-10)
-    np.testing.assert_allclose(end.momentum, p * np.cos(angle) - q * np.sin(angle) * width, rtol=1e-10)
+    np.testing.assert_allclose(end.position, q * np.cos(angle) + p * np.sin(angle) / width, atol=1e-10)
+    np.testing.assert_allclose(end.momentum, p * np.cos(angle) - q * np.sin(angle) * width, atol=1e-10)
 
 
 @over_problems
@@ -276,15 +276,14 @@ def test_volume_preserving_and_symplectic(problem, kind):
     assert np.linalg.norm(J - np.eye(2 * d)) > 0.05
 
 
-@pytest.mark.parametrize("kind", INTEGRATORS)
-def test_jacobian_is_that_of_the_map(kind):
+@over_problems
+@over_integrators
+def test_jacobian_is_that_of_the_map(problem, kind):
     """So that the determinant above is of what is computed: finite differences of the step."""
-    problem = "banana-fisher"
-    epsilon, h = PROBLEMS[problem][2], 1e-5
-    z, v = start_of(problem)
-    x, run = jnp.concatenate([z, v]), program(problem, kind)
+    epsilon, d, h = PROBLEMS[problem][2], PROBLEMS[problem][0].dim, 1e-5
+    x, run = jnp.concatenate(start_of(problem)), program(problem, kind)
     J = jacobian(problem, kind, 1)(x, epsilon)
-    for i, e in enumerate(np.eye(4)):
+    for i, e in enumerate(np.eye(2 * d)):
         ends = [stack(run(*jnp.split(x + s * h * e, 2), epsilon, 1)[0]) for s in (1, -1)]
         np.testing.assert_allclose(J[:, i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-7)
 
@@ -367,13 +366,13 @@ def test_carried_state_is_fresh(problem, kind):
     target, metric, epsilon = PROBLEMS[problem]
     z, v = start_of(problem)
     end, _ = program(problem, kind)(z, v, epsilon, 5)
-    fresh = integrators.init(target.logdensity_fn, metric, end.position, end.momentum)
+    fresh = jax.jit(partial(integrators.init, target.logdensity_fn, metric))(end.position, end.momentum)
     for came, expected in zip(jax.tree.leaves(end), jax.tree.leaves(fresh), strict=True):
         np.testing.assert_allclose(came, expected, rtol=1e-8, atol=1e-9)
     assert jax.tree.structure(end) == jax.tree.structure(fresh)
 
 
-@over_problems
+@pytest.mark.parametrize("problem", ["banana-fisher", "skewed-diagonal"])
 @over_integrators
 def test_traced_count_is_static_count_is_single_steps(problem, kind):
     target, metric, epsilon = PROBLEMS[problem]
@@ -437,20 +436,21 @@ def test_newton_solver(kind):
 
 @over_problems
 @over_integrators
-@pytest.mark.parametrize("epsilon", [30.0, 1e4, 1e12])
-def test_absurd_steps_are_flagged(problem, kind, epsilon):
-    """Not converged, or an energy that rejects; from several momenta, so that none slips through."""
+def test_absurd_steps_are_flagged(problem, kind):
+    """Not converged, or an energy that rejects, or else a true solution: one that can be retraced. In float32, with
+    the solver as it comes, from several momenta, so that none slips through."""
     run, hamiltonian = program(problem, kind, is_sharp=False), energy(problem)
-    z, v = start_of(problem)
-    for scale in (1.0, -2.5, 0.3):
-        end, info = run(z, scale * v, epsilon, 3)
-        change = float(hamiltonian(end.position, end.momentum) - hamiltonian(z, scale * v))
-        is_seen = not bool(info.converged) or not np.isfinite(change)
-        if not is_seen:  # then it must be a true solution: reversible, whatever its energy
+    z, v = start_of(problem, "float32")
+    for epsilon in (30.0, 1e4, 1e12):
+        for scale in (1.0, -2.5, 0.3):
+            start = z, scale * v
+            end, info = run(*start, epsilon, 3)
+            change = float(hamiltonian(end.position, end.momentum) - hamiltonian(*start))
+            if not bool(info.converged) or not np.isfinite(change) or change > 15:
+                continue
             back, back_info = run(end.position, end.momentum, -epsilon, 3)
-            assert change > 5 or (
-                back_info.converged and np.abs(stack(back) - stack((z, scale * v))).max() < 1e-4
-            ), (scale, change)
+            assert back_info.converged, (epsilon, scale, change)
+            np.testing.assert_allclose(stack(back), stack(start), atol=1e-2)
 
 
 @over_integrators
@@ -499,7 +499,7 @@ def test_no_solve_at_the_cap_on_logistic_regression(dtype):
 
     info = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 1000))
     assert info.converged.all()
-    assert info.num_iterations.max() < 60
+    assert np.quantile(info.num_iterations, 0.99) < (30 if dtype == "float32" else 60)
 
 
 # --- Derivatives through a trajectory

@@ -4,6 +4,7 @@ import importlib
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -214,7 +215,7 @@ class TestContract:
     @over_metrics
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_derivatives_are_those_of_the_tensor(self, name, dtype):
-        """∂ log|G|, ∂ uᵀGu with u held, and ∂_z of the kinetic energy, all by finite differences of the tensor alone."""
+        """∂ log|G|, ∂ uᵀGu with u held, ∂_z of the kinetic energy, by finite differences of the tensor alone."""
         of, tensor = everything(name, dtype), tensor_of(name)
         log_det = differences(lambda z: np.linalg.slogdet(tensor(z))[1], Z)
         form = differences(lambda z: VECTOR @ tensor(z) @ VECTOR, Z)
@@ -238,6 +239,20 @@ class TestContract:
         ]:
             assert np.abs(expected).max() > 1e-3  # there is something to see
             np.testing.assert_allclose(came, expected, atol=rtol * np.abs(expected).max())
+
+    @over_metrics
+    @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev], ids=["forward", "reverse"])
+    def test_second_derivatives(self, name, mode):
+        """Those of the log-determinant's gradient and of the force: what a derivative through an integrator takes."""
+
+        def both(z):
+            geometry, force = METRICS[name].geometry(z)
+            return jnp.stack([geometry.log_det_grad, force(jnp.asarray(VECTOR))])
+
+        first = jax.jit(both)
+        came = np.asarray(jax.jit(mode(both))(jnp.asarray(Z)))
+        expected = np.moveaxis(differences(lambda z: np.asarray(first(jnp.asarray(z))), Z), 0, -1)
+        np.testing.assert_allclose(came, expected, atol=1e-7 * np.abs(expected).max())
 
     @over_metrics
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -273,7 +288,7 @@ def check_geometry(metric, other, z, u, rtol=1e-10):
 
 
 class TestFisher:
-    PRIORS = {"number": 0.7, "diagonal": np.array([0.3, 1.0, 2.0]), "dense": PRIOR}
+    PRIORS: ClassVar = {"number": 0.7, "diagonal": np.array([0.3, 1.0, 2.0]), "dense": PRIOR}
 
     @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS.keys())
     @pytest.mark.parametrize("kind", ["linear", "network", "pytree"])
@@ -522,6 +537,19 @@ class TestMatrixFunction:
         np.testing.assert_allclose(second, expected, atol=1e-7)
         np.testing.assert_allclose(np.sum(twice * self.D), np.sum(self.D * expected), rtol=1e-6, atol=1e-7)
 
+    def test_derivative_of_the_pull_back(self):
+        """The derivative of the reverse-mode derivative, which is what `geometry` leaves to an integrator."""
+        A, E, D = (jnp.asarray(M) for M in (symmetric(SPECTRA["apart"]), self.E, self.D))
+
+        def pulled(A):
+            return jnp.sum(E * jax.vjp(hessian.matrix_function, A)[1](D)[0])
+
+        def pushed(A):  # the same number by forward mode
+            return jnp.sum(D * jax.jvp(hessian.matrix_function, (A,), (E,))[1])
+
+        np.testing.assert_allclose(pulled(A), pushed(A), rtol=1e-12)
+        np.testing.assert_allclose(jax.grad(pulled)(A), jax.grad(pushed)(A), rtol=1e-8, atol=1e-10)
+
     def test_jax_alone_is_nan_there(self):
         """The trap that this avoids: if `jax.grad` through `eigh` ever works, the rule can go."""
 
@@ -556,7 +584,7 @@ class TestSoftAbs:
         np.testing.assert_allclose(metric.tensor(jnp.zeros(3)), np.eye(3) / 4, rtol=1e-13)
 
     # At the origin all but one eigenvalue are equal; on the axis too; elsewhere all but two.
-    PLACES = {
+    PLACES: ClassVar = {
         "origin-4": np.zeros(4),
         "origin-11": np.zeros(11),
         "axis-11": np.concatenate([[0.8], np.zeros(10)]),
@@ -579,7 +607,7 @@ class TestSoftAbs:
 
             def hamiltonian(z):
                 G = np.asarray(tensor(jnp.asarray(softness), jnp.asarray(z)))
-                kinetic = 0.5 * v @ np.linalg.solve(G, v) + 0.5 * np.linalg.slogdet(G)[1]  # noqa: B023
+                kinetic = 0.5 * v @ np.linalg.solve(G, v) + 0.5 * np.linalg.slogdet(G)[1]
                 return kinetic - float(logdensity_fn(jnp.asarray(z)))
 
             expected = differences(hamiltonian, z, 1e-3 if softness < 10 else 1e-4)
@@ -697,7 +725,7 @@ class TestFromTensor:
 class TestErrors:
     """`integrators.init`, `hmc(…).init` and `rmhmc(…).init` look at the metric where the chain starts."""
 
-    BAD = {
+    BAD: ClassVar = {
         "positive definite": lambda z: jnp.diag(jnp.array([1.0, -0.1])),
         "symmetric": lambda z: jnp.array([[1.0, 0.5], [0.0, 1.0]]),
         "finite": lambda z: jnp.diag(z / 0),

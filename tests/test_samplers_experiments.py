@@ -129,8 +129,7 @@ def test_the_comparison_writes_its_table_and_pictures(tmp_path):
 def test_trajectories_end_where_a_solve_fails():
     target = targets.banana()
     metric = metrics.from_tensor(lambda z: jnp.eye(2) * (1 - 10 * z[0]))  # not positive definite to the right
-    path = compare_samplers.trajectory(
-        target, "RMHMC", 0.3, metric, np.array([0.0, 0.0]), jax.random.key(0), 20
-    )
+    trajectory = compare_samplers.make_trajectory(target, "RMHMC", metric, 20)
+    path = trajectory(np.array([0.0, 0.0]), jax.random.key(0), 0.3)
     assert 1 <= len(path) < 21
     assert np.isfinite(path).all()

@@ -9,12 +9,14 @@ symmetric targets such as Neal's funnel have everywhere.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_positive
@@ -150,7 +152,8 @@ def second_divided_difference(a: Array, b: Array, c: Array) -> Array:
 
 @jax.custom_jvp
 def matrix_function(A: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """F(A) = V diag(a coth a) Vᵀ of a symmetric A = V diag(a) Vᵀ; twice differentiable for every spectrum."""
+    """F(A) = V diag(a coth a) Vᵀ of a symmetric A = V diag(a) Vᵀ; twice differentiable for every spectrum, in any order
+    of forward and reverse. A third derivative raises NotImplementedError."""
     a, V = jnp.linalg.eigh(A, symmetrize_input=False)
     return (V * soft_absolute(a)[None, :]) @ V.T
 
@@ -158,41 +161,81 @@ def matrix_function(A: Float[Array, "d d"]) -> Float[Array, "d d"]:
 @matrix_function.defjvp
 def _matrix_function_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     (A,), (E,) = primals, tangents
-    return matrix_function(A), matrix_derivative(A, E)
+    a, V = jnp.linalg.eigh(lax.stop_gradient(A), symmetrize_input=False)
+    return matrix_function(A), _derivative_p.bind(A, a, V, E)
+
+
+# dF is a primitive of JAX's, because only a primitive that is linear in E can be transposed and still keep a derivative
+# in A of its own: the transpose of a custom_jvp function forgets its rule and differentiates `eigh`.
+_derivative_p = Primitive("softabs_derivative")
+
+
+def _derivative(A: Array, a: Array, V: Array, E: Array) -> Array:
+    """dF at A = V diag(a) Vᵀ in the direction E, [..., d, d]: V (Φ ∘ Vᵀ E V) Vᵀ."""
+    del A
+    Vt = jnp.swapaxes(V, -1, -2)
+    return V @ (divided_difference(a[..., :, None], a[..., None, :]) * (Vt @ _symmetric(E) @ V)) @ Vt
+
+
+def _symmetric(M: Array) -> Array:
+    return 0.5 * (M + jnp.swapaxes(M, -1, -2))
+
+
+def _derivative_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Any]:
+    A, a, V, E = primals
+    dA, _, _, dE = tangents  # those of a and V are contained in that of A
+    terms = [] if isinstance(dE, ad.Zero) else [_derivative_p.bind(A, a, V, dE)]
+    if not isinstance(dA, ad.Zero):
+        terms.append(_second_order(_last_derivative(A), V, E, dA))
+    return _derivative_p.bind(*primals), sum(terms[1:], terms[0])
+
+
+def _derivative_transpose(cotangent: Any, A: Array, a: Array, V: Array, E: Any) -> list:
+    """dF is its own adjoint: ⟨W, dF[E]⟩ = ⟨dF[W], E⟩."""
+    return [
+        None,
+        None,
+        None,
+        cotangent if isinstance(cotangent, ad.Zero) else _derivative_p.bind(A, a, V, cotangent),
+    ]
+
+
+def _derivative_batch(args: tuple, axes: tuple) -> tuple[Array, int]:
+    size = next(arg.shape[axis] for arg, axis in zip(args, axes, strict=True) if axis is not None)
+    stacked = [
+        jnp.broadcast_to(arg, (size, *arg.shape)) if axis is None else jnp.moveaxis(arg, axis, 0)
+        for arg, axis in zip(args, axes, strict=True)
+    ]
+    return _derivative_p.bind(*stacked), 0
+
+
+_derivative_p.def_impl(jax.jit(_derivative))
+_derivative_p.def_abstract_eval(lambda A, a, V, E: E)
+mlir.register_lowering(_derivative_p, mlir.lower_fun(_derivative, multiple_results=False))
+ad.primitive_jvps[_derivative_p] = _derivative_jvp
+ad.primitive_transposes[_derivative_p] = _derivative_transpose
+batching.primitive_batchers[_derivative_p] = _derivative_batch
 
 
 @jax.custom_jvp
-def matrix_derivative(A: Float[Array, "d d"], E: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """dF at A in the direction E: V (Φ ∘ Vᵀ E V) Vᵀ; linear in E."""
-    return _sandwich(*_first_order(A), E)
+def _last_derivative(A: Array) -> Array:
+    """A itself, which has been differentiated as often as it can be."""
+    return A
 
 
-def _first_order(A: Array) -> tuple[Array, Array]:
-    a, V = jnp.linalg.eigh(jax.lax.stop_gradient(A), symmetrize_input=False)
-    return V, divided_difference(a[:, None], a[None, :])
-
-
-def _sandwich(V: Array, table: Array, E: Array) -> Array:
-    return V @ (table * (V.T @ (0.5 * (E + E.T)) @ V)) @ V.T
-
-
-@partial(matrix_derivative.defjvp, symbolic_zeros=True)
-def _matrix_derivative_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    A, E = primals
-    dA, dE = tangents
-    V, table = _first_order(A)
-    out = jnp.zeros_like(A)
-    if not isinstance(dE, jax.custom_derivatives.SymbolicZero):
-        out = out + _sandwich(V, table, dE)
-    if not isinstance(dA, jax.custom_derivatives.SymbolicZero):
-        out = out + _second_order(A, V, E, dA)
-    return _sandwich(V, table, E), out
+@_last_derivative.defjvp
+def _last_derivative_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    raise NotImplementedError("the SoftAbs metric has two derivatives; a third one was asked for")
 
 
 def _second_order(A: Array, V: Array, E: Array, D: Array) -> Array:
-    """d²F[E, D]_ij = Σ_k Φ(a_i, a_k, a_j) (E_ik D_kj + D_ik E_kj) in the basis of the eigenvectors; linear in D."""
-    a = jnp.diagonal(V.T @ jax.lax.stop_gradient(A) @ V)
-    table = second_divided_difference(a[:, None, None], a[None, :, None], a[None, None, :])
-    E, D = (V.T @ (0.5 * (M + M.T)) @ V for M in (E, D))
-    inner = jnp.einsum("ikj,ik,kj->ij", table, E, D) + jnp.einsum("ikj,ik,kj->ij", table, D, E)
-    return V @ inner @ V.T
+    """d²F[E, D]_ij = Σ_k Φ(a_i, a_k, a_j) (E_ik D_kj + D_ik E_kj) in the basis of the eigenvectors, [..., d, d]; linear
+    in E and in D."""
+    Vt = jnp.swapaxes(V, -1, -2)
+    a = jnp.einsum("...ji,...jk,...ki->...i", V, A, V)
+    table = second_divided_difference(a[..., :, None, None], a[..., None, :, None], a[..., None, None, :])
+    E, D = (Vt @ _symmetric(M) @ V for M in (E, D))
+    inner = jnp.einsum("...ikj,...ik,...kj->...ij", table, E, D) + jnp.einsum(
+        "...ikj,...ik,...kj->...ij", table, D, E
+    )
+    return V @ inner @ Vt
