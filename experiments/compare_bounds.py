@@ -7,8 +7,10 @@ one that was cut off goes on from its checkpoint. Writes NAME.json, NAME.md and 
 
 import dataclasses
 import json
+import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,15 +163,14 @@ def markdown(rows: list[dict], options: CompareConfig, command: str, machine: di
         "|---|---|---|---|---|---|",
     ]
     for r in rows:
-        cells = [f"{r[key]['mean']:.2f} ± {r[key]['error']:.2f}" for key in ("bound", "log_likelihood")]
-        cells += [f"{r['log_likelihood_encoder']['mean']:.2f} ± {r['log_likelihood_encoder']['error']:.2f}"]
+        cells = [_figure(r[key]) for key in ("bound", "log_likelihood", "log_likelihood_encoder")]
         cells += [f"{r['seconds_per_epoch']:.2f}", f"{r['active_units']:.1f}"]
         lines.append(f"| {r['method']} | " + " | ".join(cells) + " |")
     image_error = np.mean([r["error_over_images"] for r in rows])
     epochs = ", ".join(str(options.epochs(name)) for name in options.presets)
     lines += [
         "",
-        f"Nats; means ± standard errors over {rows[0]['num_seeds']} seeds ({', '.join(map(str, options.seeds))}). "
+        f"Nats; {_over(options.seeds, 'means ± standard errors')}. "
         f"Epochs: {epochs}. Test figures on {options.eval_images} evenly chosen test images, the same for all "
         f"(the images themselves add a standard error of about {image_error:.1f} that all rows share); "
         f"log p(x) by importance weighting with {options.eval_samples} draws an image, from the trained bound's own "
@@ -178,6 +179,17 @@ def markdown(rows: list[dict], options: CompareConfig, command: str, machine: di
         f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}. Command: `{command}`",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _figure(value: dict) -> str:
+    """mean ± error, or the mean alone of a single seed."""
+    return f"{value['mean']:.2f}" + ("" if math.isnan(value["error"]) else f" ± {value['error']:.2f}")
+
+
+def _over(seeds: Sequence[int], what: str) -> str:
+    if len(seeds) == 1:
+        return f"one seed ({seeds[0]})"
+    return f"{what} over {len(seeds)} seeds ({', '.join(map(str, seeds))})"
 
 
 def compare(options: CompareConfig, command: str) -> list[dict]:
@@ -207,7 +219,7 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         label(preset(name)): [record | {"seconds": seconds[name]} for record in records]
         for name, records in curves.items()
     }
-    title = f"{preset(options.presets[0]).dataset}: mean over the seeds {', '.join(map(str, options.seeds))}"
+    title = f"{preset(options.presets[0]).dataset}: {_over(options.seeds, 'mean')}"
     shown_from = min(options.num_epochs) // 6
     clock = "seconds of training, at the fastest epoch's pace"
     plots.bound_curves(clocked, "test", stem.with_suffix(".png"), title, shown_from, clock)

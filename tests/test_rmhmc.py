@@ -246,7 +246,7 @@ class TestReport:
         assert info.solver.converged[failed].all()
         assert not info.is_divergent[failed].any()
         assert (info.acceptance_rate[failed] == 0).all()
-        assert (info.reversibility_error[failed] > 1e-8).all()
+        assert not (info.reversibility_error[failed] <= 1e-8).any()  # NaN where the way back ran off
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_a_proper_trajectory_is_reversible(self, rng_key, dtype):
