@@ -2,8 +2,9 @@
 
 On a banana, Neal's funnel (d = 2 and 10) and, with --data-dir, a logistic regression posterior of Girolami & Calderhead
 (2011). Writes under --results: compare_samplers.{json,md}, compare_samplers_trajectories.png (a few trajectories of
-each over the density, with the metric's ellipses) and compare_samplers_convergence.png (errors of running moments
-against the number of derivatives taken and against seconds).
+each over the density, with the metric's ellipses), compare_samplers_convergence.png (errors of running moments against
+the number of derivatives taken and against seconds) and, where ArviZ is installed, its trace and pair plots of one
+target, compare_samplers_{trace,pair}.png.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
-from experiments import targets
+from experiments import plots, targets
 from experiments.config import fail_cleanly
 from experiments.plots import plt, save_figure
 from experiments.runs import environment, write_json
@@ -48,6 +50,7 @@ class SamplersConfig:
         hmc_factor: how many times as many draws HMC makes, whose transitions are so much cheaper.
         num_warmup: transitions before them, to tune the step size (and HMC's diagonal masses).
         max_steps: integration steps are drawn from 1 to this.
+        traced: the target of the trace and pair plots.
         seed: of everything.
         results: where the tables and pictures go.
     """
@@ -60,6 +63,7 @@ class SamplersConfig:
     hmc_factor: int = 10
     num_warmup: int = 500
     max_steps: int = 25
+    traced: str = "funnel_2"
     seed: int = 0
     results: Path = Path("experiments/results")
 
@@ -130,9 +134,10 @@ def running_error(draws: np.ndarray, mean: np.ndarray, square: np.ndarray) -> np
     return np.sqrt(np.mean(np.concatenate(errors, axis=-1) ** 2, axis=(0, 2)))
 
 
-def measure(target: Target, config: SamplersConfig) -> tuple[list[dict], dict[str, dict], dict[str, tuple]]:
+def measure(
+    target: Target, found: dict[str, tuple[Samples, float]]
+) -> tuple[list[dict], dict[str, dict], dict[str, tuple]]:
     """A row of figures, a curve, and (step size, metric) for each method."""
-    found = {method: run(method, target, config) for method in METHODS}
     mean, square = reference(target, {method: samples for method, (samples, _) in found.items()})
     rows, curves = [], {}
     for method, (samples, seconds) in found.items():
@@ -313,10 +318,18 @@ def make_target(name: str, config: SamplersConfig) -> Target:
 
 def compare(config: SamplersConfig, command: str) -> dict:
     """Measure all targets, and write the results."""
-    chosen = [make_target(name, config) for name in config.targets if name != "logistic" or config.data_dir]
+    chosen = {
+        name: make_target(name, config) for name in config.targets if name != "logistic" or config.data_dir
+    }
     found, curves, tuned = {}, {}, {}
-    for target in chosen:
-        found[target.name], curves[target.name], tuned[target.name] = measure(target, config)
+    for name, target in chosen.items():
+        drawn = {method: run(method, target, config) for method in METHODS}
+        found[target.name], curves[target.name], tuned[target.name] = measure(target, drawn)
+        if name == config.traced and util.find_spec("arviz"):
+            coordinates = [f"z{i + 1}" for i in range(min(3, len(target.start)))]
+            trace, pair = (config.results / f"compare_samplers_{kind}.png" for kind in ("trace", "pair"))
+            config.results.mkdir(parents=True, exist_ok=True)
+            plots.trace_and_pair({m: samples for m, (samples, _) in drawn.items()}, coordinates, trace, pair)
         for row in found[target.name]:
             print(
                 f"{target.name:<16}{row['method']:<7}ESS of z {row['ess_mean']:7.0f}, of z² {row['ess_square']:7.0f}, "
@@ -332,7 +345,9 @@ def compare(config: SamplersConfig, command: str) -> dict:
     stem = config.results / "compare_samplers"
     write_json(stem.with_suffix(".json"), report)
     stem.with_suffix(".md").write_text(markdown(report))
-    pictured = [(target, tuned[target.name]) for target in chosen if target.window and len(target.start) == 2]
+    pictured = [
+        (target, tuned[target.name]) for target in chosen.values() if target.window and len(target.start) == 2
+    ]
     draw_trajectories(pictured, config.results / "compare_samplers_trajectories.png")
     draw_convergence(curves, config.results / "compare_samplers_convergence.png")
     return report

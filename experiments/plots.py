@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from hmcvae.sampling import Samples
+
 Images = Float[np.ndarray, "n h w c"]
 
 
@@ -103,3 +105,49 @@ def bound_curves(
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
     save_figure(figure, path)
+
+
+def trace_and_pair(
+    draws: dict[str, Samples], names: Sequence[str], trace: Path, pair: Path, num_points: int = 2000
+) -> None:
+    """ArviZ's trace plot, with rows for each method and coordinate, and its pair plot with the methods overlaid.
+
+    Args:
+        draws: samples of vectors by method.
+        names: of the coordinates to show, the first ones.
+        trace, pair: where the pictures go.
+        num_points: of each method in the pair plot.
+    """
+    import arviz
+
+    data = {
+        method: arviz.from_dict(
+            {name: np.asarray(samples.position)[..., i] for i, name in enumerate(names)},
+            sample_stats={"diverging": np.asarray(samples.info.is_divergent)},
+        )
+        for method, samples in draws.items()
+    }
+    figure, grid = plt.subplots(
+        len(data) * len(names), 2, figsize=(11, 1.7 * len(data) * len(names)), squeeze=False
+    )
+    for index, (method, one) in enumerate(data.items()):
+        rows = grid[index * len(names) : (index + 1) * len(names)]
+        thin = max(1, one.posterior.sizes["draw"] // 1000)
+        arviz.plot_trace(one.isel(draw=slice(None, None, thin)), axes=rows, compact=True, divergences=None)
+        for name, (left, right) in zip(names, rows, strict=True):
+            left.set_title(f"{method}: density of {name}, a line for each chain", fontsize=9)
+            right.set_title(f"{method}: draws of {name}", fontsize=9)
+    for axes in grid[:, 1]:
+        axes.set_ylim(*np.percentile([line for axis in grid[:, 1] for line in axis.get_ylim()], [0, 100]))
+    figure.tight_layout()
+    save_figure(figure, trace)
+    figure, axes = plt.subplots(len(names) - 1, len(names) - 1, figsize=(5.5, 5.0), squeeze=False)
+    for index, (method, one) in enumerate(data.items()):
+        thin = max(1, one.posterior.sizes["chain"] * one.posterior.sizes["draw"] // num_points)
+        arviz.plot_pair(
+            one.isel(draw=slice(None, None, thin)),
+            ax=axes if len(names) > 2 else axes[0, 0],
+            scatter_kwargs={"color": f"C{index}", "alpha": 0.3, "ms": 3, "label": method, "zorder": index},
+        )
+    axes[0, 0].legend(fontsize=9, markerscale=3)
+    save_figure(figure, pair)

@@ -445,6 +445,23 @@ def test_traced_count_of_any_whole_type(case: Case, step, dtype):
         chex.assert_trees_all_close(end, expected, rtol=1e-14)
 
 
+class TestVariants(chex.TestCase):
+    """The same trajectory however JAX is made to run it."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_trajectory(self):
+        target = TARGETS["banana"]
+        metric = metrics.diagonal(jnp.array([0.8, 4.0]))
+        step = integrators.leapfrog(target.logdensity_fn, metric)
+        start = integrators.init(target.logdensity_fn, metric, jnp.array([0.3, -0.2]), jnp.array([0.5, 1.0]))
+        end, info = self.variant(lambda start, epsilon: integrators.integrate(step, start, epsilon, 5))(
+            start, 0.1
+        )
+        expected, _ = static_integrate(step, 5)(start, 0.1)
+        chex.assert_trees_all_close(end, expected, rtol=1e-13)
+        chex.assert_trees_all_equal(info, exact_info(jnp.dtype(jnp.float64)))
+
+
 def test_no_steps(case: Case, step):
     start = case.start()
     for num_steps in (0, jnp.asarray(0)):
