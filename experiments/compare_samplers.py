@@ -7,8 +7,6 @@ the number of derivatives taken and against seconds) and, where ArviZ is install
 target, compare_samplers_{trace,pair}.png.
 """
 
-import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +24,7 @@ import hmcvae
 from experiments import plots, targets
 from experiments.config import fail_cleanly
 from experiments.plots import plt, save_figure
-from experiments.runs import environment, write_json
+from experiments.runs import save_report
 from experiments.targets import Target
 from hmcvae import integrators, solvers
 from hmcvae.sampling import Samples
@@ -335,16 +333,7 @@ def compare(config: SamplersConfig, command: str) -> dict:
                 f"{target.name:<16}{row['method']:<7}ESS of z {row['ess_mean']:7.0f}, of z² {row['ess_square']:7.0f}, "
                 f"{row['seconds']:6.1f} s, failed solves {row['num_unconverged']}, divergent {row['num_divergent']}"
             )
-    report = {
-        "command": command,
-        "environment": environment(),
-        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
-        "targets": found,
-    }
-    config.results.mkdir(parents=True, exist_ok=True)
-    stem = config.results / "compare_samplers"
-    write_json(stem.with_suffix(".json"), report)
-    stem.with_suffix(".md").write_text(markdown(report))
+    report = save_report(config.results / "compare_samplers", command, config, {"targets": found}, markdown)
     pictured = [
         (target, tuned[target.name]) for target in chosen.values() if target.window and len(target.start) == 2
     ]

@@ -5,8 +5,6 @@ Each method makes `num_runs` runs of one chain, one after the other, from w = 1e
 `num_samples` draws that are. Writes logistic_regression.{json,md,png} under --results.
 """
 
-import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +19,7 @@ import numpy as np
 import hmcvae
 from experiments import targets
 from experiments.config import fail_cleanly
-from experiments.runs import environment, write_json
+from experiments.runs import save_report
 from hmcvae.sampling import Samples, Tally
 
 # s, (min, median, max ESS) and s per min ESS of their Tables 3-7: 5000 draws, means of 10 runs, MATLAB.
@@ -303,16 +301,8 @@ def run_all(config: LogisticConfig, command: str) -> dict:
                 f"{row['num_unconverged']}, divergent {row['num_divergent']}"
             )
         datasets[name] = {"shape": X.shape, "rows": rows, "disagreement": disagreement(rows)}
-    report = {
-        "command": command,
-        "environment": environment(),
-        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
-        "datasets": datasets,
-    }
-    config.results.mkdir(parents=True, exist_ok=True)
     stem = config.results / "logistic_regression"
-    write_json(stem.with_suffix(".json"), report)
-    stem.with_suffix(".md").write_text(markdown(report))
+    report = save_report(stem, command, config, {"datasets": datasets}, markdown)
     draw(report, stem.with_suffix(".png"))
     return report
 

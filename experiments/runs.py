@@ -6,10 +6,12 @@ RUN/checkpoints/      the newest two       RUN/best/          the best on the va
 RUN/*.png             pictures             RUN/evaluation.json
 """
 
+import dataclasses
 import json
 import os
 import platform
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -281,3 +283,15 @@ def write_json(path: Path, values: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(values, indent=2) + "\n")
     temporary.replace(path)
+
+
+def save_report(
+    stem: Path, command: str, config: Any, figures: dict, markdown: Callable[[dict], str]
+) -> dict:
+    """The figures with what one needs to repeat them, written to STEM.json and, as `markdown` shows them, STEM.md."""
+    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    report = {"command": command, "environment": environment(), "config": plain, **figures}
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_json(stem.with_suffix(".json"), report)
+    stem.with_suffix(".md").write_text(markdown(report))
+    return report
