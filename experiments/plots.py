@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -120,34 +121,34 @@ def trace_and_pair(
     """
     import arviz
 
-    data = {
-        method: arviz.from_dict(
-            {name: np.asarray(samples.position)[..., i] for i, name in enumerate(names)},
-            sample_stats={"diverging": np.asarray(samples.info.is_divergent)},
-        )
-        for method, samples in draws.items()
-    }
+    def thinned(samples: Samples, num_draws: int) -> Any:
+        positions = np.asarray(samples.position)
+        positions = positions[:, :: max(1, positions.shape[1] // num_draws)]
+        return arviz.from_dict({name: positions[..., i] for i, name in enumerate(names)})
+
     figure, grid = plt.subplots(
-        len(data) * len(names), 2, figsize=(11, 1.7 * len(data) * len(names)), squeeze=False
+        len(draws) * len(names), 2, figsize=(11, 1.7 * len(draws) * len(names)), squeeze=False
     )
-    for index, (method, one) in enumerate(data.items()):
+    for index, (method, samples) in enumerate(draws.items()):
         rows = grid[index * len(names) : (index + 1) * len(names)]
-        thin = max(1, one.posterior.sizes["draw"] // 1000)
-        arviz.plot_trace(one.isel(draw=slice(None, None, thin)), axes=rows, compact=True, divergences=None)
+        arviz.plot_trace(thinned(samples, 1000), axes=rows, compact=True, divergences=None)
         for name, (left, right) in zip(names, rows, strict=True):
             left.set_title(f"{method}: density of {name}, a line for each chain", fontsize=9)
             right.set_title(f"{method}: draws of {name}", fontsize=9)
-    for axes in grid[:, 1]:
-        axes.set_ylim(*np.percentile([line for axis in grid[:, 1] for line in axis.get_ylim()], [0, 100]))
+    for index in range(len(names)):  # one scale for a coordinate, whatever the method
+        for axes, which in ((grid[index :: len(names), 0], "x"), (grid[index :: len(names), 1], "y")):
+            limits = np.array([getattr(one, f"get_{which}lim")() for one in axes])
+            for one in axes:
+                getattr(one, f"set_{which}lim")(limits[:, 0].min(), limits[:, 1].max())
     figure.tight_layout()
     save_figure(figure, trace)
     figure, axes = plt.subplots(len(names) - 1, len(names) - 1, figsize=(5.5, 5.0), squeeze=False)
-    for index, (method, one) in enumerate(data.items()):
-        thin = max(1, one.posterior.sizes["chain"] * one.posterior.sizes["draw"] // num_points)
+    for index, (method, samples) in enumerate(draws.items()):
         arviz.plot_pair(
-            one.isel(draw=slice(None, None, thin)),
+            thinned(samples, num_points // len(samples.position)),
             ax=axes if len(names) > 2 else axes[0, 0],
-            scatter_kwargs={"color": f"C{index}", "alpha": 0.3, "ms": 3, "label": method, "zorder": index},
+            textsize=10,
+            scatter_kwargs={"color": f"C{index}", "alpha": 0.6, "s": 8, "label": method, "zorder": index},
         )
     axes[0, 0].legend(fontsize=9, markerscale=3)
     save_figure(figure, pair)
