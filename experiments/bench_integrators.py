@@ -510,6 +510,10 @@ def main() -> None:
         # Smaller in every direction that the user did not set.
         config = replace(config, chains=config.chains if config.chains != Config.chains else (1, 16))
         config = replace(config, call_seconds=0.002, case_seconds=0.02, max_rounds=3)
+    if config.peers:
+        from experiments import bench_riemannian
+
+        bench_riemannian.enlarge_thread_pool()
     try:
         run(config)
     except ValueError as error:

@@ -8,7 +8,9 @@ Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`.
 """
 
 from hmcvae.metrics.euclidean import (
+    Dense,
     DenseFactor,
+    Diagonal,
     DiagonalFactor,
     GaussianMomentum,
     Geometry,
@@ -23,7 +25,9 @@ from hmcvae.metrics.information import fisher
 from hmcvae.metrics.riemannian import check_metric, from_tensor, monge
 
 __all__ = [
+    "Dense",
     "DenseFactor",
+    "Diagonal",
     "DiagonalFactor",
     "GaussianMomentum",
     "Geometry",

@@ -97,12 +97,17 @@ class Fisher(RiemannianMetric):
     def _jacobian(self, z: Vector) -> tuple[Float[Array, " N"], Float[Array, "d N"]]:
         """(f, Jᵀ): d derivatives forward as one wide product; a constant where predict_fn is affine."""
         if self._is_linear(z):
-            with jax.ensure_compile_time_eval():
-                basis, at = jnp.eye(z.shape[0], dtype=z.dtype), jnp.zeros(z.shape, z.dtype)
-                rows = jax.vmap(lambda e: jax.jvp(self._predict, (at,), (e,))[1])(basis)
-            return self._predict(z), rows
+            offset, rows = self._constants(z)
+            return offset + z @ rows, rows
         f, push_forward = jax.linearize(self._predict, z)
         return f, jax.vmap(push_forward)(jnp.eye(z.shape[0], dtype=z.dtype))
+
+    def _constants(self, z: Vector) -> tuple[Float[Array, " N"], Float[Array, "d N"]]:
+        """(f(0), Jᵀ) of an affine predict_fn, known when the program is made unless predict_fn closes over tracers."""
+        with jax.ensure_compile_time_eval():
+            basis, at = jnp.eye(z.shape[0], dtype=z.dtype), jnp.zeros(z.shape, z.dtype)
+            offset, push_forward = jax.linearize(self._predict, at)
+            return offset, jax.vmap(push_forward)(basis)
 
     def _is_linear(self, z: Vector) -> bool:
         return is_affine(self._predict, z) if self.linear is None else self.linear
@@ -112,6 +117,10 @@ class Fisher(RiemannianMetric):
         return self._add_prior((rows * self._weights(z, f)[None, :]) @ rows.T)
 
     def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+        if v.ndim == 1 and self._is_linear(z):
+            offset, rows = self._constants(z)
+            f, moved = jnp.stack([z, v]) @ rows  # one pass over the Jacobian for both
+            return self._prior_product(v) + rows @ (self._weights(z, offset + f) * moved)
         f, push_forward = jax.linearize(self._predict, z)
         weights, pull_back = self._weights(z, f), jax.linear_transpose(push_forward, z)
 
