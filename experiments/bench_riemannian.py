@@ -762,9 +762,11 @@ def draw_blackjax(axis: Any, rows: list[dict]) -> None:
     names = [name for name in COLOURS if any(row["contestant"] == name for row in rows)]
     for offset, name in enumerate(names):
         chosen = [row for row in rows if row["contestant"] == name]
-        heights = np.arange(len(cases)) + 0.27 * (offset - 0.5 * (len(names) - 1))
+        width = 0.8 / len(names)  # a contestant need not be in every case
+        heights = np.array([cases.index(case_name(row)) for row in chosen])
+        heights = heights + width * (offset - 0.5 * (len(names) - 1))
         rates = [row["transitions_per_second"] for row in chosen]
-        axis.barh(heights, rates, 0.25, color=COLOURS[name], label=NAMES[name])
+        axis.barh(heights, rates, 0.92 * width, color=COLOURS[name], label=NAMES[name])
         for row, rate, height in zip(chosen, rates, heights, strict=True):
             text = bench.number(rate)
             if name == "blackjax":
@@ -786,7 +788,12 @@ def draw_blackjax(axis: Any, rows: list[dict]) -> None:
 def draw_mici(axis: Any, rows: list[dict]) -> None:
     values = [row["ess_per_cpu_second"] for row in rows]
     names = [row["contestant"] for row in rows]
-    axis.bar([NAMES[name] for name in names], values, 0.5, color=[COLOURS[name] for name in names])
+    axis.bar(
+        [NAMES[name].replace(" ", "\n") for name in names],
+        values,
+        0.5,
+        color=[COLOURS[name] for name in names],
+    )
     for index, value in enumerate(values):
         axis.annotate(bench.number(value), (index, value), (0, 3), textcoords="offset points", ha="center")
     axis.set_yscale("log")
@@ -845,12 +852,18 @@ def draw_growth(axis: Any, rows: list[dict], varied: str, label: str) -> None:
         if chosen:
             points = [row[varied] for row in chosen], [row["steps_per_second"] for row in chosen]
             axis.plot(*points, style, label=dtype)
+            stuck = [(x, y) for x, y, row in zip(*points, chosen, strict=True) if not row["converged"] >= 0.5]
+            axis.plot(*zip(*stuck, strict=True), "kx", ms=11) if stuck else None
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel(label)
     axis.set_ylabel("steps per second of all chains")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    handles, labels = axis.get_legend_handles_labels()
+    if any(line.get_marker() == "x" for line in axis.lines):
+        handles.append(plt.Line2D([], [], ls="", marker="x", color="k", ms=8))
+        labels.append("ε too large: most solves fail")
+    axis.legend(handles, labels, fontsize=8)
     axis.set_title(f"Growth with the {label.split(' (')[0]}", fontsize=11)
 
 

@@ -19,7 +19,7 @@ TINY = replace(
     dims=(2,),
     rows=(20,),
     many_chains=(2,),
-    dtypes=("float64",),
+    dtypes=("float32", "float64"),
     call_seconds=1e-4,
 )
 
@@ -36,7 +36,13 @@ def no_peers(monkeypatch):
 @pytest.mark.usefixtures("no_peers")
 def test_without_the_peers_their_rows_say_so(tmp_path, capsys):
     report = bench_riemannian.run(replace(TINY, folder=tmp_path))
-    assert [row["contestant"] for row in report["against_blackjax"]] == ["ours", "midpoint", "loose"]
+    assert [row["contestant"] for row in report["against_blackjax"]] == [
+        "ours",
+        "midpoint",
+        "ours",
+        "midpoint",
+        "loose",
+    ]
     for row in report["against_blackjax"]:
         assert row["transitions_per_second"] > 0
         assert 0.5 < row["acceptance"] <= 1
