@@ -94,7 +94,7 @@ def run(method: str, target: Target, config: SamplersConfig) -> tuple[Samples, f
         jax.random.key(config.seed + 1),
         tuned,
         warm.position[:, -1],
-        num_samples=config.num_samples,
+        num_samples=config.num_samples * (config.hmc_factor if method == "HMC" else 1),
     )
     jax.block_until_ready(draw().position)
     start = time.perf_counter()
@@ -331,7 +331,7 @@ def compare(config: SamplersConfig, command: str) -> dict:
         for row in found[target.name]:
             print(
                 f"{target.name:<16}{row['method']:<7}ESS of z {row['ess_mean']:7.0f}, of z² {row['ess_square']:7.0f}, "
-                f"{row['seconds']:6.1f} s, failed solves {row['num_unconverged']}, divergent {row['num_divergent']}"
+                f"{row['seconds']:6.2f} s, failed solves {row['num_unconverged']}, divergent {row['num_divergent']}"
             )
     report = save_report(config.results / "compare_samplers", command, config, {"targets": found}, markdown)
     pictured = [
