@@ -537,6 +537,16 @@ class TestMatrixFunction:
         np.testing.assert_allclose(second, expected, atol=1e-7)
         np.testing.assert_allclose(np.sum(twice * self.D), np.sum(self.D * expected), rtol=1e-6, atol=1e-7)
 
+    def test_a_third_derivative_is_refused(self):
+        def second(t):
+            A = jnp.diag(jnp.array([1.0, 2.0])) * t
+            first = jax.grad(lambda t: hessian.matrix_function(A + t * jnp.ones((2, 2)))[0, 1])
+            return jax.grad(first)(0.0)
+
+        assert np.isfinite(second(1.0))
+        with pytest.raises(NotImplementedError, match="two derivatives"):
+            jax.grad(second)(1.0)
+
     def test_derivative_of_the_pull_back(self):
         """The derivative of the reverse-mode derivative, which is what `geometry` leaves to an integrator."""
         A, E, D = (jnp.asarray(M) for M in (symmetric(SPECTRA["apart"]), self.E, self.D))
