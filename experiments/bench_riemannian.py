@@ -44,6 +44,7 @@ import matplotlib
 import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
+from matplotlib.lines import Line2D
 from scipy import optimize, special
 
 import hmcvae
@@ -861,7 +862,7 @@ def draw_growth(axis: Any, rows: list[dict], varied: str, label: str) -> None:
     axis.grid(alpha=0.3)
     handles, labels = axis.get_legend_handles_labels()
     if any(line.get_marker() == "x" for line in axis.lines):
-        handles.append(plt.Line2D([], [], ls="", marker="x", color="k", ms=8))
+        handles.append(Line2D([], [], ls="", marker="x", color="k", ms=8))
         labels.append("ε too large: most solves fail")
     axis.legend(handles, labels, fontsize=8)
     axis.set_title(f"Growth with the {label.split(' (')[0]}", fontsize=11)
