@@ -51,10 +51,13 @@ def test_without_the_peers_their_rows_say_so(tmp_path, capsys):
     assert row["contestant"] == "ours"
     assert row["draws"] == TINY.stretches * TINY.mici_draws
     assert row["ess_per_cpu_second"] > 0
-    (row,) = report["floor"]
-    assert row["over_floor"] > 0
-    assert min(row["momentum_iterations"], row["position_iterations"]) >= 1
-    assert [row["varied"] for row in report["growth"]] == ["dim", "rows", "chains"]
+    assert [row["dtype"] for row in report["floor"]] == ["float32", "float64"]
+    for row in report["floor"]:
+        assert row["over_floor"] > 0
+        assert min(row["momentum_iterations"], row["position_iterations"]) >= 1
+    assert {(row["varied"], row["dtype"]) for row in report["growth"]} == {
+        (varied, dtype) for varied in ("dim", "rows", "chains") for dtype in ("float32", "float64")
+    }
     assert all(row["steps_per_second"] > 0 for row in report["growth"])
 
     assert json.loads((tmp_path / "bench_riemannian.json").read_text())["growth"] == report["growth"]
