@@ -33,6 +33,9 @@ def rmhmc(
         solver: of the implicit equations, see `hmcvae.solvers`.
         check_reversibility: integrate every trajectory back, and reject where that misses the start by more than
             reversibility_tolerance (√eps of the dtype if None); doubles the cost.
+            Without it a trajectory whose solves succeed one way and fail the other is accepted one way only, and
+            the draws are biased: by many standard errors where one solve in five fails. Use it, or a smaller step,
+            where failed solves are not rare.
 
     Raises:
         ValueError: see `hmc`; `init` also for a metric that is not finite, symmetric and positive definite at the
