@@ -160,7 +160,7 @@ def blackjax_verlet(logdensity_fn: Callable, num_steps: int, mass: jax.Array) ->
     integrate = trajectory.static_integration(peer.velocity_verlet(logdensity_fn, kinetic_energy_fn))
 
     def run(state: Any, step_size: jax.Array) -> Any:
-        return integrate(peer.IntegratorState(*state), step_size, num_steps)
+        return integrate(peer.IntegratorState(*state[:4]), step_size, num_steps)
 
     return run
 

@@ -267,7 +267,7 @@ def draw_trajectories(
         starts = _starts(target)
         for method, axes in zip(METHODS, axes_row, strict=True):
             levels = logs.max() - np.array([12, 8, 5, 3, 1.5, 0.5])
-            axes.contour(x, y, logs, levels, colors="0.75", linewidths=0.8)
+            axes.contour(x, y, logs, levels, colors="0.75", linewidths=0.8, linestyles="solid")
             step_size, metric = tuned[method]
             trajectory = make_trajectory(target, method, metric, num_steps)
             for index, start in enumerate(starts):
