@@ -64,13 +64,16 @@ class CompareConfig:
         return self.num_epochs[self.presets.index(name) if len(self.num_epochs) > 1 else 0]
 
 
-LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI"}
+LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened"}
 
 
 def label(config: TrainConfig) -> str:
     """The method as a table names it."""
     name = LABELS[config.method]
-    if config.method == "hvi":
+    if config.method == "whitened":
+        name += f" ({config.metric}"
+        name += f", recentred × {config.num_recentrings})" if config.num_recentrings else ")"
+    if config.method in ("hvi", "whitened"):
         steps = f"{config.num_steps} leapfrog step" + ("s" if config.num_steps != 1 else "")
         name += f", {steps}" + (f" × {config.num_transitions}" if config.num_transitions > 1 else "")
         name += "" if config.learned_momentum else ", standard momentum"

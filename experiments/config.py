@@ -12,7 +12,8 @@ from hmcvae._checks import check_count
 from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
-METHODS = ("vae", "iwae", "hvi")
+METHODS = ("vae", "iwae", "hvi", "whitened")
+METRICS = ("diagonal", "amortised", "fisher", "sketched")
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
 NOT_THE_MODEL = ("run_dir", "resume", "data_dir", "download", "eval_samples", "eval_images")
 
@@ -26,7 +27,12 @@ class TrainConfig:
         data_dir: the folder with the data's files; digits needs none.
         download: let tensorflow-datasets download the data.
         num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
-        method: vae (the ELBO), iwae (its K-sample bound), or hvi (Hamiltonian variational inference).
+        method: vae (the ELBO), iwae (its K-sample bound), hvi (Hamiltonian variational inference), or whitened (the
+            same in coordinates whitened by a metric of each datum's own; num_transitions 0: its Gaussian alone).
+        metric: of whitened: fisher (the decoder's, at the encoder's mean), sketched (the same from num_probes random
+            derivatives), amortised (a head on the encoder's features), or diagonal (the encoder's variances).
+        num_recentrings: of whitened: Gauss-Newton steps from the encoder's mean towards the mode.
+        num_probes: of a sketched metric.
         likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
         latent_dim: the dimension d of z.
         architecture: mlp or conv.
@@ -50,7 +56,10 @@ class TrainConfig:
     data_dir: Path | None = None
     download: bool = False
     num_validation: int = 0
-    method: Literal["vae", "iwae", "hvi"] = "hvi"
+    method: Literal["vae", "iwae", "hvi", "whitened"] = "hvi"
+    metric: Literal["diagonal", "amortised", "fisher", "sketched"] = "amortised"
+    num_recentrings: int = 1
+    num_probes: int = 8
     likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
     latent_dim: int = 8
     architecture: Literal["mlp", "conv"] = "mlp"
@@ -70,13 +79,20 @@ class TrainConfig:
     resume: bool = False
 
     def __post_init__(self):
-        choices = (("dataset", data.NAMES), ("method", METHODS), ("likelihood", LIKELIHOODS))
+        choices = (
+            ("dataset", data.NAMES),
+            ("method", METHODS),
+            ("metric", METRICS),
+            ("likelihood", LIKELIHOODS),
+        )
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         # What is needed only after hours of training is checked before them.
         for name, minimum in (
             ("num_samples", 1),
+            ("num_recentrings", 0),
+            ("num_probes", 1),
             ("eval_samples", 1),
             ("eval_images", 0),
             ("num_validation", 0),
@@ -94,8 +110,13 @@ class TrainConfig:
         """run_dir, or its default."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method == "hvi" else ""
-        name = f"{self.dataset}-{self.method}{dynamics}-{self.architecture}-d{self.latent_dim}"
+        dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method in ("hvi", "whitened") else ""
+        kind = (
+            f"{self.method}-{self.metric}{self.num_recentrings}-"
+            if self.method == "whitened"
+            else self.method
+        )
+        name = f"{self.dataset}-{kind}{dynamics}-{self.architecture}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
 
@@ -133,6 +154,10 @@ PRESETS: dict[str, TrainConfig] = {
     "mnist_hvi1": _mnist("hvi", num_steps=1),
     "mnist_hvi": _mnist("hvi", num_steps=4),
     "mnist_hvi_plain": _mnist("hvi", num_steps=4, learned_momentum=False),
+    "mnist_full_gaussian": _mnist("whitened", num_transitions=0, num_recentrings=0),
+    "mnist_amortised": _mnist("whitened", num_steps=4),
+    "mnist_fisher": _mnist("whitened", metric="fisher", num_steps=4),
+    "mnist_sketched": _mnist("whitened", metric="sketched", num_steps=4),
     "mnist_2d": _mnist("hvi", num_steps=4, latent_dim=2),
     "mnist_conv_vae": _conv("vae", 450),
     "mnist_conv_hvi": _conv("hvi", 450, num_steps=16),

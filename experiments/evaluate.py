@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments.config import TrainConfig, fail_cleanly
-from experiments.runs import Model, load_run, make_bound, test_examples, write_json
+from experiments.runs import Model, load_run, make_bound, make_chart, test_examples, write_json
 from hmcvae import bounds
 from hmcvae._random import stream
 from hmcvae.evaluation import Summary, active_units, estimate, summarise
@@ -54,13 +54,16 @@ def evaluate(
 ) -> dict:
     """Figures in nats with standard errors over the test images, as JSON values.
 
-    `proposals` holds one entry for the encoder (the plain VAE's draws) and, for hvi, one for the end of the chain.
+    `proposals` holds one entry for the encoder (the start of a chain: the plain VAE's draws, or those of the whitened
+    Gaussian) and, for hvi and whitened, one for the end of the chain.
     """
+    num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
     proposals = {"encoder": bounds.elbo(model.vae)}
-    if config.method == "hvi":
-        num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
+    if config.method == "whitened":
+        proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features))
+    if config.method in ("hvi", "whitened"):
         one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
-        proposals["hvi"] = make_bound(one_draw, model.vae, num_features)
+        proposals[config.method] = make_bound(one_draw, model.vae, num_features)
     result: dict = {
         "num_images": len(examples),
         "num_samples": num_samples,

@@ -23,7 +23,7 @@ import numpy as np
 
 import hmcvae
 from experiments.config import TrainConfig, differences, from_json, to_json
-from hmcvae import bounds, data, likelihoods, networks, training
+from hmcvae import bounds, charts, data, likelihoods, networks, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.checkpoints import Checkpoints
@@ -75,20 +75,36 @@ def build(config: TrainConfig, dataset: data.Dataset) -> Model:
     return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1)
 
 
+def make_chart(config: TrainConfig, num_features: int) -> charts.Chart:
+    """The whitened coordinates that a config names."""
+    d = config.latent_dim
+    make = {
+        "diagonal": charts.diagonal,
+        "amortised": lambda: charts.amortised(num_features, d),
+        "fisher": lambda: charts.fisher(d),
+        "sketched": lambda: charts.fisher(d, config.num_probes),
+    }
+    chart = make[config.metric]()
+    return charts.recentred(chart, config.num_recentrings) if config.num_recentrings else chart
+
+
 def make_bound(config: TrainConfig, vae: VAE, num_features: int) -> Bound:
     """The bound that a config trains."""
-    if config.method == "hvi":
+    if config.method in ("hvi", "whitened"):
         conditional = networks.reverse_model(num_features, config.latent_dim, config.reverse_hidden)
-        bound = bounds.hvi(
-            vae,
-            reverse=conditional,
-            momentum=conditional if config.learned_momentum else None,
-            num_transitions=config.num_transitions,
-            num_steps=config.num_steps,
-            initial_step_size=config.initial_step_size,
-            max_step_size=config.max_step_size,
-            per_coordinate_steps=config.per_coordinate_steps,
-        )
+        dynamics: dict[str, Any] = {
+            "reverse": conditional,
+            "momentum": conditional if config.learned_momentum else None,
+            "num_transitions": config.num_transitions,
+            "num_steps": config.num_steps,
+            "initial_step_size": config.initial_step_size,
+            "max_step_size": config.max_step_size,
+            "per_coordinate_steps": config.per_coordinate_steps,
+        }
+        if config.method == "hvi":
+            bound = bounds.hvi(vae, **dynamics)
+        else:
+            bound = bounds.whitened_hvi(vae, make_chart(config, num_features), **dynamics)
     else:
         bound = bounds.elbo(vae)
     return bounds.importance_weighted(bound, config.num_samples) if config.num_samples > 1 else bound

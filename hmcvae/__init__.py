@@ -7,6 +7,7 @@
 from hmcvae import (
     adaptation,
     bounds,
+    charts,
     diagnostics,
     evaluation,
     integrators,
@@ -30,6 +31,7 @@ __all__ = [
     "VAE",
     "adaptation",
     "bounds",
+    "charts",
     "diagnose",
     "diagnostics",
     "evaluation",

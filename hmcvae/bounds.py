@@ -14,10 +14,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
+from hmcvae.charts import Chart
 from hmcvae.solvers import SolverInfo, exact_info
 from hmcvae.transitions import Transition, hamiltonian
-from hmcvae.types import ArrayLike, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import VAE, Image, log_prior
+from hmcvae.types import ArrayLike, LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.vae import VAE, Image, gaussian_log_prob, log_prior
 
 
 class BoundInfo(NamedTuple):
@@ -119,31 +120,62 @@ def markov_chain(vae: VAE, transition: Transition, num_transitions: int = 1) -> 
         check_params(params)
         start_key, chain_key = jax.random.split(rng_key)
         posterior = vae.posterior(params["vae"], x)
-        logdensity_fn = vae.logdensity_fn(params["vae"], x)
         z0 = posterior.sample(start_key)
-
-        def move(state: Any, inputs: tuple[PyTree, PRNGKey]):
-            own, key = inputs
-            return transition.step(own, key, posterior.features, logdensity_fn, state)
-
-        if num_transitions == 0:
-            position, log_joint, log_ratio = z0, logdensity_fn(z0), jnp.zeros((), z0.dtype)
-            energy_error, solver = log_ratio, exact_info(z0.dtype)
-        else:
-            keys = jax.random.split(chain_key, num_transitions)
-            state = transition.begin(logdensity_fn, z0)
-            state, infos = _scan(move, state, (params["bound"], keys), num_transitions)
-            position, log_joint = state.position, state.logdensity
-            log_ratio = jnp.sum(infos.log_reverse - infos.log_forward)
-            energy_error = jnp.mean(jnp.abs(infos.energy_error))
-            s = infos.solver
-            solver = SolverInfo(s.converged.all(), s.num_iterations.sum(), s.residual.max())
-        log_likelihood = log_joint - log_prior(position)
-        cost = posterior.log_prob(z0) - log_prior(position) - log_ratio
+        end = _run_chain(
+            transition,
+            num_transitions,
+            params["bound"],
+            chain_key,
+            posterior.features,
+            vae.logdensity_fn(params["vae"], x),
+            z0,
+        )
+        log_likelihood = end.logdensity - log_prior(end.position)
+        cost = posterior.log_prob(z0) - log_prior(end.position) - end.log_ratio
         log_weight = log_likelihood - jnp.asarray(kl_weight, z0.dtype) * cost
-        return log_weight, BoundInfo(log_weight, log_likelihood, z0, position, energy_error, solver)
+        return log_weight, BoundInfo(
+            log_weight, log_likelihood, z0, end.position, end.energy_error, end.solver
+        )
 
     return Bound(vae, init, evaluate, "markov_chain")
+
+
+class _End(NamedTuple):
+    """Where a chain ended: log_ratio is Σ_t (log r_t - log q_t)."""
+
+    position: Vector
+    logdensity: Scalar
+    log_ratio: Scalar
+    energy_error: Scalar
+    solver: SolverInfo
+
+
+def _run_chain(
+    transition: Transition | None,
+    num_transitions: int,
+    params: PyTree,
+    rng_key: PRNGKey,
+    features: Array,
+    logdensity_fn: LogDensityFn,
+    start: Vector,
+) -> _End:
+    """T transitions from `start`; params have a leading [T]. T = 0 needs no transition."""
+    if transition is None or num_transitions == 0:
+        zero = jnp.zeros((), start.dtype)
+        return _End(start, logdensity_fn(start), zero, zero, exact_info(start.dtype))
+
+    def move(state: Any, inputs: tuple[PyTree, PRNGKey]):
+        own, key = inputs
+        return transition.step(own, key, features, logdensity_fn, state)
+
+    keys = jax.random.split(rng_key, num_transitions)
+    state = transition.begin(logdensity_fn, start)
+    state, infos = _scan(move, state, (params, keys), num_transitions)
+    log_ratio = jnp.sum(infos.log_reverse - infos.log_forward)
+    energy_error = jnp.mean(jnp.abs(infos.energy_error))
+    s = infos.solver
+    solver = SolverInfo(s.converged.all(), s.num_iterations.sum(), s.residual.max())
+    return _End(state.position, state.logdensity, log_ratio, energy_error, solver)
 
 
 def _scan(body: Callable, carry: Any, inputs: PyTree, length: int) -> tuple[Any, PyTree]:
@@ -191,6 +223,85 @@ def hvi(
     transition = hamiltonian(dimension, reverse, momentum, num_steps, **options)
     chain = markov_chain(vae, transition, num_transitions)
     return Bound(vae, chain.init, chain.evaluate, "hvi")
+
+
+def charted(vae: VAE, chart: Chart, transition: Transition | None = None, num_transitions: int = 0) -> Bound:
+    """The Markov-chain bound in coordinates of each datum's own: z = c(x) + A(x) y, see `charts`.
+
+        y_0 ~ N(0, s²),   L = log p(x, c + A y_T) + log |det A| - log N(y_0; 0, s²) + Σ_t (log r_t - log q_t)
+
+    Start, dynamics and reverse model all live in y. Without transitions it is a Gaussian encoder N(c, A s² Aᵀ).
+    Parameters: {"chart": of the chart, "chain": of the transitions, stacked along a leading [T]}.
+
+    Args:
+        vae: the model.
+        chart: from `hmcvae.charts`.
+        transition: of y; None only for T = 0.
+        num_transitions: T ≥ 0.
+
+    Raises:
+        ValueError: if num_transitions is negative or not whole, or not 0 without a transition.
+    """
+    num_transitions = check_count("num_transitions", num_transitions, 0)
+    if transition is None and num_transitions:
+        raise ValueError(f"{num_transitions} transitions need a transition, got None")
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        chart_key, chain_key = jax.random.split(rng_key)
+        params = {"chart": chart.init(chart_key), "chain": {}}
+        if transition is not None and num_transitions:
+            params["chain"] = jax.vmap(transition.init)(jax.random.split(chain_key, num_transitions))
+        return params
+
+    def evaluate(params: PyTree, rng_key: PRNGKey, x: Image, kl_weight: ArrayLike):
+        check_params(params)
+        chart_key, start_key, chain_key = jax.random.split(rng_key, 3)
+        own, posterior = params["bound"], vae.posterior(params["vae"], x)
+        frame = chart.build(own["chart"], chart_key, vae, params["vae"], x, posterior)
+        noise = jax.random.normal(start_key, frame.center.shape, frame.center.dtype)
+        y0 = jnp.exp(frame.log_scale) * noise
+        log_start = gaussian_log_prob(y0, jnp.zeros_like(y0), frame.log_scale)
+        logdensity_fn = frame.logdensity_fn(vae.logdensity_fn(params["vae"], x))
+        end = _run_chain(
+            transition, num_transitions, own["chain"], chain_key, posterior.features, logdensity_fn, y0
+        )
+        position = frame.to_position(end.position)
+        log_likelihood = end.logdensity - frame.log_det - log_prior(position)
+        cost = log_start - frame.log_det - log_prior(position) - end.log_ratio
+        log_weight = log_likelihood - jnp.asarray(kl_weight, y0.dtype) * cost
+        return log_weight, BoundInfo(
+            log_weight, log_likelihood, frame.to_position(y0), position, end.energy_error, end.solver
+        )
+
+    return Bound(vae, init, evaluate, "charted")
+
+
+def whitened_hvi(
+    vae: VAE,
+    chart: Chart,
+    *,
+    reverse: Any = None,
+    num_transitions: int = 1,
+    num_steps: int = 1,
+    momentum: Any = None,
+    **options: Any,
+) -> Bound:
+    """Hamiltonian variational inference with a metric held constant for each datum, in whitened coordinates.
+
+    `hvi` in the y of a chart: leapfrog on y, whose masses are those learned in `transitions.hamiltonian`, is leapfrog
+    on z with mass matrix G(x) = (A Aᵀ)⁻¹ where they are one.
+
+    Args:
+        vae, reverse, num_transitions, num_steps, momentum, options: see `hvi`; reverse and momentum models are
+            functions of y.
+        chart: `charts.fisher(d)`, `charts.amortised(num_features, d)`, either of them `charts.recentred(…)`.
+
+    Raises:
+        ValueError: see `hvi`.
+    """
+    transition = hamiltonian(vae.latent_dim, reverse, momentum, num_steps, **options)
+    bound = charted(vae, chart, transition, num_transitions)
+    return Bound(vae, bound.init, bound.evaluate, "whitened_hvi")
 
 
 def importance_weighted(bound: Bound, num_samples: int) -> Bound:

@@ -1,0 +1,201 @@
+"""Charts and the bounds written in them: valid for any factor, exact where the posterior is Gaussian."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hmcvae
+from experiments.config import TrainConfig
+from experiments.train import train
+from hmcvae import bounds, charts
+from hmcvae.training import Options
+from hmcvae.vae import gaussian_log_prob
+from tests import models
+from tests.test_bounds import PARAMS, X, assert_unbiased, draws, perturbed
+from tests.test_bounds import VAE as PLAIN
+
+
+def _encode(p: dict, x: jax.Array):
+    """As the plain model's, with a scale fit for whitened coordinates: of the order of one."""
+    mean, log_scale, features = PLAIN.encode(p, x)
+    return mean, 0.1 + 0.1 * log_scale, features
+
+
+VAE = hmcvae.VAE(_encode, PLAIN.decode, PLAIN.likelihood, models.LATENT)
+CHARTS = {
+    "diagonal": charts.diagonal(),
+    "amortised": charts.amortised(models.FEATURES, models.LATENT, 0.5),
+    "fisher": charts.fisher(models.LATENT),
+    "sketched": charts.fisher(models.LATENT, num_probes=3),
+    "amortised, recentred twice": charts.recentred(charts.amortised(models.FEATURES, models.LATENT, 0.5), 2),
+    "fisher, recentred": charts.recentred(charts.fisher(models.LATENT)),
+    "fisher, recentred afresh": charts.recentred(charts.fisher(models.LATENT), 2, fresh=True),
+}
+
+
+def make(name: str, num_transitions: int = 2, num_steps: int = 2) -> bounds.Bound:
+    if num_transitions == 0:
+        return bounds.charted(VAE, CHARTS[name])
+    return bounds.whitened_hvi(
+        VAE,
+        CHARTS[name],
+        reverse=models.conditional(0.15),
+        num_transitions=num_transitions,
+        num_steps=num_steps,
+        initial_step_size=0.3,
+    )
+
+
+def build(chart: charts.Chart, own: dict, x: jax.Array = X, vae: hmcvae.VAE = VAE, params: dict = PARAMS):
+    return chart.build(own, jax.random.key(1), vae, params, x, vae.posterior(params, x))
+
+
+@pytest.mark.parametrize("num_transitions", [0, 2])
+@pytest.mark.parametrize("name", CHARTS)
+def test_weights_are_unbiased(name, num_transitions):
+    bound = make(name, num_transitions)
+    assert_unbiased(draws(bound, perturbed(bound)))
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_log_det_is_that_of_the_scale(name):
+    frame = build(CHARTS[name], perturbed(make(name))["bound"]["chart"])
+    np.testing.assert_allclose(frame.log_det, np.linalg.slogdet(np.asarray(frame.scale))[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fisher", "fisher, recentred"])
+def test_fisher_is_exact_on_the_linear_gaussian_model(name):
+    """There G is the posterior's precision; and one recentring of γ = 1 lands on its mean."""
+    chart = CHARTS[name]
+    own = chart.init(jax.random.key(0))
+    mean, covariance = models.exact_posterior(PARAMS, X)
+    if "recentred" in name:
+        own["step"] = jnp.log(jnp.full((1,), 1.0) / (charts.MAX_STEP - 1.0))
+    frame = build(chart, own)
+    np.testing.assert_allclose(frame.scale @ frame.scale.T, covariance, rtol=1e-4, atol=1e-6)
+    if "recentred" in name:
+        np.testing.assert_allclose(frame.center, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_gap_is_zero_at_the_exact_optimum():
+    """Recentred at γ = 1 with s = 1 the Gaussian is the posterior; so is every step of the dynamics with r = q."""
+    vae = hmcvae.VAE(
+        lambda p, x: (p["A"] @ x, jnp.zeros(models.LATENT), jnp.tanh(x)),
+        VAE.decode,
+        VAE.likelihood,
+        models.LATENT,
+    )
+    chart = CHARTS["fisher, recentred"]
+    exact = models.log_evidence(PARAMS, X)
+    for num_transitions, spread in ((0, 1e-4), (1, 2e-2)):
+        bound = bounds.whitened_hvi(
+            vae, chart, num_transitions=num_transitions, num_steps=8, initial_step_size=0.1
+        )
+        own = bound.init(jax.random.key(0))
+        own["chart"]["step"] = jnp.log(jnp.full((1,), 1.0) / (charts.MAX_STEP - 1.0))
+        keys = jax.random.split(jax.random.key(2), 200)
+        weights = jax.vmap(lambda k, b=bound, o=own: b({"vae": PARAMS, "bound": o}, k, X)[0])(keys)
+        np.testing.assert_allclose(weights, exact, atol=spread)
+
+
+def test_fisher_at_no_information_is_flat_dynamics_with_masses():
+    """At a → -∞ the metric is diag exp(λ): the chart's dynamics are those of `hvi` with these masses."""
+    chart = charts.fisher(models.LATENT)
+    masses = jnp.array([0.3, -0.4])
+    frame = build(chart, {"log_weight": jnp.asarray(-60.0), "log_precision": masses})
+    np.testing.assert_allclose(frame.scale, jnp.diag(jnp.exp(-0.5 * masses)), atol=1e-6)
+
+
+def test_sketch_is_unbiased_for_the_information():
+    own = CHARTS["sketched"].init(jax.random.key(0))
+    posterior = VAE.posterior(PARAMS, X)
+
+    @jax.vmap
+    def metric(key):
+        frame = CHARTS["sketched"].build(own, key, VAE, PARAMS, X, posterior)
+        return jnp.linalg.inv(frame.scale @ frame.scale.T)
+
+    found = np.asarray(metric(jax.random.split(jax.random.key(4), 20_000)))
+    frame = build(CHARTS["fisher"], CHARTS["fisher"].init(jax.random.key(0)))
+    exact = np.linalg.inv(np.asarray(frame.scale @ frame.scale.T))
+    assert (np.abs(found.mean(0) - exact) < 4 * found.std(0) / np.sqrt(len(found))).all()
+
+
+def test_charted_gaussian_is_its_definition_written_out():
+    """log p(x, z) - log N(z; c, A s² Aᵀ), by the multivariate normal."""
+    bound = make("amortised", 0)
+    params = perturbed(bound)
+    log_weight, info = bound(params, jax.random.key(8), X)
+    frame = build(CHARTS["amortised"], params["bound"]["chart"])
+    root = frame.scale * jnp.exp(frame.log_scale)[None]
+    log_q = jax.scipy.stats.multivariate_normal.logpdf(info.position, frame.center, root @ root.T)
+    log_joint = VAE.log_joint(PARAMS, X, info.position)
+    np.testing.assert_allclose(log_weight, log_joint - log_q, rtol=1e-5)
+    diagonal = bounds.charted(VAE, charts.diagonal())
+    params = {"vae": PARAMS, "bound": diagonal.init(jax.random.key(0))}
+    log_weight, info = diagonal(params, jax.random.key(8), X)
+    posterior = VAE.posterior(PARAMS, X)
+    log_q = gaussian_log_prob(info.position, posterior.mean, posterior.log_scale)
+    np.testing.assert_allclose(log_weight, VAE.log_joint(PARAMS, X, info.position) - log_q, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_gradients_equal_finite_differences(name):
+    """Along a random direction of all parameters at once, and each of the bound's own has a gradient; float64."""
+    bound = make(name)
+    params = perturbed(bound)
+
+    def value(p):
+        return bound(p, jax.random.key(9), X)[0]
+
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(10), len(leaves))
+    direction = jax.tree.unflatten(
+        tree, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+    gradient = jax.jit(jax.grad(value))(params)
+    dot = sum(jax.tree.leaves(jax.tree.map(lambda g, v: jnp.sum(g * v), gradient, direction)))
+    h, compiled = 1e-5, jax.jit(value)
+    ahead, behind = (
+        compiled(jax.tree.map(lambda p, v, s=s: p + s * h * v, params, direction)) for s in (1, -1)
+    )
+    np.testing.assert_allclose(dot, (ahead - behind) / (2 * h), rtol=1e-6)
+    assert all(np.abs(g).max() > 1e-8 for g in jax.tree.leaves(gradient["bound"]))
+
+
+@pytest.mark.parametrize(
+    ("make_bad", "message"),
+    [
+        (lambda: charts.amortised(0, 2), "num_features"),
+        (lambda: charts.fisher(0), "latent_dim"),
+        (lambda: charts.fisher(2, num_probes=0), "num_probes"),
+        (lambda: charts.recentred(charts.diagonal(), -1), "num_rounds"),
+        (lambda: bounds.charted(VAE, charts.diagonal(), None, 2), "2 transitions need a transition"),
+    ],
+)
+def test_bad_settings_are_refused(make_bad, message):
+    with pytest.raises(ValueError, match=message):
+        make_bad()
+
+
+@pytest.mark.parametrize("metric", ["amortised", "sketched"])
+def test_a_run_is_trained_and_evaluated(metric, tmp_path):
+    config = TrainConfig(
+        method="whitened",
+        metric=metric,
+        num_probes=2,
+        latent_dim=3,
+        hidden=(12,),
+        reverse_hidden=8,
+        num_steps=2,
+        training=Options(num_epochs=2, batch_size=100),
+        eval_samples=20,
+        eval_images=20,
+        run_dir=tmp_path / metric,
+    )
+    result = train(config)[1]
+    assert set(result["proposals"]) == {"encoder", "whitened"}
+    for figures in result["proposals"].values():
+        assert np.isfinite(figures["bound"]["mean"])
+        assert figures["bound"]["mean"] < figures["log_likelihood"]["mean"]
