@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from hmcvae import metrics, solvers
 from hmcvae._checks import check_count
-from hmcvae.charts import Chart
-from hmcvae.solvers import SolverInfo, exact_info
-from hmcvae.transitions import Transition, hamiltonian
-from hmcvae.types import ArrayLike, LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.charts import Chart, Frame
+from hmcvae.solvers import Solver, SolverInfo, exact_info
+from hmcvae.transitions import Transition, hamiltonian, riemannian
+from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, Image, gaussian_log_prob, log_prior
 
 
@@ -97,7 +98,14 @@ def elbo(vae: VAE, *, kl: str = "sampled") -> Bound:
     return Bound(vae, lambda _: {}, evaluate, f"elbo, {kl} KL", is_weight=kl == "sampled")
 
 
-def markov_chain(vae: VAE, transition: Transition, num_transitions: int = 1) -> Bound:
+def inverse_temperatures(schedule: Float[Array, " n"]) -> Float[Array, " T"]:
+    """β_1 < … < β_T in (0, 1), of an annealed bound's parameters: partial sums of softmax(schedule), n = T + 1."""
+    return jnp.cumsum(jax.nn.softmax(schedule))[:-1]
+
+
+def markov_chain(
+    vae: VAE, transition: Transition, num_transitions: int = 1, *, annealed: bool = False
+) -> Bound:
     """The bound with T transitions of a Markov chain inside (Salimans, Kingma & Welling 2015, eq. 5-6).
 
         L = log p(x, z_0) - log q(z_0 | x) + Σ_t log α_t,   α_t = p(x, z_t) r_t / (p(x, z_{t-1}) q_t)
@@ -106,30 +114,32 @@ def markov_chain(vae: VAE, transition: Transition, num_transitions: int = 1) -> 
     The log densities between z_0 and z_T telescope: the bound needs the last alone. Every transition has
     parameters of its own (stacked along a leading [T]). T = 0 is the ELBO.
 
+    Args:
+        vae: the model.
+        transition: see `hmcvae.transitions`.
+        num_transitions: T ≥ 0.
+        annealed: transition t moves on (1 - β_t) log q(z | x) + β_t log p(x, z), with β learned
+            (`inverse_temperatures`), as in annealed importance sampling (Neal 2001) and its differentiable kin (Geffner
+            & Domke 2021); the bound is the same formula, since it holds for any moves. Each transition then costs one
+            gradient more. Parameters: {"chain": those of the transitions, "schedule": [T + 1]}.
+
     Raises:
         ValueError: if num_transitions is negative or not a whole number.
     """
     num_transitions = check_count("num_transitions", num_transitions, 0)
 
     def init(rng_key: PRNGKey) -> PyTree:
-        if num_transitions == 0:
-            return {}
-        return jax.vmap(transition.init)(jax.random.split(rng_key, num_transitions))
+        params = _init_chain(transition, num_transitions, rng_key)
+        return {"chain": params, "schedule": jnp.zeros(num_transitions + 1)} if annealed else params
 
     def evaluate(params: PyTree, rng_key: PRNGKey, x: Image, kl_weight: ArrayLike):
         check_params(params)
         start_key, chain_key = jax.random.split(rng_key)
         posterior = vae.posterior(params["vae"], x)
         z0 = posterior.sample(start_key)
-        end = _run_chain(
-            transition,
-            num_transitions,
-            params["bound"],
-            chain_key,
-            posterior.features,
-            vae.logdensity_fn(params["vae"], x),
-            z0,
-        )
+        own = params["bound"] if annealed else {"chain": params["bound"]}
+        target = _Target(posterior.features, vae.logdensity_fn(params["vae"], x), posterior.log_prob)
+        end = _run_chain(transition, num_transitions, own, chain_key, target, z0)
         log_likelihood = end.logdensity - log_prior(end.position)
         cost = posterior.log_prob(z0) - log_prior(end.position) - end.log_ratio
         log_weight = log_likelihood - jnp.asarray(kl_weight, z0.dtype) * cost
@@ -150,32 +160,64 @@ class _End(NamedTuple):
     solver: SolverInfo
 
 
+class _Target(NamedTuple):
+    """What a chain is run on: features of x, log p(x, ·), and the log density of its start."""
+
+    features: Array
+    logdensity_fn: LogDensityFn
+    start_logdensity_fn: LogDensityFn
+
+
+def _init_chain(transition: Transition | None, num_transitions: int, rng_key: PRNGKey) -> PyTree:
+    """Parameters of T transitions, stacked along a leading [T]."""
+    if transition is None or num_transitions == 0:
+        return {}
+    return jax.vmap(transition.init)(jax.random.split(rng_key, num_transitions))
+
+
 def _run_chain(
     transition: Transition | None,
     num_transitions: int,
     params: PyTree,
     rng_key: PRNGKey,
-    features: Array,
-    logdensity_fn: LogDensityFn,
+    target: _Target,
     start: Vector,
 ) -> _End:
-    """T transitions from `start`; params have a leading [T]. T = 0 needs no transition."""
+    """T transitions from `start`; T = 0 needs no transition. params: {"chain": leading [T]}, and "schedule" if the
+    target is annealed."""
+    logdensity_fn = target.logdensity_fn
     if transition is None or num_transitions == 0:
         zero = jnp.zeros((), start.dtype)
         return _End(start, logdensity_fn(start), zero, zero, exact_info(start.dtype))
+    kernel, is_annealed = transition, "schedule" in params
 
     def move(state: Any, inputs: tuple[PyTree, PRNGKey]):
         own, key = inputs
-        return transition.step(own, key, features, logdensity_fn, state)
+        return kernel.step(own, key, target.features, logdensity_fn, state)
+
+    def move_annealed(position: Vector, inputs: tuple[PyTree, PRNGKey, Scalar]):
+        own, key, beta = inputs
+
+        def tempered(z: Vector) -> Scalar:
+            return (1 - beta) * target.start_logdensity_fn(z) + beta * logdensity_fn(z)
+
+        state, info = kernel.step(own, key, target.features, tempered, kernel.begin(tempered, position))
+        return state.position, info
 
     keys = jax.random.split(rng_key, num_transitions)
-    state = transition.begin(logdensity_fn, start)
-    state, infos = _scan(move, state, (params, keys), num_transitions)
+    if is_annealed:
+        betas = inverse_temperatures(params["schedule"]).astype(start.dtype)
+        position, infos = _scan(move_annealed, start, (params["chain"], keys, betas), num_transitions)
+        logdensity = logdensity_fn(position)
+    else:
+        state = kernel.begin(logdensity_fn, start)
+        state, infos = _scan(move, state, (params["chain"], keys), num_transitions)
+        position, logdensity = state.position, state.logdensity
     log_ratio = jnp.sum(infos.log_reverse - infos.log_forward)
     energy_error = jnp.mean(jnp.abs(infos.energy_error))
     s = infos.solver
     solver = SolverInfo(s.converged.all(), s.num_iterations.sum(), s.residual.max())
-    return _End(state.position, state.logdensity, log_ratio, energy_error, solver)
+    return _End(position, logdensity, log_ratio, energy_error, solver)
 
 
 def _scan(body: Callable, carry: Any, inputs: PyTree, length: int) -> tuple[Any, PyTree]:
@@ -194,6 +236,7 @@ def hvi(
     num_steps: int = 1,
     momentum: Any = None,
     latent_dim: int | None = None,
+    annealed: bool = False,
     **options: Any,
 ) -> Bound:
     """Hamiltonian variational inference (Salimans, Kingma & Welling 2015, section 3).
@@ -213,6 +256,7 @@ def hvi(
         num_transitions, num_steps: T ≥ 0 and L ≥ 0.
         momentum: q(w' | x, z), likewise; None: the standard normal.
         latent_dim: d, by default the VAE's; None: one learned mass for all coordinates.
+        annealed: see `markov_chain`.
         options: initial_step_size, max_step_size, per_coordinate_steps, unroll, checkpoint: see
             `transitions.hamiltonian`.
 
@@ -221,23 +265,31 @@ def hvi(
     """
     dimension = latent_dim if latent_dim is not None else vae.latent_dim
     transition = hamiltonian(dimension, reverse, momentum, num_steps, **options)
-    chain = markov_chain(vae, transition, num_transitions)
+    chain = markov_chain(vae, transition, num_transitions, annealed=annealed)
     return Bound(vae, chain.init, chain.evaluate, "hvi")
 
 
-def charted(vae: VAE, chart: Chart, transition: Transition | None = None, num_transitions: int = 0) -> Bound:
+def charted(
+    vae: VAE,
+    chart: Chart,
+    transition: Transition | None = None,
+    num_transitions: int = 0,
+    *,
+    annealed: bool = False,
+) -> Bound:
     """The Markov-chain bound in coordinates of each datum's own: z = c(x) + A(x) y, see `charts`.
 
         y_0 ~ N(0, s²),   L = log p(x, c + A y_T) + log |det A| - log N(y_0; 0, s²) + Σ_t (log r_t - log q_t)
 
     Start, dynamics and reverse model all live in y. Without transitions it is a Gaussian encoder N(c, A s² Aᵀ).
-    Parameters: {"chart": of the chart, "chain": of the transitions, stacked along a leading [T]}.
+    Parameters: {"chart": of the chart, "chain": of the transitions, stacked along a leading [T]}, and "schedule".
 
     Args:
         vae: the model.
         chart: from `hmcvae.charts`.
         transition: of y; None only for T = 0.
         num_transitions: T ≥ 0.
+        annealed: see `markov_chain`; the path starts at N(y; 0, s²).
 
     Raises:
         ValueError: if num_transitions is negative or not whole, or not 0 without a transition.
@@ -245,13 +297,25 @@ def charted(vae: VAE, chart: Chart, transition: Transition | None = None, num_tr
     num_transitions = check_count("num_transitions", num_transitions, 0)
     if transition is None and num_transitions:
         raise ValueError(f"{num_transitions} transitions need a transition, got None")
+    return _charted(vae, chart, lambda *_: transition, transition, num_transitions, annealed, "charted")
+
+
+def _charted(
+    vae: VAE,
+    chart: Chart,
+    transition_fn: Callable[[PyTree, Frame], Transition | None],
+    like: Transition | None,
+    num_transitions: int,
+    annealed: bool,
+    name: str,
+) -> Bound:
+    """`charted`, with a transition made for each frame: `transition_fn(vae_params, frame)`, whose `init` is that of
+    `like`."""
 
     def init(rng_key: PRNGKey) -> PyTree:
         chart_key, chain_key = jax.random.split(rng_key)
-        params = {"chart": chart.init(chart_key), "chain": {}}
-        if transition is not None and num_transitions:
-            params["chain"] = jax.vmap(transition.init)(jax.random.split(chain_key, num_transitions))
-        return params
+        params = {"chart": chart.init(chart_key), "chain": _init_chain(like, num_transitions, chain_key)}
+        return params | ({"schedule": jnp.zeros(num_transitions + 1)} if annealed else {})
 
     def evaluate(params: PyTree, rng_key: PRNGKey, x: Image, kl_weight: ArrayLike):
         check_params(params)
@@ -260,20 +324,23 @@ def charted(vae: VAE, chart: Chart, transition: Transition | None = None, num_tr
         frame = chart.build(own["chart"], chart_key, vae, params["vae"], x, posterior)
         noise = jax.random.normal(start_key, frame.center.shape, frame.center.dtype)
         y0 = jnp.exp(frame.log_scale) * noise
-        log_start = gaussian_log_prob(y0, jnp.zeros_like(y0), frame.log_scale)
+
+        def log_start(y: Vector) -> Scalar:
+            return gaussian_log_prob(y, jnp.zeros_like(y), frame.log_scale)
+
         logdensity_fn = frame.logdensity_fn(vae.logdensity_fn(params["vae"], x))
-        end = _run_chain(
-            transition, num_transitions, own["chain"], chain_key, posterior.features, logdensity_fn, y0
-        )
+        target = _Target(posterior.features, logdensity_fn, log_start)
+        transition = transition_fn(params["vae"], frame)
+        end = _run_chain(transition, num_transitions, own, chain_key, target, y0)
         position = frame.to_position(end.position)
         log_likelihood = end.logdensity - frame.log_det - log_prior(position)
-        cost = log_start - frame.log_det - log_prior(position) - end.log_ratio
+        cost = log_start(y0) - frame.log_det - log_prior(position) - end.log_ratio
         log_weight = log_likelihood - jnp.asarray(kl_weight, y0.dtype) * cost
         return log_weight, BoundInfo(
             log_weight, log_likelihood, frame.to_position(y0), position, end.energy_error, end.solver
         )
 
-    return Bound(vae, init, evaluate, "charted")
+    return Bound(vae, init, evaluate, name)
 
 
 def whitened_hvi(
@@ -284,6 +351,7 @@ def whitened_hvi(
     num_transitions: int = 1,
     num_steps: int = 1,
     momentum: Any = None,
+    annealed: bool = False,
     **options: Any,
 ) -> Bound:
     """Hamiltonian variational inference with a metric held constant for each datum, in whitened coordinates.
@@ -292,16 +360,91 @@ def whitened_hvi(
     on z with mass matrix G(x) = (A Aᵀ)⁻¹ where they are one.
 
     Args:
-        vae, reverse, num_transitions, num_steps, momentum, options: see `hvi`; reverse and momentum models are
-            functions of y.
+        vae, reverse, num_transitions, num_steps, momentum, annealed, options: see `hvi`; reverse and momentum models
+            are functions of y.
         chart: `charts.fisher(d)`, `charts.amortised(num_features, d)`, either of them `charts.recentred(…)`.
 
     Raises:
         ValueError: see `hvi`.
     """
     transition = hamiltonian(vae.latent_dim, reverse, momentum, num_steps, **options)
-    bound = charted(vae, chart, transition, num_transitions)
+    bound = charted(vae, chart, transition, num_transitions, annealed=annealed)
     return Bound(vae, bound.init, bound.evaluate, "whitened_hvi")
+
+
+def rhvi(
+    vae: VAE,
+    chart: Chart,
+    *,
+    reverse: Any = None,
+    num_transitions: int = 1,
+    num_steps: int = 1,
+    momentum: Any = None,
+    annealed: bool = False,
+    position_dependence: float | None = None,
+    solver: Solver = solvers.TO_TOLERANCE,
+    **options: Any,
+) -> Bound:
+    """Riemannian Hamiltonian variational inference: `whitened_hvi` with a metric that goes with the position.
+
+    In the chart's coordinates the metric is
+
+        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) I,   z = c + A y,
+
+    the decoder's Fisher information and the prior's precision, pulled back, and mixed with the constant metric by the
+    share κ: at κ = 0 the flow is that of `whitened_hvi`. κ is learned, one for each transition. Steps are those of
+    `transitions.riemannian`, so momenta are v ~ N(0, G(y)) but for the models q and r of their whitened form.
+
+    Args:
+        vae, chart, reverse, num_transitions, num_steps, momentum, annealed: see `whitened_hvi`.
+        position_dependence: κ in [0, 1] to hold; None: learned, starting at 1/2.
+        solver: of the implicit equations. A step whose solve is not converged does not preserve volume, and what it
+            gives is no bound: train with `solvers.fixed_point(num_iterations=…)` if need be, but evaluate to tolerance,
+            and read `info.solver.converged`.
+        options: initial_step_size, max_step_size, checkpoint: see `transitions.riemannian`.
+
+    Raises:
+        ValueError: see `hvi`; or unless κ is None or in [0, 1].
+    """
+    if position_dependence is not None and not 0 <= position_dependence <= 1:
+        raise ValueError(f"position_dependence must be None or in [0, 1], got {position_dependence!r}")
+
+    def init_metric(_: PRNGKey) -> PyTree:
+        return {"dependence": jnp.zeros(())} if position_dependence is None else {}
+
+    def transition_fn(vae_params: PyTree, frame: Frame) -> Transition:
+        def metric_fn(params: PyTree) -> Metric:
+            dtype, A = frame.scale.dtype, frame.scale
+            learned = position_dependence is None
+            share = jax.nn.sigmoid(params["dependence"]) if learned else jnp.asarray(position_dependence)
+            share = share.astype(dtype)
+
+            def predict(y: Vector) -> PyTree:
+                return vae.decode(vae_params, frame.to_position(y))
+
+            def weights(outputs: PyTree) -> PyTree:
+                return jax.tree.map(lambda w: share * w, vae.likelihood.fisher_weights(outputs))
+
+            precision = share * A.T @ A + (1 - share) * jnp.eye(A.shape[0], dtype=dtype)
+            # linear is not to be found out by tracing: the decoder's parameters are traced themselves.
+            return metrics.fisher(predict, weights, precision, linear=False)
+
+        return riemannian(
+            metric_fn, reverse, momentum, num_steps, init_metric=init_metric, solver=solver, **options
+        )
+
+    # For its parameters, which do not depend on the metric.
+    like = riemannian(
+        lambda _: metrics.identity(),
+        reverse,
+        momentum,
+        num_steps,
+        init_metric=init_metric,
+        solver=solver,
+        **options,
+    )
+    num_transitions = check_count("num_transitions", num_transitions, 0)
+    return _charted(vae, chart, transition_fn, like, num_transitions, annealed, "rhvi")
 
 
 def importance_weighted(bound: Bound, num_samples: int) -> Bound:

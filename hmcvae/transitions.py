@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hmcvae import integrators, metrics
+from hmcvae import integrators, metrics, solvers
 from hmcvae._checks import check_count, check_positive
-from hmcvae.solvers import SolverInfo, exact_info
-from hmcvae.types import ArrayLike, LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.solvers import Solver, SolverInfo, exact_info
+from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import gaussian_log_prob
 
 
@@ -119,32 +119,19 @@ def hamiltonian(
         ValueError: for a negative number of steps, or unless 0 < initial_step_size < max_step_size.
     """
     num_steps = check_count("num_steps", num_steps, 0)
-    check_positive("initial_step_size", initial_step_size)
-    check_positive("max_step_size", max_step_size)
-    if initial_step_size >= max_step_size:
-        raise ValueError(
-            f"initial_step_size must be below max_step_size = {max_step_size}, got {initial_step_size}"
-        )
+    raw_step = _raw_step_size(initial_step_size, max_step_size)
     if per_coordinate_steps and latent_dim is None:
         raise ValueError("per_coordinate_steps needs latent_dim, got None")
     reverse, momentum = as_conditional("reverse", reverse), as_conditional("momentum", momentum)
 
     def init(rng_key: PRNGKey) -> PyTree:
         reverse_key, momentum_key = jax.random.split(rng_key)
-        fraction = initial_step_size / max_step_size
-        raw = math.log(fraction) - math.log1p(-fraction)
         return {
-            "step_size": jnp.full((latent_dim,) if per_coordinate_steps else (), raw, float),
+            "step_size": jnp.full((latent_dim,) if per_coordinate_steps else (), raw_step, float),
             "log_mass": jnp.zeros((latent_dim or 1,)),
             "reverse": reverse.init(reverse_key),
             "momentum": momentum.init(momentum_key),
         }
-
-    def begin(logdensity_fn: LogDensityFn, position: Vector) -> integrators.IntegratorState:
-        # Not integrators.init: a start that is not finite is a numerical failure here, to be seen in the weight.
-        return integrators.IntegratorState(
-            position, jnp.zeros_like(position), *jax.value_and_grad(logdensity_fn)(position)
-        )
 
     def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: Any):
         start = state.position
@@ -166,7 +153,100 @@ def hamiltonian(
         energy_error = first - state.logdensity + 0.5 * (jnp.sum(w_end**2) - jnp.sum(w**2))
         return state, TransitionInfo(log_forward, log_reverse, energy_error, solver)
 
-    return Transition(init, begin, step)
+    return Transition(init, _begin, step)
+
+
+def _begin(logdensity_fn: LogDensityFn, position: Vector) -> integrators.IntegratorState:
+    # Not integrators.init: a start that is not finite is a numerical failure here, to be seen in the weight.
+    return integrators.IntegratorState(
+        position, jnp.zeros_like(position), *jax.value_and_grad(logdensity_fn)(position)
+    )
+
+
+def _raw_step_size(initial: float, maximum: float) -> float:
+    """The unconstrained parameter of a step size that starts at `initial` and stays below `maximum`."""
+    check_positive("initial_step_size", initial)
+    check_positive("max_step_size", maximum)
+    if initial >= maximum:
+        raise ValueError(f"initial_step_size must be below max_step_size = {maximum}, got {initial}")
+    return math.log(initial / maximum) - math.log1p(-initial / maximum)
+
+
+def riemannian(
+    metric_fn: Callable[[PyTree], Metric],
+    reverse: Any = None,
+    momentum: Any = None,
+    num_steps: int = 1,
+    *,
+    init_metric: Callable[[PRNGKey], PyTree] = lambda _: {},
+    solver: Solver = solvers.TO_TOLERANCE,
+    initial_step_size: float = 0.1,
+    max_step_size: float = 1.0,
+    checkpoint: bool = False,
+) -> Transition:
+    """A few steps of the generalized leapfrog with fresh momentum, for a metric that depends on the position.
+
+    Momenta are whitened by the metric where they are, v = L(z) w with L Lᵀ = G(z):
+
+        w ~ q(w | x, z),   (z', v') = Φ(z, L(z) w),   w' = L(z')⁻¹ v',
+
+        log q(v | x, z) = log q(w | x, z) - ½ log |G(z)|,     log r(v' | x, z') = log r(w' | x, z') - ½ log |G(z')|.
+
+    Φ (Girolami & Calderhead 2011, eq. 16-18) preserves volume where its solves are converged, and there alone is the
+    difference of the two densities exact: `solver` of the info says so.
+
+    Args:
+        metric_fn: `params["metric"] -> Metric`, a function of z and, by what it closes over, of x.
+        reverse, momentum: r and q, see `as_conditional`; None is N(0, I).
+        num_steps: L ≥ 0.
+        init_metric: `rng_key -> params["metric"]`.
+        solver: a fixed count is faster to differentiate, one to tolerance is exact: see `hmcvae.solvers`.
+        initial_step_size, max_step_size: see `hamiltonian`.
+        checkpoint: see `integrators.integrate`.
+
+    Raises:
+        ValueError: see `hamiltonian`.
+    """
+    num_steps = check_count("num_steps", num_steps, 0)
+    raw_step = _raw_step_size(initial_step_size, max_step_size)
+    reverse, momentum = as_conditional("reverse", reverse), as_conditional("momentum", momentum)
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        reverse_key, momentum_key, metric_key = jax.random.split(rng_key, 3)
+        return {
+            "step_size": jnp.asarray(raw_step, float),
+            "metric": init_metric(metric_key),
+            "reverse": reverse.init(reverse_key),
+            "momentum": momentum.init(momentum_key),
+        }
+
+    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: Any):
+        start = state.position
+        dtype = start.dtype
+        metric = metric_fn(params["metric"])
+        geometry = metric.carry(start)
+        factor = metric.carried_factor(start, geometry)
+        mean, log_scale = momentum.apply(params["momentum"], features, start)
+        w = mean + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, dtype)
+        log_forward = gaussian_log_prob(w, mean, log_scale) - 0.5 * factor.log_det
+        energy = -state.logdensity + 0.5 * jnp.sum(w**2) + 0.5 * factor.log_det
+        state, solver_info = integrators.integrate(
+            integrators.generalized_leapfrog(logdensity_fn, metric, solver),
+            state._replace(momentum=factor.sqrt_matvec(w), geometry=geometry),
+            step_size(params, max_step_size).astype(dtype),
+            num_steps,
+            checkpoint=checkpoint,
+        )
+        factor = metric.carried_factor(state.position, state.geometry)
+        w_end = factor.sqrt_solve(state.momentum)
+        log_reverse = gaussian_log_prob(w_end, *reverse.apply(params["reverse"], features, state.position))
+        log_reverse = log_reverse - 0.5 * factor.log_det
+        end_energy = -state.logdensity + 0.5 * jnp.sum(w_end**2) + 0.5 * factor.log_det
+        # The next transition's metric has parameters of its own.
+        state = state._replace(geometry=())
+        return state, TransitionInfo(log_forward, log_reverse, end_energy - energy, solver_info)
+
+    return Transition(init, _begin, step)
 
 
 def step_size(params: PyTree, max_step_size: ArrayLike = 1.0) -> Float[Array, "..."]:
