@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import plots
-from experiments.config import TrainConfig, fail_cleanly, preset
+from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly, preset
 from experiments.runs import RunFolder, build, environment, load_data, write_json
 from experiments.train import train
 from hmcvae import training
@@ -64,18 +64,19 @@ class CompareConfig:
         return self.num_epochs[self.presets.index(name) if len(self.num_epochs) > 1 else 0]
 
 
-LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened"}
+LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened", "rhvi": "RHVI"}
 
 
 def label(config: TrainConfig) -> str:
     """The method as a table names it."""
     name = LABELS[config.method]
-    if config.method == "whitened":
+    if config.method in CHARTED:
         name += f" ({config.metric}"
         name += f", recentred × {config.num_recentrings})" if config.num_recentrings else ")"
-    if config.method in ("hvi", "whitened"):
+    if config.method in DYNAMIC:
         steps = f"{config.num_steps} leapfrog step" + ("s" if config.num_steps != 1 else "")
         name += f", {steps}" + (f" × {config.num_transitions}" if config.num_transitions > 1 else "")
+        name += ", annealed" if config.annealed else ""
         name += "" if config.learned_momentum else ", standard momentum"
     return name + (f", K = {config.num_samples}" if config.num_samples > 1 else "")
 

@@ -12,7 +12,9 @@ from hmcvae._checks import check_count
 from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
-METHODS = ("vae", "iwae", "hvi", "whitened")
+METHODS = ("vae", "iwae", "hvi", "whitened", "rhvi")
+# Those with dynamics, and those in coordinates of a chart.
+DYNAMIC, CHARTED = ("hvi", "whitened", "rhvi"), ("whitened", "rhvi")
 METRICS = ("diagonal", "amortised", "fisher", "sketched")
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
 NOT_THE_MODEL = ("run_dir", "resume", "data_dir", "download", "eval_samples", "eval_images")
@@ -27,12 +29,16 @@ class TrainConfig:
         data_dir: the folder with the data's files; digits needs none.
         download: let tensorflow-datasets download the data.
         num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
-        method: vae (the ELBO), iwae (its K-sample bound), hvi (Hamiltonian variational inference), or whitened (the
-            same in coordinates whitened by a metric of each datum's own; num_transitions 0: its Gaussian alone).
-        metric: of whitened: fisher (the decoder's, at the encoder's mean), sketched (the same from num_probes random
-            derivatives), amortised (a head on the encoder's features), or diagonal (the encoder's variances).
-        num_recentrings: of whitened: Gauss-Newton steps from the encoder's mean towards the mode.
+        method: vae (the ELBO), iwae (its K-sample bound), hvi (Hamiltonian variational inference), whitened (the
+            same in coordinates whitened by a metric of each datum's own; num_transitions 0: its Gaussian alone), or
+            rhvi (Riemannian: there, with a metric that goes with the position).
+        metric: of whitened and rhvi, for their coordinates: fisher (the decoder's, at the encoder's mean), sketched
+            (the same from num_probes random derivatives), amortised (a head on the encoder's features), or diagonal
+            (the encoder's variances).
+        num_recentrings: of whitened and rhvi: Gauss-Newton steps from the encoder's mean towards the mode.
         num_probes: of a sketched metric.
+        num_iterations: of rhvi: iterations of each implicit solve in training; evaluation solves to tolerance.
+        annealed: run the dynamics along a learned path from q(z | x) to p(x, z).
         likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
         latent_dim: the dimension d of z.
         architecture: mlp or conv.
@@ -56,10 +62,12 @@ class TrainConfig:
     data_dir: Path | None = None
     download: bool = False
     num_validation: int = 0
-    method: Literal["vae", "iwae", "hvi", "whitened"] = "hvi"
+    method: Literal["vae", "iwae", "hvi", "whitened", "rhvi"] = "hvi"
     metric: Literal["diagonal", "amortised", "fisher", "sketched"] = "amortised"
     num_recentrings: int = 1
     num_probes: int = 8
+    num_iterations: int = 4
+    annealed: bool = False
     likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
     latent_dim: int = 8
     architecture: Literal["mlp", "conv"] = "mlp"
@@ -93,6 +101,7 @@ class TrainConfig:
             ("num_samples", 1),
             ("num_recentrings", 0),
             ("num_probes", 1),
+            ("num_iterations", 1),
             ("eval_samples", 1),
             ("eval_images", 0),
             ("num_validation", 0),
@@ -110,12 +119,11 @@ class TrainConfig:
         """run_dir, or its default."""
         if self.run_dir is not None:
             return Path(self.run_dir)
-        dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method in ("hvi", "whitened") else ""
-        kind = (
-            f"{self.method}-{self.metric}{self.num_recentrings}-"
-            if self.method == "whitened"
-            else self.method
-        )
+        dynamics = f"{self.num_transitions}x{self.num_steps}" if self.method in DYNAMIC else ""
+        dynamics += "annealed" if dynamics and self.annealed else ""
+        kind = self.method
+        if self.method in CHARTED:
+            kind += f"-{self.metric}{self.num_recentrings}-"
         name = f"{self.dataset}-{kind}{dynamics}-{self.architecture}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
@@ -158,6 +166,7 @@ PRESETS: dict[str, TrainConfig] = {
     "mnist_amortised": _mnist("whitened", num_steps=4),
     "mnist_fisher": _mnist("whitened", metric="fisher", num_steps=4),
     "mnist_sketched": _mnist("whitened", metric="sketched", num_steps=4),
+    "mnist_rhvi": _mnist("rhvi", metric="fisher", num_steps=2),
     "mnist_2d": _mnist("hvi", num_steps=4, latent_dim=2),
     "mnist_conv_vae": _conv("vae", 450),
     "mnist_conv_hvi": _conv("hvi", 450, num_steps=16),

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.config import TrainConfig, fail_cleanly
+from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly
 from experiments.runs import Model, load_run, make_bound, make_chart, test_examples, write_json
 from hmcvae import bounds
 from hmcvae._random import stream
@@ -55,15 +55,15 @@ def evaluate(
     """Figures in nats with standard errors over the test images, as JSON values.
 
     `proposals` holds one entry for the encoder (the start of a chain: the plain VAE's draws, or those of the whitened
-    Gaussian) and, for hvi and whitened, one for the end of the chain.
+    Gaussian) and, for methods with dynamics, one for the end of the chain.
     """
     num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
     proposals = {"encoder": bounds.elbo(model.vae)}
-    if config.method == "whitened":
+    if config.method in CHARTED:
         proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features))
-    if config.method in ("hvi", "whitened"):
+    if config.method in DYNAMIC:
         one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
-        proposals[config.method] = make_bound(one_draw, model.vae, num_features)
+        proposals[config.method] = make_bound(one_draw, model.vae, num_features, exact=True)
     result: dict = {
         "num_images": len(examples),
         "num_samples": num_samples,

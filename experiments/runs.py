@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
-from experiments.config import TrainConfig, differences, from_json, to_json
-from hmcvae import bounds, charts, data, likelihoods, networks, training
+from experiments.config import DYNAMIC, TrainConfig, differences, from_json, to_json
+from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.checkpoints import Checkpoints
@@ -88,9 +88,9 @@ def make_chart(config: TrainConfig, num_features: int) -> charts.Chart:
     return charts.recentred(chart, config.num_recentrings) if config.num_recentrings else chart
 
 
-def make_bound(config: TrainConfig, vae: VAE, num_features: int) -> Bound:
-    """The bound that a config trains."""
-    if config.method in ("hvi", "whitened"):
+def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool = False) -> Bound:
+    """The bound that a config trains; with `exact`, implicit solves are to tolerance, as an evaluation needs them."""
+    if config.method in DYNAMIC:
         conditional = networks.reverse_model(num_features, config.latent_dim, config.reverse_hidden)
         dynamics: dict[str, Any] = {
             "reverse": conditional,
@@ -99,12 +99,19 @@ def make_bound(config: TrainConfig, vae: VAE, num_features: int) -> Bound:
             "num_steps": config.num_steps,
             "initial_step_size": config.initial_step_size,
             "max_step_size": config.max_step_size,
-            "per_coordinate_steps": config.per_coordinate_steps,
+            "annealed": config.annealed,
         }
-        if config.method == "hvi":
-            bound = bounds.hvi(vae, **dynamics)
+        if config.method == "rhvi":
+            few = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
+            solver = solvers.TO_TOLERANCE if exact else few
+            bound = bounds.rhvi(vae, make_chart(config, num_features), solver=solver, **dynamics)
         else:
-            bound = bounds.whitened_hvi(vae, make_chart(config, num_features), **dynamics)
+            dynamics["per_coordinate_steps"] = config.per_coordinate_steps
+            bound = (
+                bounds.hvi(vae, **dynamics)
+                if config.method == "hvi"
+                else bounds.whitened_hvi(vae, make_chart(config, num_features), **dynamics)
+            )
     else:
         bound = bounds.elbo(vae)
     return bounds.importance_weighted(bound, config.num_samples) if config.num_samples > 1 else bound

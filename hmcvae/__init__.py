@@ -6,6 +6,7 @@
 
 from hmcvae import (
     adaptation,
+    annealing,
     bounds,
     charts,
     diagnostics,
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "adaptation",
+    "annealing",
     "bounds",
     "charts",
     "diagnose",

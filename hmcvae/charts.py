@@ -70,6 +70,19 @@ def diagonal() -> Chart:
     return Chart(lambda _: {}, build)
 
 
+def standard() -> Chart:
+    """y = z with y_0 ~ N(0, I): the prior, whatever x. Where annealing starts that knows nothing of the encoder."""
+
+    def build(
+        params: PyTree, rng_key: PRNGKey, vae: VAE, vae_params: PyTree, x: Image, posterior: Posterior
+    ) -> Frame:
+        del params, rng_key, vae, vae_params, x
+        zero = jnp.zeros_like(posterior.mean)
+        return Frame(zero, jnp.eye(len(zero), dtype=zero.dtype), jnp.zeros((), zero.dtype), zero)
+
+    return Chart(lambda _: {}, build)
+
+
 def amortised(num_features: int, latent_dim: int, initial_scale: float = 0.0) -> Chart:
     """A lower-triangular A(x) from a linear head on the encoder's features h(x).
 

@@ -374,7 +374,7 @@ def test_bad_arguments_end_with_their_message(arguments, message, capsys):
     ("changes", "message"),
     [
         ({"dataset": "svhn"}, "dataset must be one of digits, mnist, .* got 'svhn'"),
-        ({"method": "gan"}, "method must be one of vae, iwae, hvi, whitened, got 'gan'"),
+        ({"method": "gan"}, "method must be one of vae, iwae, hvi, whitened, rhvi, got 'gan'"),
         ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, .* got 'poisson'"),
         ({"method": "iwae"}, "iwae needs num_samples of at least 2, got 1"),
         ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),

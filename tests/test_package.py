@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "transitions": BASE | {"metrics", "integrators", "vae"},
     "charts": BASE | {"metrics", "likelihoods", "vae"},
     "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "charts"},
+    "annealing": BASE | {"metrics", "integrators", "vae", "charts"},
     "evaluation": BASE | {"vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
     "checkpoints": BASE,
