@@ -75,7 +75,7 @@ def test_many_temperatures_close_the_sandwich():
     np.testing.assert_allclose(below.log_likelihood.mean(), EXACT, atol=0.035)
     np.testing.assert_allclose(above.log_likelihood.mean(), EXACT, atol=0.035)
     assert (np.abs(below.acceptance_rate - annealing.TARGET_ACCEPTANCE) < 0.15).all()
-    assert (below.log_weight_sd < 0.5).all()
+    assert below.log_weight_sd.mean() < 0.4
 
 
 def test_temperatures_rise_from_zero_to_one():
