@@ -179,11 +179,15 @@ def test_bad_settings_are_refused(make_bad, message):
         make_bad()
 
 
-@pytest.mark.parametrize("metric", ["amortised", "sketched"])
-def test_a_run_is_trained_and_evaluated(metric, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "metric", "annealed"),
+    [("whitened", "amortised", True), ("whitened", "sketched", False), ("rhvi", "fisher", False)],
+)
+def test_a_run_is_trained_and_evaluated(method, metric, annealed, tmp_path):
     config = TrainConfig(
-        method="whitened",
+        method=method,
         metric=metric,
+        annealed=annealed,
         num_probes=2,
         latent_dim=3,
         hidden=(12,),
@@ -195,7 +199,7 @@ def test_a_run_is_trained_and_evaluated(metric, tmp_path):
         run_dir=tmp_path / metric,
     )
     result = train(config)[1]
-    assert set(result["proposals"]) == {"encoder", "whitened"}
+    assert set(result["proposals"]) == {"encoder", method}
     for figures in result["proposals"].values():
         assert np.isfinite(figures["bound"]["mean"])
         assert figures["bound"]["mean"] < figures["log_likelihood"]["mean"]

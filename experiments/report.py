@@ -1,0 +1,285 @@
+"""Tables and pictures of a study: `python -m experiments.report RUNS/STUDY`.
+
+Reads the cells that `experiments.study` has written, whole or in part, and writes NAME.json, NAME.md, NAME_gaps.png and
+NAME_condition.png under --results.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from experiments.config import fail_cleanly
+from experiments.plots import save_figure
+from experiments.runs import save_report
+from experiments.study import METHODS
+
+BASELINE, FLAT = "Gaussian", "HVI-4"
+# Whose gain is drawn against the posterior's condition number.
+SHOWN = ("HVI-4", "Gaussian, full covariance, recentred", "amortised-4, recentred", "Fisher-4, recentred")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Report on a study.
+
+    Attributes:
+        study: its folder.
+        results: where the table and the pictures go.
+        name: theirs.
+    """
+
+    study: Path
+    results: Path = Path("experiments/results")
+    name: str = "study"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One decoder's cells: log p(x) of its images, and the figures of the methods that are done."""
+
+    latent_dim: int
+    seed: int
+    pinned: dict
+    methods: dict[str, dict]
+
+    @property
+    def log_likelihood(self) -> np.ndarray:
+        """log p(x) of each image, by annealed importance sampling."""
+        return np.asarray(self.pinned["log_likelihood"])
+
+    def gaps(self, method: str) -> np.ndarray:
+        """log p(x) - bound, for each image."""
+        return self.log_likelihood - np.asarray(self.methods[method]["per_image"]["bound"])
+
+
+def read(folder: Path) -> list[Decoder]:
+    """The decoders of a study that have anything to report.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    decoders = []
+    for path in sorted(folder.glob("*/pinned.json")):
+        cells = [json.loads(cell.read_text()) for cell in sorted(path.parent.glob("method-*.json"))]
+        if cells:
+            methods = {cell["method"]: cell for cell in cells}
+            decoders.append(
+                Decoder(cells[0]["latent_dim"], cells[0]["seed"], json.loads(path.read_text()), methods)
+            )
+    if not decoders:
+        raise FileNotFoundError(f"no study in {folder}: no */pinned.json with cells beside it")
+    return decoders
+
+
+def rows(decoders: list[Decoder]) -> list[dict]:
+    """One row for each latent size and method: means over the seeds."""
+    found = []
+    for latent_dim in sorted({decoder.latent_dim for decoder in decoders}):
+        own = [decoder for decoder in decoders if decoder.latent_dim == latent_dim]
+        for method in METHODS:
+            having = [decoder for decoder in own if method in decoder.methods]
+            if having:
+                found.append(_row(latent_dim, method, having))
+    return found
+
+
+def _row(latent_dim: int, method: str, decoders: list[Decoder]) -> dict:
+    cells = [decoder.methods[method] for decoder in decoders]
+    gaps = [decoder.gaps(method) for decoder in decoders]
+    with_base = [decoder for decoder in decoders if BASELINE in decoder.methods]
+    closed = [1 - decoder.gaps(method).mean() / decoder.gaps(BASELINE).mean() for decoder in with_base]
+    gains = [decoder.gaps(BASELINE) - decoder.gaps(method) for decoder in with_base]
+    speeds = [
+        decoder.methods[method]["seconds_per_epoch"] / decoder.methods[FLAT]["seconds_per_epoch"]
+        for decoder in decoders
+        if FLAT in decoder.methods
+    ]
+    return {
+        "latent_dim": latent_dim,
+        "method": method,
+        "seeds": [decoder.seed for decoder in decoders],
+        "bound": _mean([np.mean(cell["per_image"]["bound"]) for cell in cells]),
+        "importance_weighted": _mean([np.mean(cell["per_image"]["log_likelihood"]) for cell in cells]),
+        "gap": _mean([gap.mean() for gap in gaps]),
+        "gap_over_seeds": [float(gap.mean()) for gap in gaps],
+        # Paired, image by image: what is common to the methods drops out.
+        "gain": _mean([gain.mean() for gain in gains]),
+        "gain_error": _mean([gain.std(ddof=1) / np.sqrt(len(gain)) for gain in gains])
+        / np.sqrt(len(gains) or 1),
+        "closed": _mean(closed),
+        "cost": _mean(speeds),
+        "epochs": _mean([cell["epochs"] for cell in cells]),
+        "unconverged": _mean([cell["unconverged"] for cell in cells]),
+        "nonfinite": _mean([cell["nonfinite"] for cell in cells]),
+        "skipped_steps": sum(cell["skipped_steps"] for cell in cells),
+        "clipped_steps": sum(cell["clipped_steps"] for cell in cells),
+        "learned": [cell["learned"] for cell in cells],
+    }
+
+
+def _mean(values: list) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _sandwich(decoders: list[Decoder]) -> list[dict]:
+    """For each decoder, the two estimates on data that it made: their means, and the mean of their difference."""
+    found = []
+    for decoder in decoders:
+        lower, upper = (np.asarray(decoder.pinned["simulated"][side]) for side in ("lower", "upper"))
+        width = upper - lower
+        found.append(
+            {
+                "latent_dim": decoder.latent_dim,
+                "seed": decoder.seed,
+                "log_likelihood": float(decoder.log_likelihood.mean()),
+                "log_likelihood_error": float(
+                    decoder.log_likelihood.std(ddof=1) / np.sqrt(len(decoder.log_likelihood))
+                ),
+                "lower": float(lower.mean()),
+                "upper": float(upper.mean()),
+                "width": float(width.mean()),
+                "width_error": float(width.std(ddof=1) / np.sqrt(len(width))),
+                "num_simulated": len(width),
+            }
+        )
+    return found
+
+
+def markdown(report: dict) -> str:
+    """The tables."""
+    settings = report["settings"]
+    lines = [
+        f"One decoder held fixed; encoder, dynamics and reverse model trained on {settings['num_train']} images for "
+        f"about {settings['seconds']:.0f} CPU seconds a method; {settings['num_images']} test images. Nats. The gap is "
+        "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
+        f"seconds an epoch over those of {FLAT}. ± is the standard error of the gain, image by image.",
+        "",
+        "| d | method | bound | gap | gain over the Gaussian | closed | cost | epochs | unconverged | skipped steps |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in report["rows"]:
+        lines.append(
+            f"| {r['latent_dim']} | {r['method']} | {r['bound']:.2f} | {r['gap']:.2f} | {r['gain']:.2f} ± "
+            f"{r['gain_error']:.2f} | {r['closed']:.0%} | {r['cost']:.2f} | {r['epochs']:.0f} | "
+            f"{r['unconverged']:.3%} | {r['skipped_steps']} |"
+        )
+    lines += [
+        "",
+        "log p(x) of the test images by annealed importance sampling (± standard error over the images); on images "
+        "that the decoder made itself, the mean of the lower and of the upper estimate, and of their difference.",
+        "",
+        "| d | seed | log p(x), test images | lower, made images | upper | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for s in report["sandwich"]:
+        lines.append(
+            f"| {s['latent_dim']} | {s['seed']} | {s['log_likelihood']:.2f} ± {s['log_likelihood_error']:.2f} | "
+            f"{s['lower']:.2f} | {s['upper']:.2f} | {s['width']:.3f} ± {s['width_error']:.3f} |"
+        )
+    device = report["environment"]
+    lines += ["", f"`{report['command']}`, {device['device']}, JAX {device['jax']}."]
+    return "\n".join(lines) + "\n"
+
+
+def draw_gaps(found: list[dict], path: Path) -> None:
+    """Bars of the gap by method, a panel for each latent size; dots are the seeds."""
+    sizes = sorted({r["latent_dim"] for r in found})
+    names = [name for name in METHODS if any(r["method"] == name for r in found)]
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(3.2 + 2.6 * len(sizes), 0.32 * len(names) + 1.3), squeeze=False, sharey=True
+    )
+    for axes, size in zip(panels[0], sizes, strict=True):
+        for r in (r for r in found if r["latent_dim"] == size):
+            y = names.index(r["method"])
+            has_steps = any(character.isdigit() for character in r["method"])
+            axes.barh(y, r["gap"], color="C0" if has_steps else "0.7", height=0.7)
+            axes.plot(r["gap_over_seeds"], [y] * len(r["gap_over_seeds"]), "k.", markersize=4)
+            axes.text(r["gap"] + 0.05, y, f" {r['gap']:.2f}", va="center", fontsize=7)
+        axes.set_title(f"{size} latents", fontsize=10)
+        axes.set_xlabel("log p(x) - bound, nats: less is better", fontsize=8)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3, axis="x")
+    panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0, 0].invert_yaxis()
+    figure.suptitle(
+        "Gap of each bound, one fixed decoder, equal CPU seconds (blue: with leapfrog steps; grey: Gaussians)",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def draw_condition(decoders: list[Decoder], path: Path) -> None:
+    """Each image's gain over the Gaussian against how ill-conditioned its posterior is."""
+    sizes = sorted({decoder.latent_dim for decoder in decoders})
+    figure, panels = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 3.6), squeeze=False, sharey=True)
+    for axes, size in zip(panels[0], sizes, strict=True):
+        own = [d for d in decoders if d.latent_dim == size and BASELINE in d.methods]
+        for color, method in enumerate(SHOWN):
+            having = [d for d in own if method in d.methods]
+            if having:
+                x = np.concatenate([d.pinned["condition_number"] for d in having])
+                y = np.concatenate([d.gaps(BASELINE) - d.gaps(method) for d in having])
+                _scatter(axes, x, y, method, f"C{color}")
+        axes.set_xscale("log")
+        axes.axhline(0, color="k", linewidth=0.7)
+        axes.set_ylim(-2, 8)
+        axes.set_title(f"{size} latents", fontsize=10)
+        axes.set_xlabel(
+            "condition number of the posterior's metric,\nin units of the encoder's deviations", fontsize=9
+        )
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("gain in the bound over the Gaussian, nats", fontsize=9)
+    panels[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: Any) -> None:
+    """Points, and the means of five bins with equally many of them."""
+    axes.plot(x, y, ".", color=color, alpha=0.12, markersize=3)
+    bins = np.array_split(np.argsort(x), 5)
+    means, heights = [np.exp(np.log(x[b]).mean()) for b in bins], [y[b].mean() for b in bins]
+    errors = [y[b].std(ddof=1) / np.sqrt(len(b)) if len(b) > 1 else 0.0 for b in bins]
+    axes.errorbar(means, heights, errors, color=color, marker="o", markersize=4, label=label, capsize=2)
+
+
+def make(options: ReportConfig, command: str) -> dict:
+    """Read the study; write tables and pictures."""
+    decoders = read(options.study)
+    first = next(iter(decoders[0].methods.values()))
+    figures = {
+        "rows": rows(decoders),
+        "sandwich": _sandwich(decoders),
+        "settings": {
+            "num_train": first["num_train"],
+            "num_images": first["num_images"],
+            "seconds": float(
+                np.median([cell["seconds"] for decoder in decoders for cell in decoder.methods.values()])
+            ),
+        },
+    }
+    stem = options.results / options.name
+    report = save_report(stem, command, options, figures, markdown)
+    draw_gaps(figures["rows"], stem.with_name(f"{options.name}_gaps.png"))
+    draw_condition(decoders, stem.with_name(f"{options.name}_condition.png"))
+    return report
+
+
+def main() -> None:
+    import tyro
+
+    options = tyro.cli(
+        ReportConfig, prog="python -m experiments.report", config=(tyro.conf.PositionalRequiredArgs,)
+    )
+    print(markdown(make(options, "python -m experiments.report " + " ".join(sys.argv[1:]))))
+
+
+if __name__ == "__main__":
+    fail_cleanly(main)

@@ -1,0 +1,139 @@
+"""The study of one fixed decoder, and its report: whole, resumable, and honest about what it compares."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import report
+from experiments import study as studies
+from experiments.config import preset
+from experiments.runs import build, load_data, make_bound
+from experiments.study import METHODS, StudyConfig, study
+
+CHOSEN = ("Gaussian", "HVI-4", "RHVI-2, recentred")
+
+
+def options(folder: Path, **changes) -> StudyConfig:
+    settings: dict = {
+        "base": "digits_vae",
+        "latent_dims": (3,),
+        "seeds": (0,),
+        "methods": CHOSEN,
+        "decoder_epochs": 2,
+        "seconds": 0.01,
+        "num_train": 200,
+        "num_images": 9,
+        "eval_samples": 4,
+        "num_temperatures": 5,
+        "num_chains": 2,
+        "folder": folder,
+    }
+    return StudyConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    where = tmp_path_factory.mktemp("study")
+    study(options(where))
+    return where
+
+
+def cells(folder: Path) -> list[Path]:
+    return sorted((folder / "digits-d3-seed0").glob("method-*.json"))
+
+
+def test_every_cell_is_written_with_its_counters(folder):
+    found = [json.loads(path.read_text()) for path in cells(folder)]
+    assert [cell["method"] for cell in found] == list(CHOSEN)
+    for cell in found:
+        assert cell["skipped_steps"] == 0
+        assert cell["unconverged"] <= 1e-4
+        assert np.isfinite(cell["per_image"]["bound"]).all()
+        assert len(cell["per_image"]["bound"]) == 9
+    assert 0 < found[2]["learned"]["position_dependence"][0] < 1
+    assert 0 < found[1]["learned"]["step_sizes"][0] < 1
+
+
+def test_a_study_goes_on_with_what_is_missing(folder):
+    before = {path: path.stat().st_mtime_ns for path in cells(folder)}
+    missing = cells(folder)[1]
+    text = json.loads(missing.read_text())
+    missing.unlink()
+    study(options(folder))
+    after = {path: path.stat().st_mtime_ns for path in cells(folder)}
+    assert {path for path in before if before[path] != after[path]} == {missing}
+    assert json.loads(missing.read_text())["method"] == text["method"]
+
+
+def test_a_decoder_of_another_length_is_refused(folder):
+    with pytest.raises(ValueError, match="another number of epochs than 3"):
+        study(options(folder, decoder_epochs=3))
+
+
+def test_the_report_says_gap_and_share_of_it(folder, tmp_path):
+    made = report.make(report.ReportConfig(folder, tmp_path), "command")
+    gaps = {row["method"]: row["gap"] for row in made["rows"]}
+    pinned = json.loads((folder / "digits-d3-seed0" / "pinned.json").read_text())
+    cell = json.loads(cells(folder)[1].read_text())
+    expected = np.mean(pinned["log_likelihood"]) - np.mean(cell["per_image"]["bound"])
+    np.testing.assert_allclose(gaps["HVI-4"], expected)
+    closed = {row["method"]: row["closed"] for row in made["rows"]}
+    assert closed["Gaussian"] == 0
+    np.testing.assert_allclose(closed["HVI-4"], 1 - gaps["HVI-4"] / gaps["Gaussian"])
+    text = (tmp_path / "study.md").read_text()
+    assert all(name in text for name in CHOSEN)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "study.json",
+        "study.md",
+        "study_gaps.png",
+        "study_condition.png",
+    }
+
+
+def test_a_report_of_nothing_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no study in"):
+        report.read(tmp_path)
+
+
+def test_condition_number_is_one_where_the_encoder_whitens(folder):
+    pinned = json.loads((folder / "digits-d3-seed0" / "pinned.json").read_text())
+    assert min(pinned["condition_number"]) >= 1
+    config = preset("digits_vae")
+    dataset = load_data(config)
+    model = build(config, dataset)
+    params = jax.tree.map(jnp.zeros_like, model.params["vae"])  # decodes nothing: G = I, q = N(0, I)
+    found = studies.condition_numbers(model, params, jnp.zeros((4, 8, 8, 1)))
+    np.testing.assert_allclose(found, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
+    config = studies.method_config(preset("digits_vae"), name)
+    model = build(config, load_data(config))
+    bound = studies.with_fixed_decoder(
+        make_bound(config, model.vae, config.hidden[-1]), model.params["vae"]["decoder"]
+    )
+    params = studies.start_params(config, bound, model.params["vae"]["encoder"], 0)
+
+    def value(params):
+        return bound(params, jax.random.key(0), jnp.zeros((8, 8, 1)))[0]
+
+    shapes = jax.eval_shape(jax.grad(value), params)
+    assert set(shapes["vae"]) == {"encoder"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ("HVI-5",)}, "methods must be among"),
+        ({"seconds": 0.0}, "seconds must be positive"),
+        ({"num_images": 1}, "num_images must be at least 2"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**changes)
