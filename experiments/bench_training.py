@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ import matplotlib.pyplot as plt
 from experiments.config import fail_cleanly
 from experiments.plots import save_figure
 from experiments.runs import write_json
-from hmcvae import bounds, data, likelihoods, networks, training
+from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
 from hmcvae.bounds import Bound
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -61,8 +61,10 @@ INSTALL = (
     "pip install torch pydantic imageio cloudpickle scikit-learn && pip install --no-deps pythae==0.1.2 && "
     "python -m experiments.bench_training"
 )
+NUM_ITERATIONS = 4  # of each implicit solve of RHVI in training
 NOTES = "<!-- written by hand, kept by the script -->"
 
+AnyConfig = TypeVar("AnyConfig", bound="Config")
 Epoch = Callable[[], float]  # trains for an epoch, and returns minus the mean loss
 
 
@@ -77,6 +79,8 @@ class Config:
     seconds: no new round begins after so many seconds of them, once there are three.
     one_core: also run both libraries on a single core (where the system can pin a process).
     extras: also time the variants: ours with new bits in every epoch, and pythae's own trainer.
+    models: what of ours is timed; see `make_bound`.
+    peers: pythae's models; see `make_pythae`.
     folder: where the results are written; experiments/results by default.
     """
 
@@ -91,6 +95,8 @@ class Config:
     seconds: float = 150.0
     one_core: bool = True
     extras: bool = True
+    models: tuple[str, ...] = MODELS
+    peers: tuple[str, ...] = (*MODELS, EXACT)
     folder: Path | None = None
 
     def __post_init__(self):
@@ -114,11 +120,24 @@ def make_bound(config: Config, model: str, image_shape: Any, **options: Any) -> 
     vae, init_vae, num_features = networks.build_vae(
         image_shape, config.latent_dim, likelihoods.bernoulli(), hidden=config.hidden
     )
-    if model == "VAE":
-        bound = bounds.elbo(vae, kl="analytic")
-    else:
-        reverse = networks.reverse_model(num_features, config.latent_dim)
-        bound = bounds.hvi(vae, reverse=reverse, num_steps=config.num_steps, **options)
+    d = config.latent_dim
+    dynamics: dict = {"reverse": networks.reverse_model(num_features, d), "num_steps": config.num_steps}
+    amortised, fisher = charts.amortised(num_features, d), charts.fisher(d)
+    few = solvers.fixed_point(num_iterations=NUM_ITERATIONS, differentiate="unrolled")
+    make: dict[str, Callable[[], Bound]] = {
+        "VAE": lambda: bounds.elbo(vae, kl="analytic"),
+        "HVI": lambda: bounds.hvi(vae, **dynamics, **options),
+        "full Gaussian": lambda: bounds.charted(vae, amortised),
+        "Fisher Gaussian": lambda: bounds.charted(vae, fisher),
+        "amortised": lambda: bounds.whitened_hvi(vae, amortised, **dynamics, **options),
+        "amortised recentred": lambda: bounds.whitened_hvi(
+            vae, charts.recentred(amortised), **dynamics, **options
+        ),
+        "Fisher": lambda: bounds.whitened_hvi(vae, fisher, **dynamics, **options),
+        "Fisher recentred": lambda: bounds.whitened_hvi(vae, charts.recentred(fisher), **dynamics, **options),
+        "RHVI": lambda: bounds.rhvi(vae, fisher, solver=few, **dynamics),
+    }
+    bound = make[model]()
     return bound, lambda key: {"vae": init_vae(key), "bound": bound.init(key)}
 
 
@@ -127,7 +146,7 @@ def build_ours(config: Config, images: np.ndarray, one_core: bool) -> tuple[dict
     options = training.Options(batch_size=config.batch_size)
     optimizer = training.make_optimizer(options, config.num_batches)
     pixels, epochs, known = jnp.asarray(images), {}, {}
-    for model in MODELS:
+    for model in config.models:
         bound, init = make_bound(config, model, images.shape[1:])
         for variant, binarize in (("", False), (", new bits", True)):
             if binarize and (one_core or not config.extras):
@@ -136,7 +155,10 @@ def build_ours(config: Config, images: np.ndarray, one_core: bool) -> tuple[dict
             epoch_fn = training.make_epoch(bound, optimizer, options, 255, binarize)
             begin = time.perf_counter()
             compiled = epoch_fn.lower(state, pixels).compile()
-            known[model + variant] = {"compile_seconds": time.perf_counter() - begin}
+            known[model + variant] = {
+                "compile_seconds": time.perf_counter() - begin,
+                "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
+            }
             epochs[model + variant] = our_epoch(compiled, state, pixels)
             if one_core:
                 epochs[model]()
@@ -165,7 +187,7 @@ def batch_loss(bound: Bound, params: Any, keys: jax.Array, x: jax.Array) -> jax.
 def count_flops(config: Config, model: str, images: np.ndarray) -> float:
     """Floating-point operations of a batch's gradient, by XLA's count; the loop is unrolled for it, since XLA counts
     a loop's body once."""
-    bound, init = make_bound(config, model, images.shape[1:], **({"unroll": True} if model == "HVI" else {}))
+    bound, init = make_bound(config, model, images.shape[1:], unroll=True)
     arguments = (init(jax.random.key(0)), jax.random.split(jax.random.key(1), len(images)))
     gradient = jax.jit(jax.grad(lambda *inputs: batch_loss(bound, *inputs)))
     analysis: Any = gradient.lower(*arguments, jnp.asarray(images / 255, jnp.float32)).cost_analysis()
@@ -240,7 +262,7 @@ def shares(compiled: Any, epoch: Epoch) -> dict[str, float]:
 def make_pythae(config: Config, name: str, image_shape: Any) -> Any:
     """pythae's model with our nets. `EXACT` is its HVAE with `create_graph`, which keeps the second-order terms."""
     import torch
-    from pythae.models import HVAE, VAE, HVAEConfig, VAEConfig
+    from pythae.models import HVAE, RHVAE, VAE, HVAEConfig, RHVAEConfig, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from torch import nn
@@ -267,7 +289,7 @@ def make_pythae(config: Config, name: str, image_shape: Any) -> Any:
         def __init__(self):
             super().__init__()
             head = [nn.Linear(config.hidden[0], num_pixels)]
-            if name == "VAE":  # which takes probabilities where HVAE takes logits
+            if name in ("VAE", "RHVAE"):  # which take probabilities where HVAE takes logits
                 head.append(nn.Sigmoid())
             self.body = nn.Sequential(*layers(config.latent_dim, *config.hidden[::-1]), *head)
 
@@ -287,6 +309,9 @@ def make_pythae(config: Config, name: str, image_shape: Any) -> Any:
     torch.manual_seed(0)
     if name == "VAE":
         return VAE(VAEConfig(**settings), Encoder(), Decoder())
+    if name == "RHVAE":
+        rhvae = RHVAEConfig(n_lf=config.num_steps, **settings)
+        return RHVAE(rhvae, Encoder(), Decoder())  # with its own metric net, 784-400-(20, 190)
     hvae = HVAEConfig(n_lf=config.num_steps, eps_lf=0.1, learn_eps_lf=True, **settings)
     return (ExactHVAE if name == EXACT else HVAE)(hvae, Encoder(), Decoder())
 
@@ -301,7 +326,7 @@ def build_pythae(config: Config, images: np.ndarray, one_core: bool) -> tuple[di
     logging.disable(logging.INFO)
     grey = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float() / 255
     epochs, known = {}, {}
-    for name in (*MODELS, EXACT):
+    for name in config.peers:
         model = name.partition(", ")[0]
         peer = make_pythae(config, name, images.shape[1:]).train()
         optimizer = torch.optim.Adam(peer.parameters(), lr=1e-3, fused=True)
@@ -772,7 +797,7 @@ def run(config: Config, images: np.ndarray, command: str) -> dict:
     return report
 
 
-def smaller(config: Config) -> Config:
+def smaller(config: AnyConfig) -> AnyConfig:
     """The smoke run: smaller in every direction."""
     changes = {"num_images": 64, "batch_size": 16, "hidden": (8, 8), "latent_dim": 2, "rounds": 2}
     return replace(config, one_core=False, extras=False, **changes)
