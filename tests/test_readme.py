@@ -32,6 +32,10 @@ def test_bound_example_gives_the_likelihood_it_claims(namespace):
     assert jnp.mean(log_weights) < namespace["exact"]
 
 
+def test_annealing_example_agrees_with_the_likelihood(namespace):
+    np.testing.assert_allclose(namespace["below"].log_likelihood[0], namespace["exact"], atol=0.06)
+
+
 def test_the_test_command_stands_there_once_for_ci_to_run():
     text = (REPOSITORY / "README.md").read_text()
     section = text.split("<!-- test command -->")[1].split("<!-- end -->")[0]
