@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 
 from experiments.config import fail_cleanly
@@ -195,15 +196,21 @@ def draw_gaps(found: list[dict], path: Path) -> None:
         1, len(sizes), figsize=(3.2 + 2.6 * len(sizes), 0.32 * len(names) + 1.3), squeeze=False, sharey=True
     )
     for axes, size in zip(panels[0], sizes, strict=True):
+        base = [r["gap"] for r in found if r["latent_dim"] == size and r["method"] == BASELINE]
+        limit = 1.2 * base[0] if base else float("inf")
         for r in (r for r in found if r["latent_dim"] == size):
             y = names.index(r["method"])
             has_steps = any(character.isdigit() for character in r["method"])
             axes.barh(y, r["gap"], color="C0" if has_steps else "0.7", height=0.7)
             axes.plot(r["gap_over_seeds"], [y] * len(r["gap_over_seeds"]), "k.", markersize=4)
-            axes.text(r["gap"] + 0.05, y, f" {r['gap']:.2f}", va="center", fontsize=7)
+            # One method that has failed must not squeeze the others: its bar is cut, and its figure says so.
+            is_cut = r["gap"] > limit
+            text = f" {r['gap']:.2f}" + (" (bar cut)" if is_cut else "")
+            x = limit if is_cut else max(r["gap"], *r["gap_over_seeds"], 0.0)
+            axes.text(x, y, text, va="center", ha="right" if is_cut else "left", fontsize=7)
         axes.set_title(f"{size} latents", fontsize=10)
         axes.set_xlabel("log p(x) - bound, nats: less is better", fontsize=8)
-        axes.margins(x=0.15)
+        axes.set_xlim(0, limit if base else None)
         axes.grid(alpha=0.3, axis="x")
     panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0, 0].invert_yaxis()
@@ -228,8 +235,11 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
                 y = np.concatenate([d.gaps(BASELINE) - d.gaps(method) for d in having])
                 _scatter(axes, x, y, method, f"C{color}")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.axhline(0, color="k", linewidth=0.7)
-        axes.set_ylim(-2, 8)
+        axes.set_ylim(-4, 8)
         axes.set_title(f"{size} latents", fontsize=10)
         axes.set_xlabel(
             "condition number of the posterior's metric,\nin units of the encoder's deviations", fontsize=9
