@@ -183,9 +183,11 @@ def _sketch(
     weights = weight_fn(outputs)
     leaves, structure = jax.tree.flatten(weights)
     keys = jax.random.split(rng_key, len(leaves))
+    # Where a weight underflows to 0 its root has no derivative.
+    roots = [jnp.sqrt(jnp.maximum(leaf, jnp.finfo(leaf.dtype).tiny)) for leaf in leaves]
     noise = [
-        jnp.sqrt(leaf)[None] * jax.random.normal(key, (num_probes, *leaf.shape), leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
+        root[None] * jax.random.normal(key, (num_probes, *root.shape), root.dtype)
+        for key, root in zip(keys, roots, strict=True)
     ]
     g = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
     return g.T @ g / num_probes

@@ -193,7 +193,9 @@ def riemannian(
         log q(v | x, z) = log q(w | x, z) - ½ log |G(z)|,     log r(v' | x, z') = log r(w' | x, z') - ½ log |G(z')|.
 
     Φ (Girolami & Calderhead 2011, eq. 16-18) preserves volume where its solves are converged, and there alone is the
-    difference of the two densities exact: `solver` of the info says so.
+    difference of the two densities exact: `solver` of the info says so. At steps so large that the implicit equations
+    have several solutions a converged solve may land on another branch than its reverse; nothing here looks for that
+    (`rmhmc` does, with `check_reversibility`), so keep steps small enough that all solves converge.
 
     Args:
         metric_fn: `params["metric"] -> Metric`, a function of z and, by what it closes over, of x.

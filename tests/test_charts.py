@@ -122,6 +122,24 @@ def test_sketch_is_unbiased_for_the_information():
     assert (np.abs(found.mean(0) - exact) < 4 * found.std(0) / np.sqrt(len(found))).all()
 
 
+def test_sketch_has_a_gradient_where_weights_underflow():
+    """Logits of -120 have weights of 0 in float32."""
+    vae = hmcvae.VAE(
+        lambda p, x: (p["mean"], jnp.zeros(2), x),
+        lambda p, z: p["W"] @ z - 120.0,
+        hmcvae.likelihoods.bernoulli(),
+        models.LATENT,
+    )
+    params = {"mean": jnp.zeros(2, jnp.float32), "W": jnp.ones((3, 2), jnp.float32)}
+    chart, x = charts.fisher(models.LATENT, num_probes=3), jnp.zeros(3, jnp.float32)
+
+    def value(params):
+        own = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), chart.init(jax.random.key(0)))
+        return chart.build(own, jax.random.key(1), vae, params, x, vae.posterior(params, x)).log_det
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.grad(value)(params)))
+
+
 def test_charted_gaussian_is_its_definition_written_out():
     """log p(x, z) - log N(z; c, A s² Aᵀ), by the multivariate normal."""
     bound = make("amortised", 0)

@@ -94,6 +94,16 @@ def test_the_report_says_gap_and_share_of_it(folder, tmp_path):
     }
 
 
+def test_seeds_that_share_images_are_not_more_images():
+    """Of the mean over 3 seeds with a spread of 0.5 of their own on the same 400 images with one of 2."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(0, 2, 400)
+    gains = [images + shift for shift in (-0.5, 0.0, 0.5)]
+    expected = np.hypot(images.std(ddof=1) / 20, 0.5 / np.sqrt(3))
+    np.testing.assert_allclose(report._gain_error(gains), expected)
+    np.testing.assert_allclose(report._gain_error(gains[:1]), images.std(ddof=1) / 20)
+
+
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no study in"):
         report.read(tmp_path)
