@@ -1,14 +1,18 @@
 """What each bound makes of one and the same decoder: `python -m experiments.study --data-dir DIR`.
 
 For each latent size and seed: a plain VAE is trained, and its decoder held fixed. Then every method trains encoder,
-dynamics and reverse model against it, from that VAE's encoder, for the same CPU seconds. log p(x) of the test images is
-pinned by annealed importance sampling, so the gap log p(x) - bound is known, image by image.
+dynamics and reverse model against it, from that VAE's encoder, for the same CPU seconds, with a learning rate that
+falls to zero along them. log p(x) of the test images is pinned by annealed importance sampling, so the gap
+log p(x) - bound is known, image by image.
 
 Everything is a cell, FOLDER/DECODER/NAME.json, written whole when it is done; a study that was cut off goes on with the
 cells that are missing. `experiments.report` makes tables and pictures of them.
 """
 
 import dataclasses
+import json
+import math
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly, preset
@@ -30,36 +35,52 @@ from experiments.runs import (
     write_json,
 )
 from experiments.train import train
-from hmcvae import annealing, data, metrics, training
+from hmcvae import annealing, charts, data, metrics, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
 from hmcvae.types import ArrayLike, PRNGKey, PyTree
 
+AS_TRAINED = "Gaussian, as the VAE was trained"
+# Images in one call of the compiled loop: training ends within one of them of its seconds.
+CHUNK = 2000
+
+# Of dynamics in whitened coordinates, where a quarter of a period is π/2: four steps of about 0.4.
+_WHITENED = {"method": "whitened", "initial_step_size": 0.3}
+_TWICE = _WHITENED | {"num_recentrings": 2}
+_FISHER = _WHITENED | {"metric": "fisher"}
+# Smaller: the implicit solves must converge.
+_RIEMANNIAN = {"method": "rhvi", "metric": "fisher", "initial_step_size": 0.15}
+
 # name: how it differs from the preset's plain VAE.
 METHODS: dict[str, dict] = {
+    AS_TRAINED: {"method": "vae"},
     "Gaussian": {"method": "vae"},
     "Gaussian, full covariance": {"method": "whitened", "num_transitions": 0, "num_recentrings": 0},
     "Gaussian, full covariance, recentred": {"method": "whitened", "num_transitions": 0},
-    "Gaussian, Fisher, recentred": {"method": "whitened", "metric": "fisher", "num_transitions": 0},
+    "Gaussian, full covariance, recentred twice": _TWICE | {"num_transitions": 0},
+    "Gaussian, Fisher, recentred": _FISHER | {"num_transitions": 0},
+    "HVI-1": {"method": "hvi", "num_steps": 1},
     "HVI-4": {"method": "hvi"},
-    "HVI-4, masses of each datum": {"method": "whitened", "metric": "diagonal", "num_recentrings": 0},
+    "HVI-8": {"method": "hvi", "num_steps": 8},
+    "HVI 4 x 1": {"method": "hvi", "num_transitions": 4, "num_steps": 1},
     "HVI 4 x 1, annealed": {"method": "hvi", "num_transitions": 4, "num_steps": 1, "annealed": True},
-    "amortised-4": {"method": "whitened", "num_recentrings": 0},
-    "amortised-4, recentred": {"method": "whitened"},
-    "amortised-4, recentred twice": {"method": "whitened", "num_recentrings": 2},
-    "amortised 4 x 1, recentred, annealed": {
-        "method": "whitened",
-        "num_transitions": 4,
-        "num_steps": 1,
-        "annealed": True,
-    },
-    "sketched-4, recentred": {"method": "whitened", "metric": "sketched"},
-    "Fisher-4": {"method": "whitened", "metric": "fisher", "num_recentrings": 0},
-    "Fisher-4, recentred": {"method": "whitened", "metric": "fisher"},
-    "Fisher-4, recentred twice": {"method": "whitened", "metric": "fisher", "num_recentrings": 2},
-    "RHVI-2, recentred": {"method": "rhvi", "metric": "fisher", "num_steps": 2},
-    "RHVI-4, recentred": {"method": "rhvi", "metric": "fisher", "num_steps": 4},
+    "HVI-4, masses of each datum": _WHITENED | {"metric": "diagonal", "num_recentrings": 0},
+    "amortised-4": _WHITENED | {"num_recentrings": 0},
+    "amortised-4, recentred": _WHITENED,
+    "amortised-1, recentred twice": _TWICE | {"num_steps": 1},
+    "amortised-2, recentred twice": _TWICE | {"num_steps": 2},
+    "amortised-4, recentred twice": _TWICE,
+    "amortised-8, recentred twice": _TWICE | {"num_steps": 8},
+    "amortised 2 x 2, recentred twice": _TWICE | {"num_transitions": 2, "num_steps": 2},
+    "amortised 4 x 1, recentred twice, annealed": _TWICE
+    | {"num_transitions": 4, "num_steps": 1, "annealed": True},
+    "sketched-4, recentred": _WHITENED | {"metric": "sketched"},
+    "Fisher-4": _FISHER | {"num_recentrings": 0},
+    "Fisher-4, recentred": _FISHER,
+    "Fisher-4, recentred twice": _FISHER | {"num_recentrings": 2},
+    "RHVI-2, recentred": _RIEMANNIAN | {"num_steps": 2},
+    "RHVI-4, recentred": _RIEMANNIAN | {"num_steps": 4},
 }
 
 
@@ -74,7 +95,7 @@ class StudyConfig:
         methods: of METHODS; empty: all of them.
         decoder_epochs: how long the VAE is trained.
         seconds: CPU seconds of training for each method, compilation not counted.
-        num_train: training images for inference.
+        num_train: training images for inference; 0: all.
         num_images: test images.
         eval_samples: draws for each of them.
         num_temperatures, num_chains: of annealed importance sampling.
@@ -88,7 +109,7 @@ class StudyConfig:
     methods: tuple[str, ...] = ()
     decoder_epochs: int = 150
     seconds: float = 60.0
-    num_train: int = 10000
+    num_train: int = 0
     num_images: int = 300
     eval_samples: int = 100
     num_temperatures: int = 300
@@ -140,29 +161,40 @@ def train_method(
     options: StudyConfig,
     binarize: bool,
 ) -> tuple[PyTree, dict]:
-    """(params, figures) after `options.seconds` CPU seconds of whole epochs."""
-    images = dataset.train[:: max(1, len(dataset.train) // options.num_train)][: options.num_train]
-    train_options = dataclasses.replace(
-        config.training, batch_size=min(config.training.batch_size, len(images))
-    )
-    optimizer = training.make_optimizer(train_options, len(images) // train_options.batch_size)
+    """(params, figures) after `options.seconds` CPU seconds, over which Adam's rate falls to zero as a half cosine."""
+    images = dataset.train[: options.num_train or None]
+    size = min(CHUNK, len(images))
+    num_chunks = len(images) // size
+    # Evenly interleaved, so that each chunk is a sample of the whole: some sets are sorted.
+    chunks = jnp.asarray(images[: num_chunks * size].reshape(size, num_chunks, *images.shape[1:]))
+    train_options = dataclasses.replace(config.training, batch_size=min(config.training.batch_size, size))
+    rate = train_options.learning_rate
+    # Made arrays too, the moments' decay rates would be of double precision where that is on.
+    adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))
+    optimizer = adam(learning_rate=rate)
     state = training.init_state(params, optimizer, config.training.seed)
     epoch = training.make_epoch(bound, optimizer, train_options, dataset.max_value, binarize)
-    device_images = jnp.asarray(images)
-    compiled: Any = epoch.lower(state, device_images).compile()  # type: ignore[attr-defined]
+    compiled: Any = epoch.lower(state, chunks[:, 0]).compile()  # type: ignore[attr-defined]
     spent, curve = 0.0, []
     unconverged: list[float] = []
     while spent < options.seconds and int(state.bad_run) < train_options.max_bad_steps:
+        inner: Any = state.opt_state
+        current = inner.hyperparams["learning_rate"]
+        falling = 0.5 * rate * (1 + math.cos(math.pi * spent / options.seconds))
+        inner.hyperparams["learning_rate"] = jnp.asarray(falling, current.dtype)
+        chunk = jax.block_until_ready(chunks[:, len(curve) % num_chunks])
         cpu = time.process_time()
-        state, record = jax.block_until_ready(compiled(state, device_images))
+        state, record = jax.block_until_ready(compiled(state, chunk))
         spent += time.process_time() - cpu
         taken = np.asarray(record.is_taken)
         curve.append([spent, float(np.asarray(record.bound)[taken].mean()) if taken.any() else float("nan")])
         unconverged.append(float(np.mean(np.asarray(record.unconverged))))
+    passes = len(curve) * size / len(images)
     return state.params, {
         "seconds": spent,
-        "epochs": len(curve),
-        "seconds_per_epoch": spent / len(curve),
+        "epochs": passes,
+        "seconds_per_epoch": spent / passes,
+        "images_per_chunk": size,
         "training_bound": curve,
         "skipped_steps": int(state.num_skipped),
         "clipped_steps": int(state.num_clipped),
@@ -170,9 +202,30 @@ def train_method(
     }
 
 
+def derivatives_per_image(config: TrainConfig) -> int:
+    """How often one draw of the bound differentiates log p(x, ·) or the decoder, along the dynamics: L + 1 for each
+    transition of an annealed path, L of any other and one for its start; one for each recentring; d forward ones for a
+    Fisher metric. An implicit step's are not fixed: they are counted as its metric's, and its gradient."""
+    steps = config.num_transitions * config.num_steps
+    total = config.num_recentrings if config.method in CHARTED else 0
+    if config.method in DYNAMIC and steps:
+        total += steps + (config.num_transitions if config.annealed else 1)
+    if config.method in CHARTED:
+        metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
+        total += metric * (1 + (steps if config.method == "rhvi" else 0))
+    return max(total, 1)
+
+
 def learned(config: TrainConfig, own: PyTree) -> dict:
     """Step sizes, masses, recentring steps and the like, as they were learned."""
     found: dict = {}
+    chart = own.get("chart", {}) if isinstance(own, dict) else {}
+    if "step" in chart:
+        found["recentring_steps"] = (charts.MAX_STEP / (1 + np.exp(-np.asarray(chart["step"])))).tolist()
+        chart = chart["chart"]
+    if "log_weight" in chart:
+        found["fisher_weight"] = float(np.exp(chart["log_weight"]))
+        found["precision"] = np.exp(np.asarray(chart["log_precision"])).tolist()
     chain = own.get("chain", own) if isinstance(own, dict) else {}
     if config.method in DYNAMIC and "step_size" in chain:
         raw = np.asarray(chain["step_size"])
@@ -189,6 +242,18 @@ def learned(config: TrainConfig, own: PyTree) -> dict:
     return found
 
 
+UNTRAINED: dict = {
+    "seconds": 0.0,
+    "epochs": 0,
+    "seconds_per_epoch": float("nan"),
+    "images_per_chunk": 0,
+    "training_bound": [],
+    "skipped_steps": 0,
+    "clipped_steps": 0,
+    "training_unconverged": 0.0,
+}
+
+
 def run_method(
     name: str, base: TrainConfig, model: Model, params: PyTree, dataset: data.Dataset, options: StudyConfig
 ) -> dict:
@@ -200,7 +265,10 @@ def run_method(
     bound = with_fixed_decoder(make_bound(config, model.vae, num_features), decoder)
     exact = with_fixed_decoder(make_bound(config, model.vae, num_features, exact=True), decoder)
     start = start_params(config, bound, encoder, config.training.seed)
-    trained, figures = train_method(config, bound, start, dataset, options, model.binarize)
+    if name == AS_TRAINED:
+        trained, figures = start, UNTRAINED
+    else:
+        trained, figures = train_method(config, bound, start, dataset, options, model.binarize)
     key = stream(config.training.seed, "study, evaluation")
     values = estimate(exact, trained, key, examples, num_samples=options.eval_samples, batch_size=50)
     per_image = {
@@ -209,6 +277,7 @@ def run_method(
     }
     return figures | {
         "method": name,
+        "derivatives_per_image": derivatives_per_image(config),
         "per_image": per_image,
         "unconverged": float(np.mean(np.asarray(values.unconverged))),
         "nonfinite": float(np.mean(np.asarray(values.nonfinite))),
@@ -287,19 +356,48 @@ def decoder_run(options: StudyConfig, latent_dim: int, seed: int) -> Path:
     return folder
 
 
+# What every cell of one decoder must agree in, to stand in one table.
+SETTINGS = ("base", "seconds", "num_train", "num_images", "eval_samples", "num_temperatures", "num_chains")
+
+
+def check_settings(cells: Path, options: StudyConfig) -> None:
+    """Write the study's settings beside its cells, or compare with those that the cells were made with.
+
+    Raises:
+        ValueError: if they differ.
+    """
+    path, own = cells / "settings.json", {name: getattr(options, name) for name in SETTINGS}
+    if not path.is_file():
+        write_json(path, own)
+        return
+    before = json.loads(path.read_text())
+    changed = [f"{name}: {before[name]} -> {own[name]}" for name in SETTINGS if before[name] != own[name]]
+    if changed:
+        raise ValueError(
+            f"the study in {cells} has other settings, so it cannot go on with these: {'; '.join(changed)}; give its "
+            "own, or another --folder"
+        )
+
+
+def cell_path(cells: Path, name: str) -> Path:
+    """FOLDER/DECODER/method-NAME.json."""
+    return cells / f"method-{re.sub('[^A-Za-z0-9]+', '-', name)}.json"
+
+
 def study(options: StudyConfig) -> None:
     """Fill in the cells that are missing."""
     for latent_dim in options.latent_dims:
         for seed in options.seeds:
             run = decoder_run(options, latent_dim, seed)
+            check_settings(run.parent, options)
             _, config, dataset, model, params, _ = load_run(run)
             cells = run.parent
             path = cells / "pinned.json"
             if not path.is_file():
                 examples = test_examples(config, dataset, model.binarize, options.num_images)
                 write_json(path, pin(model, params, examples, options, seed) | {"environment": environment()})
-            for index, name in enumerate(METHODS):
-                path = cells / f"method-{index:02d}.json"
+            for name in METHODS:
+                path = cell_path(cells, name)
                 if path.is_file() or (options.methods and name not in options.methods):
                     continue
                 result = run_method(name, config, model, params, dataset, options)
@@ -307,7 +405,7 @@ def study(options: StudyConfig) -> None:
                 write_json(path, result | settings | {"latent_dim": latent_dim, "environment": environment()})
                 print(
                     f"d = {latent_dim}, seed {seed}, {name}: bound {np.mean(result['per_image']['bound']):.2f}, "
-                    f"{result['epochs']} epochs",
+                    f"{result['epochs']:.1f} epochs",
                     flush=True,
                 )
 
