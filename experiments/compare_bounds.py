@@ -1,4 +1,4 @@
-"""Train several bounds on the same nets, seeds and epochs, and put them side by side:
+"""Train several bounds on the same nets and seeds, for the same epochs or seconds, and put them side by side:
 `python -m experiments.compare_bounds --data-dir DIR`.
 
 Every run is an ordinary run of `experiments.train` under --folder; runs that are there already are not repeated, and
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,13 @@ class CompareConfig:
         presets: what to train.
         seeds: how often.
         num_epochs: one number for all of them, or one for each preset.
+        seconds: of training, instead of num_epochs: each run gets as many epochs as fit into them at the pace that its
+            method has when all are timed in turns, and its learning rate falls to zero along them as a half cosine.
+        warm_start: share of the seconds in which a plain VAE is trained first (at the constant rate, once for each
+            seed); every other method goes on from there for the rest.
         eval_samples: draws for each test image in the estimate of log p(x).
         eval_images: test images for it.
+        eval_temperatures: of annealed importance sampling on them; 0: none.
         data_dir: the data's folder.
         folder: where the runs are.
         results: where the table and the picture go.
@@ -44,8 +50,11 @@ class CompareConfig:
     presets: tuple[str, ...] = ("mnist_vae", "mnist_iwae", "mnist_hvi1", "mnist_hvi")
     seeds: tuple[int, ...] = (0, 1, 2)
     num_epochs: tuple[int, ...] = (30,)
+    seconds: float = 0.0
+    warm_start: float = 0.0
     eval_samples: int = 300
     eval_images: int = 1000
+    eval_temperatures: int = 0
     data_dir: Path | None = None
     folder: Path = Path("runs/compare")
     results: Path = Path("experiments/results")
@@ -59,10 +68,30 @@ class CompareConfig:
                 f"num_epochs must be one number or one for each of {len(self.presets)} presets, got {self.num_epochs}"
             )
 
+        if self.seconds < 0 or not 0 <= self.warm_start < 1:
+            raise ValueError(
+                f"expected seconds of at least 0 and warm_start in [0, 1), got {self.seconds} and {self.warm_start}"
+            )
+        if self.warm_start and not (self.seconds and VAE_OF_WARM_START in self.presets):
+            raise ValueError(
+                f"warm_start needs seconds, and {VAE_OF_WARM_START} among the presets; got {self.seconds} and "
+                f"{self.presets}"
+            )
+
+    @property
+    def starts(self) -> Path:
+        """Where the runs are that the others start from, and the plan."""
+        return self.folder / "plan.json"
+
     def epochs(self, name: str) -> int:
-        """The epochs of one preset."""
+        """The epochs of one preset: those given, or those of the plan."""
+        if self.seconds:
+            return json.loads(self.starts.read_text())["epochs"][name]
         return self.num_epochs[self.presets.index(name) if len(self.num_epochs) > 1 else 0]
 
+
+VAE_OF_WARM_START = "mnist_vae"
+WARM = "warm start"
 
 LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened", "rhvi": "RHVI"}
 
@@ -83,18 +112,54 @@ def label(config: TrainConfig) -> str:
 
 def run_config(options: CompareConfig, name: str, seed: int) -> TrainConfig:
     """The config of one run of the comparison."""
-    base = preset(name)
-    train_options = dataclasses.replace(base.training, num_epochs=options.epochs(name), seed=seed)
-    folder = options.folder / f"{name}-seed{seed}"
+    base = preset(VAE_OF_WARM_START if name == WARM else name)
+    is_first = name in (WARM, VAE_OF_WARM_START)
+    schedule = "cosine" if options.seconds and name != WARM else base.training.schedule
+    train_options = dataclasses.replace(
+        base.training, num_epochs=options.epochs(name), seed=seed, schedule=schedule
+    )
+    folder = options.folder / f"{name.replace(' ', '_')}-seed{seed}"
+    start = options.folder / f"{WARM.replace(' ', '_')}-seed{seed}"
     return dataclasses.replace(
         base,
         training=train_options,
         data_dir=options.data_dir,
         eval_samples=options.eval_samples,
         eval_images=options.eval_images,
+        eval_temperatures=options.eval_temperatures,
+        start_from=start if options.warm_start and not is_first else None,
         run_dir=folder,
         resume=(folder / "config.json").is_file(),
     )
+
+
+def make_plan(options: CompareConfig) -> None:
+    """Write how many epochs each method gets in its seconds, unless that was done before.
+
+    Raises:
+        ValueError: if it was done with other seconds or another share.
+    """
+    own = {"seconds": options.seconds, "warm_start": options.warm_start}
+    path = options.starts
+    before = json.loads(path.read_text()) if path.is_file() else None
+    if before is not None:
+        if {key: before[key] for key in own} != own:
+            raise ValueError(
+                f"the plan in {path} is of other seconds or another share: {before}; expected {own}"
+            )
+        if set(options.presets) <= set(before["epochs"]):
+            return
+    pace = time_epochs(options, num_images=6000)
+    epochs = {}
+    for name in options.presets:
+        share = 1 - (options.warm_start if name != VAE_OF_WARM_START else 0)
+        epochs[name] = max(1, round(share * options.seconds / pace[name]))
+    if options.warm_start:
+        epochs[WARM] = max(1, round(options.warm_start * options.seconds / pace[VAE_OF_WARM_START]))
+    options.folder.mkdir(parents=True, exist_ok=True)
+    # Of a plan that is there already, runs may have been made.
+    kept = {} if before is None else before["epochs"]
+    write_json(path, own | {"epochs": epochs | kept, "seconds_per_epoch": pace})
 
 
 def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
@@ -105,6 +170,7 @@ def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
     if is_done:
         result = json.loads(path.read_text())
         is_done = result["num_samples"] == config.eval_samples and result["num_images"] == config.eval_images
+        is_done = is_done and ("ais" in result) == bool(config.eval_temperatures)
     if not is_done:
         _, result = train(config)
         records = run.records()
@@ -118,24 +184,34 @@ def row(name: str, runs: list[tuple[dict, list[dict]]]) -> dict:
     trained = [
         result.get("trained_bound", figures["bound"]) for (result, _), figures in zip(runs, own, strict=True)
     ]
+    annealed = [result["ais"]["mean"] for result, _ in runs if "ais" in result]
     return {
         "method": name,
         "num_seeds": len(runs),
         "bound": _mean_and_error([value["mean"] for value in trained]),
         "log_likelihood": _mean_and_error([value["log_likelihood"]["mean"] for value in own]),
         "log_likelihood_encoder": _mean_and_error([value["log_likelihood"]["mean"] for value in encoder]),
+        "log_likelihood_ais": _mean_and_error(annealed) if annealed else None,
+        "gap": _mean_and_error([a - t["mean"] for a, t in zip(annealed, trained, strict=True)])
+        if annealed
+        else None,
+        "unconverged": float(np.mean([value["unconverged"] for value in own])),
+        "nonfinite": float(np.mean([value["nonfinite"] for value in own])),
+        "clipped_steps": sum(records[-1]["clipped_steps"] for _, records in runs),
+        "training_unconverged": float(np.mean([r["unconverged"] for _, records in runs for r in records])),
         "error_over_images": float(np.mean([value["log_likelihood"]["error"] for value in own])),
         "skipped_steps": sum(records[-1]["skipped_steps"] for _, records in runs),
         "active_units": float(np.mean([result["active_units"] for result, _ in runs])),
     }
 
 
-def time_epochs(options: CompareConfig, num_rounds: int = 3) -> dict[str, float]:
+def time_epochs(options: CompareConfig, num_rounds: int = 3, num_images: int = 0) -> dict[str, float]:
     """Seconds of an epoch by preset, the fastest of some rounds. Every round times each method once, so that
-    whatever else the machine does falls on all of them; the trainings' own clocks ran at different times."""
-    prepared = {}
+    whatever else the machine does falls on all of them; the trainings' own clocks ran at different times.
+    With num_images, the epochs timed are of so many and the seconds in proportion."""
+    prepared, factors = {}, {}
     for name in options.presets:
-        config = run_config(options, name, options.seeds[0])
+        config = dataclasses.replace(preset(name), data_dir=options.data_dir)
         dataset = load_data(config)
         model = build(config, dataset)
         optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
@@ -143,7 +219,8 @@ def time_epochs(options: CompareConfig, num_rounds: int = 3) -> dict[str, float]
             model.bound, optimizer, config.training, dataset.max_value, model.binarize
         )
         state = training.init_state(model.params, optimizer, 0)
-        images = jnp.asarray(dataset.train)
+        images = jnp.asarray(dataset.train[: num_images or None])
+        factors[name] = len(dataset.train) / len(images)
         jax.block_until_ready(epoch(state, images))
         prepared[name] = (epoch, state, images)
     seconds: dict[str, list[float]] = {name: [] for name in prepared}
@@ -152,7 +229,7 @@ def time_epochs(options: CompareConfig, num_rounds: int = 3) -> dict[str, float]
             start = time.perf_counter()
             jax.block_until_ready(epoch(state, images))
             seconds[name].append(time.perf_counter() - start)
-    return {name: min(values) for name, values in seconds.items()}
+    return {name: factors[name] * min(values) for name, values in seconds.items()}
 
 
 def _mean_and_error(values: list) -> dict:
@@ -160,25 +237,43 @@ def _mean_and_error(values: list) -> dict:
     return {"mean": float(np.mean(values)), "error": error, "values": [float(value) for value in values]}
 
 
+def _columns(has_ais: bool) -> tuple[str, ...]:
+    ais = ("log_likelihood_ais", "gap") if has_ais else ()
+    return ("bound", *ais, "log_likelihood", "log_likelihood_encoder")
+
+
 def markdown(rows: list[dict], options: CompareConfig, command: str, machine: dict) -> str:
     """The table, with what one needs to repeat it."""
+    has_ais = all(r["log_likelihood_ais"] for r in rows)
+    extra = "log p(x), annealing | gap | " if has_ais else ""
     lines = [
-        "| method | bound | log p(x), own proposal | log p(x), encoder | seconds an epoch | active units |",
-        "|---|---|---|---|---|---|",
+        f"| method | bound | {extra}log p(x), own proposal | log p(x), encoder | seconds an epoch | active units | "
+        "unconverged | skipped steps |",
+        "|---|---|---|---|---|---|---|---|" + ("---|---|" if has_ais else ""),
     ]
     for r in rows:
-        cells = [_figure(r[key]) for key in ("bound", "log_likelihood", "log_likelihood_encoder")]
+        cells = [_figure(r[key]) for key in _columns(has_ais)]
         cells += [f"{r['seconds_per_epoch']:.2f}", f"{r['active_units']:.1f}"]
+        cells += [f"{r['unconverged']:.3%}", f"{r['skipped_steps']}"]
         lines.append(f"| {r['method']} | " + " | ".join(cells) + " |")
     image_error = np.mean([r["error_over_images"] for r in rows])
     epochs = ", ".join(str(options.epochs(name)) for name in options.presets)
+    if options.warm_start:
+        epochs += f" (all but {label(preset(VAE_OF_WARM_START))} after {options.epochs(WARM)} of it)"
     lines += [
         "",
         f"Nats; {_over(options.seeds, 'means ± standard errors')}. "
         f"Epochs: {epochs}. Test figures on {options.eval_images} evenly chosen test images, the same for all "
         f"(the images themselves add a standard error of about {image_error:.1f} that all rows share); "
         f"log p(x) by importance weighting with {options.eval_samples} draws an image, from the trained bound's own "
-        "chain or from its encoder alone. Seconds: the fastest of three epochs of each, timed in turns.",
+        "chain or from its encoder alone. "
+        + (
+            f"log p(x), annealing: {options.eval_temperatures} temperatures, 8 chains; the gap is it minus the bound. "
+            if has_ais
+            else ""
+        )
+        + "Seconds: the fastest of three epochs of each, timed in turns"
+        + (f" (of 6,000 images); {options.seconds:.0f} for each run." if options.seconds else "."),
         "",
         f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}. Command: `{command}`",
     ]
@@ -199,12 +294,20 @@ def _over(seeds: Sequence[int], what: str) -> str:
 def compare(options: CompareConfig, command: str) -> list[dict]:
     """Train what is missing, and write the table and the picture."""
     rows, curves = [], {}
+    if options.seconds:
+        make_plan(options)
+    # Seed by seed: a comparison that is cut off is then one of fewer seeds.
+    found: dict[tuple[str, int], Any] = {}
+    for seed in options.seeds:
+        for name in ((WARM,) if options.warm_start else ()) + options.presets:
+            found[name, seed] = run_one(run_config(options, name, seed))
     for name in options.presets:
-        runs = [run_one(run_config(options, name, seed)) for seed in options.seeds]
+        runs = [found[name, seed] for seed in options.seeds]
         method = label(preset(name))
         rows.append(row(method, runs))
         curves[name] = _mean_records([records for _, records in runs])
-    seconds = time_epochs(options)
+    plan = json.loads(options.starts.read_text()) if options.seconds else None
+    seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
     for name, values in zip(options.presets, rows, strict=True):
         values["seconds_per_epoch"] = seconds[name]
     options.results.mkdir(parents=True, exist_ok=True)
@@ -223,8 +326,17 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         label(preset(name)): [record | {"seconds": seconds[name]} for record in records]
         for name, records in curves.items()
     }
+    if options.warm_start:
+        before = _mean_records([found[WARM, seed][1] for seed in options.seeds])
+        before = [record | {"seconds": seconds[VAE_OF_WARM_START]} for record in before]
+        for name in options.presets:
+            if name != VAE_OF_WARM_START:
+                method = label(preset(name))
+                own = [record | {"epoch": record["epoch"] + len(before)} for record in clocked[method]]
+                clocked[method] = before[-1:] + own
+                clocked[method][0] = before[-1] | {"seconds": len(before) * seconds[VAE_OF_WARM_START]}
     title = f"{preset(options.presets[0]).dataset}: {_over(options.seeds, 'mean')}"
-    shown_from = min(options.num_epochs) // 6
+    shown_from = min(options.epochs(name) for name in options.presets) // 6
     clock = "seconds of training, at the fastest epoch's pace"
     plots.bound_curves(clocked, "test", stem.with_suffix(".png"), title, shown_from, clock)
     return rows

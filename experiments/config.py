@@ -17,7 +17,15 @@ METHODS = ("vae", "iwae", "hvi", "whitened", "rhvi")
 DYNAMIC, CHARTED = ("hvi", "whitened", "rhvi"), ("whitened", "rhvi")
 METRICS = ("diagonal", "amortised", "fisher", "sketched")
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
-NOT_THE_MODEL = ("run_dir", "resume", "data_dir", "download", "eval_samples", "eval_images")
+NOT_THE_MODEL = (
+    "run_dir",
+    "resume",
+    "data_dir",
+    "download",
+    "eval_samples",
+    "eval_images",
+    "eval_temperatures",
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class TrainConfig:
         training: how to train; see `hmcvae.training.Options`.
         eval_samples: draws for each test image in the likelihood's estimate at the end.
         eval_images: test images for it; 0: all.
+        eval_temperatures: of annealed importance sampling on the same images; 0: none.
+        start_from: a finished run with the same nets, whose encoder and decoder this one starts with.
         run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
         resume: go on with the run in run_dir.
     """
@@ -83,6 +93,8 @@ class TrainConfig:
     training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
     eval_samples: int = 1000
     eval_images: int = 1000
+    eval_temperatures: int = 0
+    start_from: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
 
@@ -104,6 +116,7 @@ class TrainConfig:
             ("num_iterations", 1),
             ("eval_samples", 1),
             ("eval_images", 0),
+            ("eval_temperatures", 0),
             ("num_validation", 0),
         ):
             check_count(name, getattr(self, name), minimum)
@@ -153,6 +166,9 @@ _CIFAR = dataclasses.replace(
     training=Options(num_epochs=100, batch_size=100, clip_norm=1000.0, patience=20),
 )
 
+# Steps of a quarter of a period in all, π/2 in whitened coordinates, start near where training takes them.
+_AMORTISED: dict = {"num_steps": 4, "num_recentrings": 2, "initial_step_size": 0.3}
+
 PRESETS: dict[str, TrainConfig] = {
     "digits": TrainConfig(),
     "digits_vae": TrainConfig(method="vae"),
@@ -163,17 +179,22 @@ PRESETS: dict[str, TrainConfig] = {
     "mnist_hvi": _mnist("hvi", num_steps=4),
     "mnist_hvi_plain": _mnist("hvi", num_steps=4, learned_momentum=False),
     "mnist_full_gaussian": _mnist("whitened", num_transitions=0, num_recentrings=0),
-    "mnist_amortised": _mnist("whitened", num_steps=4),
-    "mnist_fisher": _mnist("whitened", metric="fisher", num_steps=4),
+    "mnist_recentred_gaussian": _mnist("whitened", num_transitions=0, num_recentrings=2),
+    "mnist_amortised": _mnist("whitened", **_AMORTISED),
+    "mnist_fisher": _mnist("whitened", metric="fisher", num_steps=4, initial_step_size=0.3),
     "mnist_sketched": _mnist("whitened", metric="sketched", num_steps=4),
     "mnist_rhvi": _mnist("rhvi", metric="fisher", num_steps=2),
     "mnist_2d": _mnist("hvi", num_steps=4, latent_dim=2),
     "mnist_conv_vae": _conv("vae", 450),
     "mnist_conv_hvi": _conv("hvi", 450, num_steps=16),
+    "mnist_conv_amortised": _conv("whitened", 450, **_AMORTISED),
+    "mnist_conv_amortised_800": _conv("whitened", 800, **_AMORTISED),
     "fashion_vae": _mnist("vae", dataset="fashion_mnist"),
     "fashion_hvi": _mnist("hvi", dataset="fashion_mnist"),
+    "fashion_amortised": _mnist("whitened", dataset="fashion_mnist", **_AMORTISED),
     "cifar10_vae": dataclasses.replace(_CIFAR, method="vae"),
     "cifar10_hvi": _CIFAR,
+    "cifar10_amortised": dataclasses.replace(_CIFAR, method="whitened", **_AMORTISED),
 }
 
 
@@ -224,9 +245,11 @@ def from_json(values: dict) -> TrainConfig:
     """
     values = dict(values)
     known = {f.name for f in dataclasses.fields(TrainConfig)}
+    # Fields that runs of before did not have.
+    values = {"eval_temperatures": 0, "start_from": None} | values
     if set(values) != known:
         raise ValueError(f"a run's config must have the fields {sorted(known)}, got {sorted(values)}")
-    for name in ("data_dir", "run_dir"):
+    for name in ("data_dir", "run_dir", "start_from"):
         values[name] = None if values[name] is None else Path(values[name])
     values["hidden"] = tuple(values["hidden"])
     values["training"] = Options(**values["training"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly
 from experiments.runs import Model, load_run, make_bound, make_chart, test_examples, write_json
-from hmcvae import bounds
+from hmcvae import annealing, bounds
 from hmcvae._random import stream
 from hmcvae.evaluation import Summary, active_units, estimate, summarise
 
@@ -30,6 +30,8 @@ class EvaluateConfig:
         num_images: test images, evenly chosen; 0: all.
         chunk_size: draws held in memory at a time.
         batch_size: images held in memory at a time.
+        num_temperatures: of annealed importance sampling, for log p(x) without a proposal's help; 0: none.
+        num_chains: its chains for each image.
         seed: of the draws.
     """
 
@@ -38,6 +40,8 @@ class EvaluateConfig:
     num_images: int = 1000
     chunk_size: int = 50
     batch_size: int = 20
+    num_temperatures: int = 0
+    num_chains: int = 8
     seed: int = 0
 
 
@@ -50,12 +54,15 @@ def evaluate(
     num_samples: int,
     chunk_size: int = 50,
     batch_size: int = 20,
+    num_temperatures: int = 0,
+    num_chains: int = 8,
     seed: int = 0,
 ) -> dict:
     """Figures in nats with standard errors over the test images, as JSON values.
 
     `proposals` holds one entry for the encoder (the start of a chain: the plain VAE's draws, or those of the whitened
-    Gaussian) and, for methods with dynamics, one for the end of the chain.
+    Gaussian) and, for methods with dynamics, one for the end of the chain. `ais`, where asked for, is log p(x) by
+    annealed importance sampling from the encoder's Gaussian.
     """
     num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
     proposals = {"encoder": bounds.elbo(model.vae)}
@@ -95,6 +102,29 @@ def evaluate(
             chunk_size=10,
         )
         result["trained_bound"] = summarise(values).bound._asdict()
+    if num_temperatures:
+        is_charted = config.method in CHARTED
+        values = annealing.ais(
+            model.vae,
+            params["vae"],
+            stream(seed, "evaluation, annealing"),
+            examples,
+            num_temperatures=num_temperatures,
+            num_chains=num_chains,
+            num_steps=3,
+            chart=make_chart(config, num_features) if is_charted else None,
+            chart_params=params["bound"]["chart"] if is_charted else None,
+            batch_size=batch_size,
+        )
+        found = np.asarray(values.log_likelihood, np.float64)
+        result["ais"] = {
+            "mean": float(found.mean()),
+            "error": float(found.std(ddof=1) / np.sqrt(len(found))),
+            "num_temperatures": num_temperatures,
+            "num_chains": num_chains,
+            "log_weight_sd": float(np.mean(np.asarray(values.log_weight_sd))),
+            "nonfinite": float(np.mean(np.asarray(values.nonfinite))),
+        }
     result["active_units"], _ = active_units(model.vae, params["vae"], examples)
     result["latent_dim"] = config.latent_dim
     result["num_pixels"] = int(np.prod(examples.shape[1:]))
@@ -122,6 +152,12 @@ def table(result: dict) -> str:
             f"{name:<10}{cells}{figures['effective_sample_size']:>8.0f}{figures['nonfinite']:>12.2%}"
             f"{figures['unconverged']:>13.2%}"
         )
+    if "ais" in result:
+        ais = result["ais"]
+        lines.append(
+            f"log p(x) by annealed importance sampling, {ais['num_temperatures']} temperatures x {ais['num_chains']} "
+            f"chains: {ais['mean']:.2f} ± {ais['error']:.2f}"
+        )
     if result["num_pixels"] % 3 == 0:
         best = max(figures["log_likelihood"]["mean"] for figures in result["proposals"].values())
         lines.append(f"{-best / np.log(2) / result['num_pixels']:.3f} bits per dimension")
@@ -144,10 +180,13 @@ def main() -> None:
         num_samples=config.num_samples,
         chunk_size=config.chunk_size,
         batch_size=config.batch_size,
+        num_temperatures=config.num_temperatures,
+        num_chains=config.num_chains,
         seed=config.seed,
     )
     # A name of its own: neither the training's evaluation nor one with other settings is written over.
-    name = f"evaluation-epoch{epoch}-k{config.num_samples}-n{len(examples)}-seed{config.seed}.json"
+    annealed = f"-t{config.num_temperatures}" if config.num_temperatures else ""
+    name = f"evaluation-epoch{epoch}-k{config.num_samples}-n{len(examples)}{annealed}-seed{config.seed}.json"
     write_json(run.folder / name, result | {"epoch": epoch})
     print(f"epoch {epoch} of {run.folder}")
     print(table(result))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
-from experiments.config import DYNAMIC, TrainConfig, differences, from_json, to_json
+from experiments.config import CHARTED, DYNAMIC, TrainConfig, differences, from_json, to_json
 from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
@@ -73,6 +73,40 @@ def build(config: TrainConfig, dataset: data.Dataset) -> Model:
     vae_key, bound_key = jax.random.split(stream(config.training.seed, "parameters"))
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
     return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1)
+
+
+def start_params(config: TrainConfig, model: Model) -> Any:
+    """The parameters that training starts with: the model's own, or with `config.start_from` that run's encoder and
+    decoder, and the bound's at its start.
+
+    Raises:
+        FileNotFoundError, ValueError: if there is no such run, or its nets are of other shapes.
+    """
+    if config.start_from is None:
+        return model.params
+    vae = load_run(config.start_from)[4]["vae"]
+    expected, found = (
+        {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (model.params["vae"], vae)
+    )
+    if expected != found:
+        differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        first = differing[0]
+        raise ValueError(
+            f"the run in {config.start_from} has other nets: {len(differing)} arrays differ, the first is {first}: "
+            f"expected {expected.get(first)}, got {found.get(first)}"
+        )
+    return {"vae": vae | {"encoder": start_encoder(config, vae["encoder"])}, "bound": model.params["bound"]}
+
+
+def start_encoder(config: TrainConfig, encoder: Any) -> Any:
+    """A trained encoder, for the bound of `config` to start with: a chart that reads the encoder's scales in whitened
+    coordinates gets scales of one, in place of those in z."""
+    if config.method not in CHARTED or config.metric not in ("fisher", "sketched"):
+        return encoder
+    head = encoder["params"]["GaussianHead_0"]
+    head = head | {"log_scale": jax.tree.map(jnp.zeros_like, head["log_scale"])}
+    return {"params": encoder["params"] | {"GaussianHead_0": head}}
 
 
 def make_chart(config: TrainConfig, num_features: int) -> charts.Chart:

@@ -31,6 +31,7 @@ from experiments.runs import (
     environment,
     load_run,
     make_bound,
+    start_encoder,
     test_examples,
     write_json,
 )
@@ -143,14 +144,8 @@ def with_fixed_decoder(bound: Bound, decoder: PyTree) -> Bound:
 
 
 def start_params(config: TrainConfig, bound: Bound, encoder: PyTree, seed: int) -> PyTree:
-    """The trained VAE's encoder, and the bound's own at their start. A chart that reads the encoder's scales in
-    whitened coordinates gets scales of one to start with, in place of those in z."""
-    if config.method in CHARTED and config.metric in ("fisher", "sketched"):
-        head = encoder["params"]["GaussianHead_0"]
-        flat = jax.tree.map(jnp.zeros_like, head["log_scale"])
-        head = head | {"log_scale": flat}
-        encoder = {"params": encoder["params"] | {"GaussianHead_0": head}}
-    return {"vae": {"encoder": encoder}, "bound": bound.init(stream(seed, "bound"))}
+    """The trained VAE's encoder, and the bound's own at their start."""
+    return {"vae": {"encoder": start_encoder(config, encoder)}, "bound": bound.init(stream(seed, "bound"))}
 
 
 def train_method(

@@ -22,6 +22,7 @@ from experiments.runs import (
     build,
     load_data,
     monitored_images,
+    start_params,
     test_examples,
     write_json,
 )
@@ -40,6 +41,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     dataset = load_data(config)
     training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     model = build(config, dataset)
+    params = start_params(config, model)
     run.create(config, dataset)
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
@@ -53,7 +55,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         print(f"run folder: {run.folder}")
     epochs = training.fit(
         model.bound,
-        model.params,
+        params,
         dataset.train,
         config.training,
         max_value=dataset.max_value,
@@ -105,7 +107,14 @@ def finish(
     params, epoch = state.params, int(state.epoch)
     records = run.records()
     examples = test_examples(config, dataset, model.binarize, config.eval_images)
-    result = evaluate(config, model, params, examples, num_samples=config.eval_samples)
+    result = evaluate(
+        config,
+        model,
+        params,
+        examples,
+        num_samples=config.eval_samples,
+        num_temperatures=config.eval_temperatures,
+    )
     write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
     title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
     plots.bound_curves(
