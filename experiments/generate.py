@@ -1,7 +1,7 @@
 """Pictures of what a run's model has learned: `python -m experiments.generate RUN`.
 
-Writes into the run folder: samples.png (from the prior), reconstructions.png, interpolations.png, and for a 2-d
-latent space manifold.png.
+Writes into the run folder: samples.png (from the prior), reconstructions.png, interpolations.png, geodesics.png
+(shortest paths in the decoder's Fisher metric), and for a 2-d latent space manifold.png.
 """
 
 import sys
@@ -17,6 +17,7 @@ from jax.scipy.stats import norm
 from experiments import plots
 from experiments.config import fail_cleanly
 from experiments.runs import Model, load_run, test_examples
+from hmcvae import geodesics, metrics
 from hmcvae._random import stream
 from hmcvae.bounds import BoundInfo
 
@@ -68,6 +69,31 @@ def interpolations(model: Model, params: Any, examples: jax.Array, num_between: 
     return np.concatenate(rows)
 
 
+def geodesic_walks(
+    model: Model, params: Any, examples: jax.Array, num_between: int = 10, num_links: int = 32
+) -> tuple[np.ndarray, list[str]]:
+    """For each pair of examples, the straight line between the encoder's means, and under it the shortest path in the
+    decoder's Fisher metric plus the prior's precision, walked at constant pace; with a label for each row."""
+    vae, own = model.vae, params["vae"]
+    metric = metrics.fisher(lambda z: vae.decode(own, z), vae.likelihood.fisher_weights, 1.0, linear=False)
+
+    @jax.jit
+    def walk(pair: jax.Array):
+        start, end = (vae.posterior(own, x).mean for x in pair)
+        found = geodesics.geodesic(metric, start, end, num_points=num_links + 1)
+        straight = start[None] + jnp.linspace(0, 1, num_between)[:, None] * (end - start)[None]
+        points = jnp.concatenate([straight, geodesics.resample(metric, found.points, num_between)])
+        return jax.vmap(vae.generate, (None, 0))(own, points), found
+
+    rows, labels = [], []
+    for first in range(0, len(examples) - 1, 2):
+        pictures, found = walk(examples[first : first + 2])
+        rows.append(np.asarray(pictures))
+        mark = "" if found.converged else " (not converged)"
+        labels += [f"straight, {found.straight_length:.0f}", f"geodesic, {found.length:.0f}{mark}"]
+    return np.concatenate(rows), labels
+
+
 def manifold(model: Model, params: Any, side: int = 20) -> np.ndarray:
     """E[x | z] over a 2-d latent space, on a grid of the normal's quantiles (Kingma & Welling 2014, figure 4)."""
     axis = norm.ppf(jnp.linspace(0.5 / side, 1 - 0.5 / side, side))
@@ -96,6 +122,10 @@ def draw_all(
     if len(few) >= 2:
         lines = interpolations(model, params, few[: len(few) // 2 * 2])
         plots.image_grid(lines, 10, paths[2], "straight lines in z between pairs of test images")
+        paths.append(folder / "geodesics.png")
+        walks, labels = geodesic_walks(model, params, few[: min(6, len(few) // 2 * 2)])
+        title = "straight lines and geodesics of the Fisher metric, with their lengths"
+        plots.image_grid(walks, 10, paths[-1], title, labels)
     if latent_dim == 2:
         paths.append(folder / "manifold.png")
         title = "the 2-d latent space: E[x | z] at the normal's quantiles, 2.5 % … 97.5 %"
