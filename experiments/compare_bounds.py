@@ -102,7 +102,11 @@ def label(config: TrainConfig) -> str:
     if config.method in CHARTED:
         name += f" ({config.metric}"
         name += f", recentred × {config.num_recentrings})" if config.num_recentrings else ")"
-    if config.method in DYNAMIC:
+    if config.method in CHARTED and config.num_transitions == 0:
+        name = name.replace("whitened", "full-covariance Gaussian").replace(
+            "RHVI", "full-covariance Gaussian"
+        )
+    elif config.method in DYNAMIC:
         steps = f"{config.num_steps} leapfrog step" + ("s" if config.num_steps != 1 else "")
         name += f", {steps}" + (f" × {config.num_transitions}" if config.num_transitions > 1 else "")
         name += ", annealed" if config.annealed else ""

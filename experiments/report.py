@@ -1,7 +1,7 @@
 """Tables and pictures of a study: `python -m experiments.report RUNS/STUDY`.
 
-Reads the cells that `experiments.study` has written, whole or in part, and writes NAME.json, NAME.md, NAME_gaps.png and
-NAME_condition.png under --results.
+Reads the cells that `experiments.study` has written, whole or in part, and writes NAME.json, NAME.md, NAME_gaps.png,
+NAME_curves.png and NAME_condition.png under --results.
 """
 
 import json
@@ -22,7 +22,14 @@ from experiments.study import METHODS
 
 BASELINE, FLAT = "Gaussian", "HVI-4"
 # Whose gain is drawn against the posterior's condition number.
-SHOWN = ("HVI-4", "Gaussian, full covariance, recentred", "amortised-4, recentred", "Fisher-4, recentred")
+SHOWN = (
+    "HVI-4",
+    "Gaussian, full covariance, recentred",
+    "amortised-4, recentred twice",
+    "Fisher-4, recentred",
+)
+LIMITS = (-4, 12)  # of the gains drawn one by one
+NUM_AVERAGED = 5  # chunks, in the curves
 
 
 @dataclass(frozen=True)
@@ -164,20 +171,22 @@ def _sandwich(decoders: list[Decoder]) -> list[dict]:
 def markdown(report: dict) -> str:
     """The tables."""
     settings = report["settings"]
+    images = f"{settings['num_train']} training images" if settings["num_train"] else "all training images"
     lines = [
-        f"One decoder held fixed; encoder, dynamics and reverse model trained on {settings['num_train']} images for "
-        f"about {settings['seconds']:.0f} CPU seconds a method; {settings['num_images']} test images. Nats. The gap is "
+        f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
+        f"{settings['seconds']:.0f} CPU seconds a method; {settings['num_images']} test images. Nats. The gap is "
         "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
         f"seconds an epoch over those of {FLAT}. ± is the gain's standard error, over images and seeds.",
         "",
-        "| d | method | bound | gap | gain over the Gaussian | closed | cost | epochs | unconverged | skipped steps |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| d | method | seeds | bound | gap | gain over the Gaussian | closed | cost | epochs | failed | skipped |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in report["rows"]:
+        gain = f"{r['gain']:.2f} ± {r['gain_error']:.2f}"
         lines.append(
-            f"| {r['latent_dim']} | {r['method']} | {r['bound']:.2f} | {r['gap']:.2f} | {r['gain']:.2f} ± "
-            f"{r['gain_error']:.2f} | {r['closed']:.0%} | {r['cost']:.2f} | {r['epochs']:.0f} | "
-            f"{r['unconverged']:.3%} | {r['skipped_steps']} |"
+            f"| {r['latent_dim']} | {r['method']} | {len(r['seeds'])} | {r['bound']:.2f} | {r['gap']:.2f} | {gain} | "
+            f"{r['closed']:.0%} | {_or_dash(r['cost'])} | {r['epochs']:.1f} | {r['unconverged']:.3%} | "
+            f"{r['skipped_steps']} |"
         )
     lines += [
         "",
@@ -195,6 +204,61 @@ def markdown(report: dict) -> str:
     device = report["environment"]
     lines += ["", f"`{report['command']}`, {device['device']}, JAX {device['jax']}."]
     return "\n".join(lines) + "\n"
+
+
+def _or_dash(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
+
+
+def draw_curves(decoders: list[Decoder], path: Path) -> None:
+    """The bound during training against seconds, passes over the data and derivatives, at the size with most seeds."""
+    sizes = [decoder.latent_dim for decoder in decoders]
+    size = max(sorted(set(sizes)), key=sizes.count)
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    lowest, highest = [], []
+    for color, method in enumerate((BASELINE, *SHOWN)):
+        cells = [d.methods[method] for d in decoders if d.latent_dim == size and method in d.methods]
+        cells = [cell for cell in cells if len(cell["training_bound"]) > NUM_AVERAGED]
+        if not cells:
+            continue
+        for kind, axes in enumerate(panels):
+            x, y = _mean_curve(cells, kind)
+            axes.plot(x, y, color=f"C{color}", label=f"{method} ({len(cells)} seeds)")
+            lowest.append(y[len(y) // 10])
+            highest.append(np.max(y))
+    for axes, label in zip(
+        panels,
+        ("CPU seconds", "passes over the training images", "derivatives per training image"),
+        strict=True,
+    ):
+        axes.set_xlabel(label, fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in panels[1:]:
+        axes.set_xscale("log")
+    if lowest:
+        panels[0].set_ylim(min(lowest) - 2, max(highest) + 0.5)
+        panels[2].legend(fontsize=7, loc="lower right")
+    panels[0].set_ylabel("bound on the images being trained on, nats", fontsize=9)
+    figure.suptitle(f"Inference for one fixed decoder, {size} latents", fontsize=10)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray]:
+    """(x, bound), means over the cells, of running means; x by kind: seconds, passes, derivatives."""
+    xs, ys = [], []
+    for cell in cells:
+        seconds, bounds = np.asarray(cell["training_bound"]).T
+        passes = np.arange(1, len(bounds) + 1) * cell["epochs"] / len(bounds)
+        window = np.ones(NUM_AVERAGED) / NUM_AVERAGED
+        ys.append(np.convolve(bounds, window, "valid"))
+        xs.append(
+            (seconds, passes, passes * cell["derivatives_per_image"])[kind][NUM_AVERAGED // 2 :][
+                : len(ys[-1])
+            ]
+        )
+    grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), 100)
+    return grid, np.mean([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)], axis=0)
 
 
 def draw_gaps(found: list[dict], path: Path) -> None:
@@ -248,7 +312,16 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.axhline(0, color="k", linewidth=0.7)
-        axes.set_ylim(-4, 8)
+        axes.set_ylim(*LIMITS)
+        num_outside = sum(
+            int(np.sum((gains < LIMITS[0]) | (gains > LIMITS[1])))
+            for d in own
+            for gains in (d.gaps(BASELINE) - d.gaps(m) for m in SHOWN if m in d.methods)
+        )
+        if num_outside:
+            axes.text(
+                0.98, 0.02, f"{num_outside} points outside", fontsize=7, ha="right", transform=axes.transAxes
+            )
         axes.set_title(f"{size} latents", fontsize=10)
         axes.set_xlabel(
             "condition number of the posterior's metric,\nin units of the encoder's deviations", fontsize=9
@@ -287,6 +360,7 @@ def make(options: ReportConfig, command: str) -> dict:
     stem = options.results / options.name
     report = save_report(stem, command, options, figures, markdown)
     draw_gaps(figures["rows"], stem.with_name(f"{options.name}_gaps.png"))
+    draw_curves(decoders, stem.with_name(f"{options.name}_curves.png"))
     draw_condition(decoders, stem.with_name(f"{options.name}_condition.png"))
     return report
 

@@ -74,6 +74,11 @@ def test_a_decoder_of_another_length_is_refused(folder):
         study(options(folder, decoder_epochs=3))
 
 
+def test_other_settings_are_refused(folder):
+    with pytest.raises(ValueError, match="num_images: 9 -> 8"):
+        study(options(folder, num_images=8))
+
+
 def test_the_report_says_gap_and_share_of_it(folder, tmp_path):
     made = report.make(report.ReportConfig(folder, tmp_path), "command")
     gaps = {row["method"]: row["gap"] for row in made["rows"]}
@@ -90,6 +95,7 @@ def test_the_report_says_gap_and_share_of_it(folder, tmp_path):
         "study.json",
         "study.md",
         "study_gaps.png",
+        "study_curves.png",
         "study_condition.png",
     }
 
