@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "_random": {"types"},
     "solvers": {"types", "_checks"},
     "metrics": BASE,
+    "geodesics": {"types", "_checks"},
     "integrators": BASE | {"metrics"},
     "hmc": BASE | {"metrics", "integrators"},
     "rmhmc": BASE | {"metrics", "integrators", "hmc"},
