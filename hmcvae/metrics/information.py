@@ -154,9 +154,16 @@ class Fisher(RiemannianMetric):
         ), lambda u: rows @ pull_back((u @ rows) ** 2)[0]
 
     def _geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
-        factor, columns = factorise(self.tensor(z))
+        # ∂_z log |G| = ∂_z Σ_ij W_ij G_ij, W = G⁻¹: by w, the leverages c_nᵀ c_n with C = Jᵀ L⁻ᵀ; by J, 2 w_n J_n W. The
+        # Jacobian's own derivative is the dear one, and goes back through the d products that G was built of.
+        (f, rows), pull_back = jax.vjp(self._jacobian, z)
+        weights, pull_weights = jax.vjp(lambda f: self._weights(z, f), f)
+        factor, columns = factorise(self._add_prior((rows * weights[None, :]) @ rows.T))
+        spread = columns.T @ rows
+        leverages = jnp.sum(spread**2, axis=0)
+        log_det_grad = pull_back((pull_weights(leverages)[0], 2 * weights[None, :] * (columns @ spread)))[0]
         derivative = jax.grad(self.quadratic_form)
-        return Geometry(factor, derivative(z, columns)), lambda u: derivative(z, u)
+        return Geometry(factor, log_det_grad), lambda u: derivative(z, u)
 
 
 class _PairTable(NamedTuple):
