@@ -72,11 +72,16 @@ class CompareConfig:
             raise ValueError(
                 f"expected seconds of at least 0 and warm_start in [0, 1), got {self.seconds} and {self.warm_start}"
             )
-        if self.warm_start and not (self.seconds and VAE_OF_WARM_START in self.presets):
+        if self.warm_start and not (self.seconds and self.plain_vae):
             raise ValueError(
-                f"warm_start needs seconds, and {VAE_OF_WARM_START} among the presets; got {self.seconds} and "
+                f"warm_start needs seconds, and a plain VAE among the presets; got {self.seconds} and "
                 f"{self.presets}"
             )
+
+    @property
+    def plain_vae(self) -> str | None:
+        """The first preset that is a plain VAE: the one that a warm start trains."""
+        return next((name for name in self.presets if preset(name).method == "vae"), None)
 
     @property
     def starts(self) -> Path:
@@ -90,7 +95,6 @@ class CompareConfig:
         return self.num_epochs[self.presets.index(name) if len(self.num_epochs) > 1 else 0]
 
 
-VAE_OF_WARM_START = "mnist_vae"
 WARM = "warm start"
 
 LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened", "rhvi": "RHVI"}
@@ -116,8 +120,8 @@ def label(config: TrainConfig) -> str:
 
 def run_config(options: CompareConfig, name: str, seed: int) -> TrainConfig:
     """The config of one run of the comparison."""
-    base = preset(VAE_OF_WARM_START if name == WARM else name)
-    is_first = name in (WARM, VAE_OF_WARM_START)
+    base = preset((options.plain_vae or "") if name == WARM else name)
+    is_first = name == WARM or (options.warm_start and name == options.plain_vae)
     schedule = "cosine" if options.seconds and name != WARM else base.training.schedule
     train_options = dataclasses.replace(
         base.training, num_epochs=options.epochs(name), seed=seed, schedule=schedule
@@ -156,10 +160,10 @@ def make_plan(options: CompareConfig) -> None:
     pace = time_epochs(options, num_images=6000)
     epochs = {}
     for name in options.presets:
-        share = 1 - (options.warm_start if name != VAE_OF_WARM_START else 0)
+        share = 1 - (options.warm_start if name != options.plain_vae else 0)
         epochs[name] = max(1, round(share * options.seconds / pace[name]))
-    if options.warm_start:
-        epochs[WARM] = max(1, round(options.warm_start * options.seconds / pace[VAE_OF_WARM_START]))
+    if options.warm_start and options.plain_vae:
+        epochs[WARM] = max(1, round(options.warm_start * options.seconds / pace[options.plain_vae]))
     options.folder.mkdir(parents=True, exist_ok=True)
     # Of a plan that is there already, runs may have been made.
     kept = {} if before is None else before["epochs"]
@@ -262,8 +266,8 @@ def markdown(rows: list[dict], options: CompareConfig, command: str, machine: di
         lines.append(f"| {r['method']} | " + " | ".join(cells) + " |")
     image_error = np.mean([r["error_over_images"] for r in rows])
     epochs = ", ".join(str(options.epochs(name)) for name in options.presets)
-    if options.warm_start:
-        epochs += f" (all but {label(preset(VAE_OF_WARM_START))} after {options.epochs(WARM)} of it)"
+    if options.warm_start and options.plain_vae:
+        epochs += f" (all but {label(preset(options.plain_vae))} after {options.epochs(WARM)} of it)"
     lines += [
         "",
         f"Nats; {_over(options.seeds, 'means ± standard errors')}. "
@@ -330,17 +334,18 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         label(preset(name)): [record | {"seconds": seconds[name]} for record in records]
         for name, records in curves.items()
     }
-    if options.warm_start:
+    shown_from = min(options.epochs(name) for name in options.presets) // 6
+    if options.warm_start and options.plain_vae:
+        shown_from = options.epochs(WARM) // 2
         before = _mean_records([found[WARM, seed][1] for seed in options.seeds])
-        before = [record | {"seconds": seconds[VAE_OF_WARM_START]} for record in before]
+        before = [record | {"seconds": seconds[options.plain_vae]} for record in before]
         for name in options.presets:
-            if name != VAE_OF_WARM_START:
+            if name != options.plain_vae:
                 method = label(preset(name))
                 own = [record | {"epoch": record["epoch"] + len(before)} for record in clocked[method]]
                 clocked[method] = before[-1:] + own
-                clocked[method][0] = before[-1] | {"seconds": len(before) * seconds[VAE_OF_WARM_START]}
+                clocked[method][0] = before[-1] | {"seconds": len(before) * seconds[options.plain_vae]}
     title = f"{preset(options.presets[0]).dataset}: {_over(options.seeds, 'mean')}"
-    shown_from = min(options.epochs(name) for name in options.presets) // 6
     clock = "seconds of training, at the fastest epoch's pace"
     plots.bound_curves(clocked, "test", stem.with_suffix(".png"), title, shown_from, clock)
     return rows

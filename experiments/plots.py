@@ -82,7 +82,8 @@ def bound_curves(
         epochs = [record["epoch"] for record in records]
         seconds = np.cumsum([record["seconds"] for record in records])
         monitored = [record[f"{split}_bound"] for record in records]
-        values += monitored[min(num_skipped, len(monitored) - 1) :]
+        late = [value for epoch, value in zip(epochs, monitored, strict=True) if epoch > num_skipped]
+        values += late or monitored[-1:]
         color = f"C{index}"
         for axes, x in ((left, epochs), (right, seconds)):
             axes.plot(

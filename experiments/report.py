@@ -211,8 +211,8 @@ def _or_dash(value: float) -> str:
 
 
 def draw_curves(decoders: list[Decoder], path: Path) -> None:
-    """The bound during training against seconds, passes over the data and derivatives, at the size with most seeds."""
-    sizes = [decoder.latent_dim for decoder in decoders]
+    """The bound during training against seconds, passes over the data and derivatives, at the size with most cells."""
+    sizes = [decoder.latent_dim for decoder in decoders for _ in decoder.methods]
     size = max(sorted(set(sizes)), key=sizes.count)
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
     lowest, highest = [], []
@@ -237,7 +237,8 @@ def draw_curves(decoders: list[Decoder], path: Path) -> None:
         axes.set_xscale("log")
     if lowest:
         panels[0].set_ylim(min(lowest) - 2, max(highest) + 0.5)
-        panels[2].legend(fontsize=7, loc="lower right")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
     panels[0].set_ylabel("bound on the images being trained on, nats", fontsize=9)
     figure.suptitle(f"Inference for one fixed decoder, {size} latents", fontsize=10)
     figure.tight_layout()

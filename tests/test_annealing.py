@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from hmcvae import annealing, charts
+from hmcvae import VAE as VAEModel
+from hmcvae import annealing, bounds, charts, data, likelihoods
 from tests import models
 from tests.test_charts import VAE as WHITE
 
@@ -76,6 +78,75 @@ def test_many_temperatures_close_the_sandwich():
     np.testing.assert_allclose(above.log_likelihood.mean(), EXACT, atol=0.035)
     assert (np.abs(below.acceptance_rate - annealing.TARGET_ACCEPTANCE) < 0.15).all()
     assert below.log_weight_sd.mean() < 0.4
+
+
+@pytest.mark.slow
+def test_bounds_of_a_trained_decoder_stay_below_the_upper_estimate():
+    """On images that the decoder made, with the z they were made of: bound ≤ AIS ≤ reverse AIS, for every bound."""
+    images = data.load("digits").train.reshape(-1, 64) / 16.0
+    pixels = jnp.asarray(images[:1000] > 0.5, jnp.float32)
+    latent, width = 4, 32
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def matrix(key, rows, columns):
+        return jax.random.normal(key, (rows, columns)) / jnp.sqrt(rows)
+
+    net = {
+        "in": matrix(keys[0], 64, width),
+        "posterior": matrix(keys[1], width, 2 * latent),
+        "hidden": matrix(keys[2], latent, width),
+        "out": matrix(keys[3], width, 64),
+        "offset": jnp.zeros(64),
+    }
+
+    def encode(p, x):
+        h = jnp.tanh(x @ p["in"])
+        return (h @ p["posterior"])[:latent], (h @ p["posterior"])[latent:] - 1.0, h
+
+    def decode(p, z):
+        return jnp.tanh(z @ p["hidden"]) @ p["out"] + p["offset"]
+
+    vae = VAEModel(encode, decode, likelihoods.bernoulli(), latent)
+    elbo, optimizer = bounds.elbo(vae), optax.adam(3e-3)
+
+    def loss(net, key):
+        log_weights = jax.vmap(elbo, (None, 0, 0))(
+            {"vae": net, "bound": {}}, jax.random.split(key, len(pixels)), pixels
+        )[0]
+        return -log_weights.mean()
+
+    @jax.jit
+    def train(net):
+        def step(carry, key):
+            net, state = carry
+            updates, state = optimizer.update(jax.grad(loss)(net, key), state)
+            return (optax.apply_updates(net, updates), state), None
+
+        steps = jax.random.split(jax.random.key(1), 400)
+        return jax.lax.scan(step, (net, optimizer.init(net)), steps)[0][0]
+
+    trained = train(net)
+    assert loss(trained, keys[0]) < loss(net, keys[0]) - 10  # it has learned something
+    z, x = annealing.simulate(vae, trained, jax.random.key(2), 60)
+    settings: dict = {"num_temperatures": 200, "num_chains": 4, "num_steps": 3, "batch_size": 60}
+    below = annealing.ais(vae, trained, jax.random.key(3), x, **settings).log_likelihood.mean()
+    upper = annealing.reverse_ais(vae, trained, jax.random.key(4), x, z, **settings).log_likelihood.mean()
+    assert abs(upper - below) < 0.15
+    chart = charts.recentred(charts.fisher(latent))
+    found = {
+        "elbo": elbo,
+        "hvi": bounds.hvi(vae, num_steps=2),
+        "whitened": bounds.whitened_hvi(vae, chart, num_steps=2),
+        "rhvi": bounds.rhvi(vae, chart, num_steps=2),
+    }
+    means = {}
+    for name, bound in found.items():
+        params = {"vae": trained, "bound": bound.init(jax.random.key(5))}
+        draws = [jax.random.split(jax.random.key(i), 60) for i in range(20)]
+        evaluate = jax.jit(jax.vmap(bound, (None, 0, 0)))
+        means[name] = float(np.mean([evaluate(params, keys, x)[0] for keys in draws]))
+        assert means[name] < upper, (name, means, upper)
+    assert means["whitened"] > means["elbo"]
 
 
 def test_temperatures_rise_from_zero_to_one():

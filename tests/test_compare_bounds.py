@@ -64,7 +64,6 @@ def test_epochs_are_for_all_or_for_each(tmp_path):
 
 @pytest.mark.slow
 def test_at_equal_seconds_the_others_go_on_from_the_vae(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_bounds, "VAE_OF_WARM_START", "digits_vae")
     monkeypatch.setattr(compare_bounds, "time_epochs", lambda *_, **__: {"digits_vae": 1.0, "digits": 2.0})
     own = options(tmp_path, seconds=4.0, warm_start=0.5, seeds=(0,), eval_temperatures=5)
     rows = compare(own, "the command")

@@ -120,6 +120,15 @@ def test_weights_are_unbiased(num_transitions, num_steps, options):
     assert_unbiased(log_weights)
 
 
+def test_importance_weighting_is_unbiased_and_tighter():
+    one = rhvi(1, 2)
+    many = bounds.importance_weighted(one, 4)
+    params = with_vae(one)
+    log_weights, _ = draws(many, params, NUM_DRAWS // 4)
+    assert_unbiased(log_weights)
+    assert np.mean(log_weights) > np.mean(draws(one, params)[0])
+
+
 @pytest.mark.parametrize("name", ["hvi", "whitened", "rhvi"])
 def test_annealed_weights_are_unbiased(name):
     bound, params = annealed(name)

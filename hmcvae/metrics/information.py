@@ -155,7 +155,7 @@ class Fisher(RiemannianMetric):
 
     def _geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
         # ∂_z log |G| = ∂_z Σ_ij W_ij G_ij, W = G⁻¹: by w, the leverages c_nᵀ c_n with C = Jᵀ L⁻ᵀ; by J, 2 w_n J_n W. The
-        # Jacobian's own derivative is the dear one, and goes back through the d products that G was built of.
+        # Jacobian's own derivative is the dear one: it goes back through the d products that made G.
         (f, rows), pull_back = jax.vjp(self._jacobian, z)
         weights, pull_weights = jax.vjp(lambda f: self._weights(z, f), f)
         factor, columns = factorise(self._add_prior((rows * weights[None, :]) @ rows.T))
