@@ -154,7 +154,7 @@ class Fisher(RiemannianMetric):
         ), lambda u: rows @ pull_back((u @ rows) ** 2)[0]
 
     def _geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
-        # ∂_z log |G| = ∂_z Σ_ij W_ij G_ij, W = G⁻¹: by w, the leverages c_nᵀ c_n with C = Jᵀ L⁻ᵀ; by J, 2 w_n J_n W. The
+        # ∂_z log |G| = ∂_z Σ_ij W_ij G_ij, W = G⁻¹: by w, the leverages |c_n|² with C = J L⁻ᵀ; by J, 2 w_n J_n W. The
         # Jacobian's own derivative is the dear one: it goes back through the d products that made G.
         (f, rows), pull_back = jax.vjp(self._jacobian, z)
         weights, pull_weights = jax.vjp(lambda f: self._weights(z, f), f)
