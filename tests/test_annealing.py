@@ -131,7 +131,16 @@ def test_bounds_of_a_trained_decoder_stay_below_the_upper_estimate():
     settings: dict = {"num_temperatures": 200, "num_chains": 4, "num_steps": 3, "batch_size": 60}
     below = annealing.ais(vae, trained, jax.random.key(3), x, **settings).log_likelihood.mean()
     upper = annealing.reverse_ais(vae, trained, jax.random.key(4), x, z, **settings).log_likelihood.mean()
-    assert abs(upper - below) < 0.15
+    assert abs(upper - below) < 0.25
+    # Four latents are few enough for draws from the prior: a third estimate that shares nothing with annealing.
+    prior = jax.random.normal(jax.random.key(6), (100_000, latent))
+
+    def log_evidence(x):
+        log_p = jax.vmap(lambda z: vae.likelihood.log_prob(decode(trained, z), x))(prior)
+        return jax.nn.logsumexp(log_p) - jnp.log(len(prior))
+
+    exact = jax.lax.map(log_evidence, x).mean()
+    assert below - 0.1 < exact < upper + 0.1
     chart = charts.recentred(charts.fisher(latent))
     found = {
         "elbo": elbo,
@@ -145,15 +154,7 @@ def test_bounds_of_a_trained_decoder_stay_below_the_upper_estimate():
         draws = [jax.random.split(jax.random.key(i), 60) for i in range(20)]
         evaluate = jax.jit(jax.vmap(bound, (None, 0, 0)))
         means[name] = float(np.mean([evaluate(params, keys, x)[0] for keys in draws]))
-        assert means[name] < upper, (name, means, upper)
-    # Those above start from reverse models that have learned nothing; this one all but touches p(x).
-    gaussian = bounds.whitened_hvi(vae, chart, num_transitions=0)
-    tight = bounds.importance_weighted(gaussian, 100)
-    params = {"vae": trained, "bound": gaussian.init(jax.random.key(5))}
-    keys = jax.random.split(jax.random.key(6), 60)
-    touching = float(jax.vmap(tight, (None, 0, 0))(params, keys, x)[0].mean())
-    assert max(means.values()) < touching < upper + 0.1
-    assert abs(touching - below) < 0.3
+        assert means[name] < min(upper, exact), (name, means, upper)
 
 
 def test_temperatures_rise_from_zero_to_one():
