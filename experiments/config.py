@@ -45,6 +45,12 @@ class TrainConfig:
             (the encoder's variances).
         num_recentrings: of whitened and rhvi: Gauss-Newton steps from the encoder's mean towards the mode.
         num_probes: of a sketched metric.
+        rank: of whitened and rhvi: directions along which the metric is corrected by the decoder's own, one derivative
+            each; 0: none.
+        random_directions: draw these directions anew for each image instead of learning them.
+        distillation: of whitened and rhvi: weight with which their metric is taught the decoder's in training; 0: off.
+        position_dependence: of rhvi: the share κ of the metric that goes with the position, held at this value; None:
+            learned.
         num_iterations: of rhvi: iterations of each implicit solve in training; evaluation solves to tolerance.
         annealed: run the dynamics along a learned path from q(z | x) to p(x, z).
         likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
@@ -76,6 +82,10 @@ class TrainConfig:
     metric: Literal["diagonal", "amortised", "fisher", "sketched"] = "amortised"
     num_recentrings: int = 1
     num_probes: int = 8
+    rank: int = 0
+    random_directions: bool = False
+    distillation: float = 0.0
+    position_dependence: float | None = None
     num_iterations: int = 4
     annealed: bool = False
     likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
@@ -113,6 +123,7 @@ class TrainConfig:
             ("num_samples", 1),
             ("num_recentrings", 0),
             ("num_probes", 1),
+            ("rank", 0),
             ("num_iterations", 1),
             ("eval_samples", 1),
             ("eval_images", 0),
@@ -120,6 +131,14 @@ class TrainConfig:
             ("num_validation", 0),
         ):
             check_count(name, getattr(self, name), minimum)
+        if self.rank > self.latent_dim:
+            raise ValueError(f"rank must be at most latent_dim = {self.latent_dim}, got {self.rank}")
+        if not 0 <= self.distillation < float("inf"):
+            raise ValueError(f"distillation must be 0 (off) or a positive number, got {self.distillation!r}")
+        if self.position_dependence is not None and not 0 <= self.position_dependence <= 1:
+            raise ValueError(
+                f"position_dependence must be None or in [0, 1], got {self.position_dependence!r}"
+            )
         if self.eval_images == 1:
             raise ValueError("eval_images must be 0 (all) or at least 2, for a standard error; got 1")
         if self.method == "iwae" and self.num_samples < 2:
@@ -136,7 +155,11 @@ class TrainConfig:
         dynamics += "annealed" if dynamics and self.annealed else ""
         kind = self.method
         if self.method in CHARTED:
-            kind += f"-{self.metric}{self.num_recentrings}-"
+            kind += f"-{self.metric}{self.num_recentrings}"
+            kind += f"-{'random' if self.random_directions else 'rank'}{self.rank}" if self.rank else ""
+            kind += f"-distilled{self.distillation:g}" if self.distillation else ""
+            kind += f"-share{self.position_dependence:g}" if self.position_dependence is not None else ""
+            kind += "-"
         name = f"{self.dataset}-{kind}{dynamics}-{self.architecture}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
@@ -246,7 +269,14 @@ def from_json(values: dict) -> TrainConfig:
     values = dict(values)
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     # Fields that runs of before did not have.
-    values = {"eval_temperatures": 0, "start_from": None} | values
+    values = {
+        "eval_temperatures": 0,
+        "start_from": None,
+        "rank": 0,
+        "random_directions": False,
+        "distillation": 0.0,
+        "position_dependence": None,
+    } | values
     if set(values) != known:
         raise ValueError(f"a run's config must have the fields {sorted(known)}, got {sorted(values)}")
     for name in ("data_dir", "run_dir", "start_from"):

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from experiments.config import fail_cleanly
 from experiments.plots import save_figure
 from experiments.runs import save_report
-from experiments.study import METHODS
+from experiments.study import FAMILIES, METHODS
 
 BASELINE, FLAT = "Gaussian", "HVI-4"
 # Whose gain is drawn against the posterior's condition number.
@@ -90,11 +90,23 @@ def rows(decoders: list[Decoder]) -> list[dict]:
     found = []
     for latent_dim in sorted({decoder.latent_dim for decoder in decoders}):
         own = [decoder for decoder in decoders if decoder.latent_dim == latent_dim]
-        for method in METHODS:
+        for method in names(own):
             having = [decoder for decoder in own if method in decoder.methods]
             if having:
                 found.append(_row(latent_dim, method, having))
     return found
+
+
+def names(decoders: list[Decoder]) -> list[str]:
+    """The methods that these decoders have: in the study's order, those of a grid after them."""
+    found = {method for decoder in decoders for method in decoder.methods}
+    known = [method for method in METHODS if method in found]
+
+    def place(method: str) -> tuple:
+        cell = next(d.methods[method] for d in decoders if method in d.methods)
+        return method.split(",")[0], cell["num_transitions"], cell["num_steps"]
+
+    return known + sorted(found - set(known), key=place)
 
 
 def _row(latent_dim: int, method: str, decoders: list[Decoder]) -> dict:
@@ -111,6 +123,8 @@ def _row(latent_dim: int, method: str, decoders: list[Decoder]) -> dict:
     return {
         "latent_dim": latent_dim,
         "method": method,
+        "num_transitions": cells[0].get("num_transitions"),
+        "num_steps": cells[0].get("num_steps"),
         "seeds": [decoder.seed for decoder in decoders],
         "bound": _mean([np.mean(cell["per_image"]["bound"]) for cell in cells]),
         "importance_weighted": _mean([np.mean(cell["per_image"]["log_likelihood"]) for cell in cells]),
@@ -123,6 +137,7 @@ def _row(latent_dim: int, method: str, decoders: list[Decoder]) -> dict:
         "cost": _mean(speeds),
         "epochs": _mean([cell["epochs"] for cell in cells]),
         "unconverged": _mean([cell["unconverged"] for cell in cells]),
+        "training_unconverged": _mean([cell["training_unconverged"] for cell in cells]),
         "nonfinite": _mean([cell["nonfinite"] for cell in cells]),
         "skipped_steps": sum(cell["skipped_steps"] for cell in cells),
         "clipped_steps": sum(cell["clipped_steps"] for cell in cells),
@@ -172,9 +187,12 @@ def markdown(report: dict) -> str:
     """The tables."""
     settings = report["settings"]
     images = f"{settings['num_train']} training images" if settings["num_train"] else "all training images"
+    budget = (
+        f"{settings['passes']:g} passes" if settings["passes"] else f"{settings['seconds']:.0f} CPU seconds"
+    )
     lines = [
         f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
-        f"{settings['seconds']:.0f} CPU seconds a method; {settings['num_images']} test images. Nats. The gap is "
+        f"{budget} a method; {settings['num_images']} test images. Nats. The gap is "
         "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
         f"seconds an epoch over those of {FLAT}. ± is the gain's standard error, over images and seeds.",
         "",
@@ -201,9 +219,41 @@ def markdown(report: dict) -> str:
             f"| {s['latent_dim']} | {s['seed']} | {s['log_likelihood']:.2f} ± {s['log_likelihood_error']:.2f} | "
             f"{s['lower']:.2f} | {s['upper']:.2f} | {s['width']:.3f} ± {s['width_error']:.3f} |"
         )
+    lines += _learned_table(report["rows"])
     device = report["environment"]
     lines += ["", f"`{report['command']}`, {device['device']}, JAX {device['jax']}."]
     return "\n".join(lines) + "\n"
+
+
+def _learned_table(found: list[dict]) -> list[str]:
+    """What the dynamics' parameters came to: means over seeds and transitions, masses by their range."""
+    lines = [
+        "",
+        "As learned, means over the seeds (and transitions): step size ε and εL, in units of y (in whitened "
+        "coordinates π/2 is a quarter of a period); the ratio of the largest to the smallest mass of the dynamics; Gauss-Newton "
+        "steps γ of recentring; weight e^a of the Fisher information in the metric; share κ of it that goes with the "
+        "position.",
+        "",
+        "| d | method | ε | εL | masses, largest : smallest | γ | e^a | κ |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for r in found:
+        own = [values for values in r["learned"] if values]
+        if not own:
+            continue
+
+        def mean(name: str, own: list[dict] = own) -> float:
+            return _mean([np.mean(values[name]) for values in own if name in values])
+
+        ratios = [np.exp(np.ptp(v["log_masses"], axis=-1)).mean() for v in own if "log_masses" in v]
+        rounds = [v["recentring_steps"] for v in own if "recentring_steps" in v]
+        gammas = ", ".join(f"{gamma:.2f}" for gamma in np.mean(rounds, axis=0)) if rounds else "-"
+        step = mean("step_sizes")
+        cells = [_or_dash(step), _or_dash(step * (r["num_steps"] or np.nan))]
+        cells += [_or_dash(_mean(ratios)), gammas]
+        cells += [_or_dash(mean("fisher_weight")), _or_dash(mean("position_dependence"))]
+        lines.append(f"| {r['latent_dim']} | {r['method']} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _or_dash(value: float) -> str:
@@ -222,8 +272,10 @@ def draw_curves(decoders: list[Decoder], path: Path) -> None:
         if not cells:
             continue
         for kind, axes in enumerate(panels):
-            x, y = _mean_curve(cells, kind)
+            x, y, error = _mean_curve(cells, kind)
             axes.plot(x, y, color=f"C{color}", label=f"{method} ({len(cells)} seeds)")
+            if error is not None:
+                axes.fill_between(x, y - error, y + error, color=f"C{color}", alpha=0.25, linewidth=0)
             lowest.append(y[len(y) // 10])
             highest.append(np.max(y))
     for axes, label in zip(
@@ -240,13 +292,17 @@ def draw_curves(decoders: list[Decoder], path: Path) -> None:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
     panels[0].set_ylabel("bound on the images being trained on, nats", fontsize=9)
-    figure.suptitle(f"Inference for one fixed decoder, {size} latents", fontsize=10)
+    figure.suptitle(
+        f"Inference for one fixed decoder, {size} latents (bands: ± one standard error over seeds)",
+        fontsize=10,
+    )
     figure.tight_layout()
     save_figure(figure, path)
 
 
-def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray]:
-    """(x, bound), means over the cells, of running means; x by kind: seconds, passes, derivatives."""
+def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(x, bound, its standard error over the cells), means over the cells, of running means; x by kind: seconds,
+    passes, derivatives."""
     xs, ys = [], []
     for cell in cells:
         seconds, bounds = np.asarray(cell["training_bound"]).T
@@ -259,13 +315,15 @@ def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray]:
             ]
         )
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), 100)
-    return grid, np.mean([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)], axis=0)
+    curves = np.asarray([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)])
+    error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else None
+    return grid, curves.mean(axis=0), error
 
 
-def draw_gaps(found: list[dict], path: Path) -> None:
+def draw_gaps(found: list[dict], path: Path, budget: str) -> None:
     """Bars of the gap by method, a panel for each latent size; dots are the seeds."""
     sizes = sorted({r["latent_dim"] for r in found})
-    names = [name for name in METHODS if any(r["method"] == name for r in found)]
+    names = list(dict.fromkeys(r["method"] for r in found))
     figure, panels = plt.subplots(
         1, len(sizes), figsize=(3.2 + 2.6 * len(sizes), 0.32 * len(names) + 1.3), squeeze=False, sharey=True
     )
@@ -274,7 +332,7 @@ def draw_gaps(found: list[dict], path: Path) -> None:
         limit = 1.2 * base[0] if base else float("inf")
         for r in (r for r in found if r["latent_dim"] == size):
             y = names.index(r["method"])
-            has_steps = any(character.isdigit() for character in r["method"])
+            has_steps = not r["method"].startswith("Gaussian")
             axes.barh(y, r["gap"], color="C0" if has_steps else "0.7", height=0.7)
             axes.plot(r["gap_over_seeds"], [y] * len(r["gap_over_seeds"]), "k.", markersize=4)
             # One method that has failed must not squeeze the others: its bar is cut, and its figure says so.
@@ -289,9 +347,41 @@ def draw_gaps(found: list[dict], path: Path) -> None:
     panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0, 0].invert_yaxis()
     figure.suptitle(
-        "Gap of each bound, one fixed decoder, equal CPU seconds (blue: with leapfrog steps; grey: Gaussians)",
+        f"Gap of each bound, one fixed decoder, {budget} (blue: with leapfrog steps; grey: Gaussians)",
         fontsize=10,
     )
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def draw_grid(found: list[dict], path: Path) -> None:
+    """The gap of each family over its grid of transitions T and steps L, at the size that has one; else nothing."""
+    cells: dict[tuple, dict] = {}
+    for r in found:
+        family, _, shape = r["method"].rpartition(", ")
+        if family in FAMILIES and shape == f"{r['num_transitions']} x {r['num_steps']}":
+            cells.setdefault((r["latent_dim"], family), {})[r["num_transitions"], r["num_steps"]] = r
+    if not cells:
+        return
+    shown = [r for own in cells.values() for r in own.values()]
+    low, high = min(r["gap"] for r in shown), max(r["gap"] for r in shown)
+    figure, panels = plt.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.2), squeeze=False)
+    for axes, ((size, family), own) in zip(panels[0], sorted(cells.items()), strict=True):
+        transitions, steps = (sorted({key[side] for key in own}) for side in (0, 1))
+        values = np.full((len(transitions), len(steps)), np.nan)
+        for (T, L), r in own.items():
+            row, column = transitions.index(T), steps.index(L)
+            values[row, column] = r["gap"]
+            text = f"{r['gap']:.2f}\n{r['cost']:.1f} × HVI-4" if np.isfinite(r["cost"]) else f"{r['gap']:.2f}"
+            is_dark = r["gap"] > low + 0.55 * (high - low)
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if is_dark else "k")
+        axes.imshow(values, cmap="Blues", vmin=low, vmax=high + 1e-6, aspect="auto")
+        axes.set_xticks(range(len(steps)), steps)
+        axes.set_yticks(range(len(transitions)), transitions)
+        axes.set_xlabel("L, leapfrog steps", fontsize=9)
+        axes.set_title(f"{family}, d = {size}", fontsize=9)
+    panels[0, 0].set_ylabel("T, transitions", fontsize=9)
+    figure.suptitle("Gap to log p(x), nats (less is better), and cost of an epoch", fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)
 
@@ -352,15 +442,20 @@ def make(options: ReportConfig, command: str) -> dict:
         "sandwich": _sandwich(decoders),
         "settings": {
             "num_train": first["num_train"],
-            "num_images": first["num_images"],
+            "num_images": len(first["per_image"]["bound"]),
+            "passes": first.get("passes", 0.0),
             "seconds": float(
-                np.median([cell["seconds"] for decoder in decoders for cell in decoder.methods.values()])
+                np.median(
+                    [c["seconds"] for decoder in decoders for c in decoder.methods.values() if c["epochs"]]
+                )
             ),
         },
     }
     stem = options.results / options.name
     report = save_report(stem, command, options, figures, markdown)
-    draw_gaps(figures["rows"], stem.with_name(f"{options.name}_gaps.png"))
+    budget = "equal passes" if figures["settings"]["passes"] else "equal CPU seconds"
+    draw_gaps(figures["rows"], stem.with_name(f"{options.name}_gaps.png"), budget)
+    draw_grid(figures["rows"], stem.with_name(f"{options.name}_grid.png"))
     draw_curves(decoders, stem.with_name(f"{options.name}_curves.png"))
     draw_condition(decoders, stem.with_name(f"{options.name}_condition.png"))
     return report

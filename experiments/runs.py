@@ -109,8 +109,8 @@ def start_encoder(config: TrainConfig, encoder: Any) -> Any:
     return {"params": encoder["params"] | {"GaussianHead_0": head}}
 
 
-def make_chart(config: TrainConfig, num_features: int) -> charts.Chart:
-    """The whitened coordinates that a config names."""
+def make_chart(config: TrainConfig, num_features: int, *, exact: bool = False) -> charts.Chart:
+    """The whitened coordinates that a config names; with `exact`, without the lessons of a distilled metric."""
     d = config.latent_dim
     make = {
         "diagonal": charts.diagonal,
@@ -119,7 +119,13 @@ def make_chart(config: TrainConfig, num_features: int) -> charts.Chart:
         "sketched": lambda: charts.fisher(d, config.num_probes),
     }
     chart = make[config.metric]()
-    return charts.recentred(chart, config.num_recentrings) if config.num_recentrings else chart
+    if config.rank:
+        chart = charts.low_rank(
+            chart, num_features, d, config.rank, random_directions=config.random_directions
+        )
+    if config.num_recentrings:
+        chart = charts.recentred(chart, config.num_recentrings)
+    return charts.distilled(chart, config.distillation) if config.distillation and not exact else chart
 
 
 def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool = False) -> Bound:
@@ -138,13 +144,14 @@ def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool 
         if config.method == "rhvi":
             few = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
             solver = solvers.TO_TOLERANCE if exact else few
-            bound = bounds.rhvi(vae, make_chart(config, num_features), solver=solver, **dynamics)
+            dynamics["position_dependence"] = config.position_dependence
+            bound = bounds.rhvi(vae, make_chart(config, num_features, exact=exact), solver=solver, **dynamics)
         else:
             dynamics["per_coordinate_steps"] = config.per_coordinate_steps
             bound = (
                 bounds.hvi(vae, **dynamics)
                 if config.method == "hvi"
-                else bounds.whitened_hvi(vae, make_chart(config, num_features), **dynamics)
+                else bounds.whitened_hvi(vae, make_chart(config, num_features, exact=exact), **dynamics)
             )
     else:
         bound = bounds.elbo(vae)

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from experiments.runs import (
 )
 from experiments.train import train
 from hmcvae import annealing, charts, data, metrics, training
+from hmcvae._checks import check_count
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
@@ -45,6 +47,7 @@ from hmcvae.types import ArrayLike, PRNGKey, PyTree
 AS_TRAINED = "Gaussian, as the VAE was trained"
 # Images in one call of the compiled loop: training ends within one of them of its seconds.
 CHUNK = 2000
+MAX_SIMULATED = 100  # images that the decoder makes, between whose two estimates log p(x) is
 
 # Of dynamics in whitened coordinates, where a quarter of a period is π/2: four steps of about 0.4.
 _WHITENED = {"method": "whitened", "initial_step_size": 0.3}
@@ -69,9 +72,16 @@ METHODS: dict[str, dict] = {
     "HVI-4, masses of each datum": _WHITENED | {"metric": "diagonal", "num_recentrings": 0},
     "amortised-4": _WHITENED | {"num_recentrings": 0},
     "amortised-4, recentred": _WHITENED,
+    "amortised-4, recentred, distilled": _WHITENED | {"distillation": 1.0},
     "amortised-1, recentred twice": _TWICE | {"num_steps": 1},
     "amortised-2, recentred twice": _TWICE | {"num_steps": 2},
     "amortised-4, recentred twice": _TWICE,
+    "amortised-4, recentred twice, distilled": _TWICE | {"distillation": 1.0},
+    "amortised-4, rank 4, recentred twice": _TWICE | {"rank": 4},
+    "amortised-4, random rank 4, recentred twice": _TWICE | {"rank": 4, "random_directions": True},
+    "diagonal-4, rank 4, recentred": _WHITENED | {"metric": "diagonal", "rank": 4},
+    "diagonal-4, random rank 4, recentred": _WHITENED
+    | {"metric": "diagonal", "rank": 4, "random_directions": True},
     "amortised-8, recentred twice": _TWICE | {"num_steps": 8},
     "amortised 2 x 2, recentred twice": _TWICE | {"num_transitions": 2, "num_steps": 2},
     "amortised 4 x 1, recentred twice, annealed": _TWICE
@@ -82,7 +92,28 @@ METHODS: dict[str, dict] = {
     "Fisher-4, recentred twice": _FISHER | {"num_recentrings": 2},
     "RHVI-2, recentred": _RIEMANNIAN | {"num_steps": 2},
     "RHVI-4, recentred": _RIEMANNIAN | {"num_steps": 4},
+    # The same code and number of parameters less one, with a metric that does not go with the position.
+    "RHVI-2, recentred, share 0": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 0.0},
+    "RHVI-2, recentred, share 1": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 1.0},
 }
+
+# Families whose transitions and steps a grid varies: name, and how it differs from the plain VAE.
+FAMILIES: dict[str, dict] = {
+    "HVI": {"method": "hvi"},
+    "amortised, recentred twice": _TWICE,
+    "Fisher, recentred": _FISHER,
+    "RHVI, recentred": _RIEMANNIAN,
+}
+
+
+def grid(families: Sequence[str], transitions: Sequence[int], steps: Sequence[int]) -> dict[str, dict]:
+    """The methods of a grid over T and L: "FAMILY, T x L", and how each differs from the plain VAE."""
+    return {
+        f"{family}, {T} x {L}": FAMILIES[family] | {"num_transitions": T, "num_steps": L}
+        for family in families
+        for T in transitions
+        for L in steps
+    }
 
 
 @dataclass(frozen=True)
@@ -93,11 +124,14 @@ class StudyConfig:
         base: the preset of the plain VAE whose decoder is studied.
         latent_dims: its latent sizes.
         seeds: its seeds.
-        methods: of METHODS; empty: all of them.
+        methods: of METHODS; empty: all of them, unless there is a grid.
+        families: of FAMILIES; each is trained with every number of transitions and of steps.
+        transitions, steps: T and L of the grid.
         decoder_epochs: how long the VAE is trained.
         seconds: CPU seconds of training for each method, compilation not counted.
+        passes: over the training images, in place of the seconds: equal updates, at whatever cost; 0: seconds.
         num_train: training images for inference; 0: all.
-        num_images: test images.
+        num_images: test images; 0: all.
         eval_samples: draws for each of them.
         num_temperatures, num_chains: of annealed importance sampling.
         data_dir: the data's folder.
@@ -108,8 +142,12 @@ class StudyConfig:
     latent_dims: tuple[int, ...] = (10, 20, 50)
     seeds: tuple[int, ...] = (0, 1, 2)
     methods: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    transitions: tuple[int, ...] = (1,)
+    steps: tuple[int, ...] = (4,)
     decoder_epochs: int = 150
     seconds: float = 60.0
+    passes: float = 0.0
     num_train: int = 0
     num_images: int = 300
     eval_samples: int = 100
@@ -122,15 +160,30 @@ class StudyConfig:
         unknown = set(self.methods) - set(METHODS)
         if unknown:
             raise ValueError(f"methods must be among {', '.join(METHODS)}; got {sorted(unknown)}")
+        unknown = set(self.families) - set(FAMILIES)
+        if unknown:
+            raise ValueError(f"families must be among {', '.join(FAMILIES)}; got {sorted(unknown)}")
         if self.seconds <= 0:
             raise ValueError(f"seconds must be positive, got {self.seconds}")
-        if self.num_images < 2:
-            raise ValueError(f"num_images must be at least 2, got {self.num_images}")
+        if self.passes < 0:
+            raise ValueError(f"passes must be at least 0, got {self.passes}")
+        check_count("num_images", self.num_images, 0)
+        if self.num_images == 1:
+            raise ValueError("num_images must be 0 (all) or at least 2, got 1")
+        for name in ("transitions", "steps"):
+            for count in getattr(self, name):
+                check_count(name, count, 1)
+
+    @property
+    def chosen(self) -> dict[str, dict]:
+        """The methods to train, and how each differs from the plain VAE."""
+        named = self.methods or (() if self.families else tuple(METHODS))
+        return {name: METHODS[name] for name in named} | grid(self.families, self.transitions, self.steps)
 
 
-def method_config(base: TrainConfig, name: str) -> TrainConfig:
+def method_config(base: TrainConfig, changes: dict) -> TrainConfig:
     """The config of one method of the study, with the decoder's nets."""
-    return dataclasses.replace(base, **METHODS[name])
+    return dataclasses.replace(base, **changes)
 
 
 def with_fixed_decoder(bound: Bound, decoder: PyTree) -> Bound:
@@ -156,7 +209,8 @@ def train_method(
     options: StudyConfig,
     binarize: bool,
 ) -> tuple[PyTree, dict]:
-    """(params, figures) after `options.seconds` CPU seconds, over which Adam's rate falls to zero as a half cosine."""
+    """(params, figures) after `options.seconds` CPU seconds, or `options.passes`, over which Adam's rate falls to zero
+    as a half cosine."""
     images = dataset.train[: options.num_train or None]
     size = min(CHUNK, len(images))
     num_chunks = len(images) // size
@@ -172,10 +226,12 @@ def train_method(
     compiled: Any = epoch.lower(state, chunks[:, 0]).compile()  # type: ignore[attr-defined]
     spent, curve = 0.0, []
     unconverged: list[float] = []
-    while spent < options.seconds and int(state.bad_run) < train_options.max_bad_steps:
+    while (share := progress(options, spent, len(curve) / num_chunks)) < 1:
+        if int(state.bad_run) >= train_options.max_bad_steps:
+            break
         inner: Any = state.opt_state
         current = inner.hyperparams["learning_rate"]
-        falling = 0.5 * rate * (1 + math.cos(math.pi * spent / options.seconds))
+        falling = 0.5 * rate * (1 + math.cos(math.pi * share))
         inner.hyperparams["learning_rate"] = jnp.asarray(falling, current.dtype)
         chunk = jax.block_until_ready(chunks[:, len(curve) % num_chunks])
         cpu = time.process_time()
@@ -197,6 +253,11 @@ def train_method(
     }
 
 
+def progress(options: StudyConfig, seconds: float, passes: float) -> float:
+    """The share of a training that is done: of its seconds, or of its passes where these are given."""
+    return passes / options.passes if options.passes else seconds / options.seconds
+
+
 def derivatives_per_image(config: TrainConfig) -> int:
     """How often one draw of the bound differentiates log p(x, ·) or the decoder, along the dynamics: L + 1 for each
     transition of an annealed path, L of any other and one for its start; one for each recentring; d forward ones for a
@@ -207,7 +268,8 @@ def derivatives_per_image(config: TrainConfig) -> int:
         total += steps + (config.num_transitions if config.annealed else 1)
     if config.method in CHARTED:
         metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
-        total += metric * (1 + (steps if config.method == "rhvi" else 0))
+        total += metric + config.rank + (1 if config.distillation else 0)
+        total += config.latent_dim * steps if config.method == "rhvi" else 0
     return max(total, 1)
 
 
@@ -218,7 +280,10 @@ def learned(config: TrainConfig, own: PyTree) -> dict:
     if "step" in chart:
         found["recentring_steps"] = (charts.MAX_STEP / (1 + np.exp(-np.asarray(chart["step"])))).tolist()
         chart = chart["chart"]
-    if "log_weight" in chart:
+    if "directions" in chart or set(chart) == {"chart", "log_weight"}:
+        found["fisher_weight"] = float(np.exp(chart["log_weight"]))
+        chart = chart["chart"]
+    if "log_precision" in chart:
         found["fisher_weight"] = float(np.exp(chart["log_weight"]))
         found["precision"] = np.exp(np.asarray(chart["log_precision"])).tolist()
     chain = own.get("chain", own) if isinstance(own, dict) else {}
@@ -253,7 +318,7 @@ def run_method(
     name: str, base: TrainConfig, model: Model, params: PyTree, dataset: data.Dataset, options: StudyConfig
 ) -> dict:
     """Train one method against the decoder, and its figures on the test images."""
-    config = method_config(base, name)
+    config = method_config(base, options.chosen[name])
     decoder, encoder = params["vae"]["decoder"], params["vae"]["encoder"]
     examples = test_examples(config, dataset, model.binarize, options.num_images)
     num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
@@ -272,6 +337,9 @@ def run_method(
     }
     return figures | {
         "method": name,
+        "num_transitions": config.num_transitions if config.method in DYNAMIC else 0,
+        "num_steps": config.num_steps if config.method in DYNAMIC else 0,
+        "passes": options.passes,
         "derivatives_per_image": derivatives_per_image(config),
         "per_image": per_image,
         "unconverged": float(np.mean(np.asarray(values.unconverged))),
@@ -290,8 +358,9 @@ def pin(model: Model, params: PyTree, examples: jax.Array, options: StudyConfig,
         "batch_size": 20,
     }
     vae, own = model.vae, params["vae"]
+    num_simulated = min(max(2, len(examples) // 3), MAX_SIMULATED)
     found = annealing.ais(vae, own, stream(seed, "ais"), examples, **settings)
-    positions, simulated = annealing.simulate(vae, own, stream(seed, "simulate"), max(2, len(examples) // 3))
+    positions, simulated = annealing.simulate(vae, own, stream(seed, "simulate"), num_simulated)
     below = annealing.ais(vae, own, stream(seed, "ais, simulated"), simulated, **settings)
     above = annealing.reverse_ais(vae, own, stream(seed, "reverse"), simulated, positions, **settings)
     sandwich = {
@@ -352,7 +421,16 @@ def decoder_run(options: StudyConfig, latent_dim: int, seed: int) -> Path:
 
 
 # What every cell of one decoder must agree in, to stand in one table.
-SETTINGS = ("base", "seconds", "num_train", "num_images", "eval_samples", "num_temperatures", "num_chains")
+SETTINGS = (
+    "base",
+    "seconds",
+    "passes",
+    "num_train",
+    "num_images",
+    "eval_samples",
+    "num_temperatures",
+    "num_chains",
+)
 
 
 def check_settings(cells: Path, options: StudyConfig) -> None:
@@ -365,7 +443,7 @@ def check_settings(cells: Path, options: StudyConfig) -> None:
     if not path.is_file():
         write_json(path, own)
         return
-    before = json.loads(path.read_text())
+    before = {"passes": 0.0} | json.loads(path.read_text())  # studies of before had none
     changed = [f"{name}: {before[name]} -> {own[name]}" for name in SETTINGS if before[name] != own[name]]
     if changed:
         raise ValueError(
@@ -391,9 +469,9 @@ def study(options: StudyConfig) -> None:
             if not path.is_file():
                 examples = test_examples(config, dataset, model.binarize, options.num_images)
                 write_json(path, pin(model, params, examples, options, seed) | {"environment": environment()})
-            for name in METHODS:
+            for name in options.chosen:
                 path = cell_path(cells, name)
-                if path.is_file() or (options.methods and name not in options.methods):
+                if path.is_file():
                     continue
                 result = run_method(name, config, model, params, dataset, options)
                 settings = {"num_images": options.num_images, "num_train": options.num_train, "seed": seed}

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from hmcvae import metrics
-from hmcvae._checks import check_count
-from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae._checks import check_count, check_positive
+from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, Image, Posterior
 
 # Of a round of recentring: γ in (0, MAX_STEP), at first FIRST_STEP.
@@ -191,6 +192,112 @@ def _sketch(
     ]
     g = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
     return g.T @ g / num_probes
+
+
+def low_rank(
+    chart: Chart, num_features: int, latent_dim: int, rank: int, *, random_directions: bool = False
+) -> Chart:
+    """Correct a chart by the decoder's Fisher information along k directions, for k derivatives instead of d.
+
+    With A₀ the chart's, and B [d, k] of orthonormal columns,
+
+        H = Bᵀ A₀ᵀ [exp(a) Jᵀ diag(w) J + I] A₀ B      [k, k],   J at the chart's centre,
+        A = A₀ [I + B (T - I) Bᵀ],   T = chol(H)⁻ᵀ,   log |det A| = log |det A₀| - Σ log diag chol(H).
+
+    Within span B the posterior is whitened exactly, outside A₀ is trusted, and what couples the two is left out; at
+    k = d and a = 0 it is `fisher`, whatever A₀. B spans V + W h(x), with V [d, k], W and a learned and h the encoder's
+    features; or, with random_directions, a subspace drawn anew for each datum, which leaves the bound valid since it
+    is independent of y.
+
+    Args:
+        chart: gives c, A₀ and s.
+        num_features: h.
+        latent_dim: d.
+        rank: k, 1 … d.
+        random_directions: learn nothing of B.
+
+    Raises:
+        ValueError: unless the three counts are whole numbers of at least 1 and rank ≤ latent_dim.
+    """
+    num_features = check_count("num_features", num_features, 1)
+    d, k = check_count("latent_dim", latent_dim, 1), check_count("rank", rank, 1)
+    if k > d:
+        raise ValueError(f"rank must be at most latent_dim = {d}, got {k}")
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        chart_key, directions_key = jax.random.split(rng_key)
+        own = {"chart": chart.init(chart_key), "log_weight": jnp.zeros(())}
+        if random_directions:
+            return own
+        directions = jax.random.normal(directions_key, (d, k))
+        return own | {"directions": directions, "weights": jnp.zeros((d, k, num_features))}
+
+    def build(
+        params: PyTree, rng_key: PRNGKey, vae: VAE, vae_params: PyTree, x: Image, posterior: Posterior
+    ) -> Frame:
+        chart_key, own_key = jax.random.split(rng_key)
+        frame = chart.build(params["chart"], chart_key, vae, vae_params, x, posterior)
+        dtype = frame.center.dtype
+        if random_directions:
+            V = jax.random.normal(own_key, (d, k), dtype)
+        else:
+            V = (params["directions"] + params["weights"] @ posterior.features).astype(dtype)
+        # Orthonormal columns by a Cholesky factor of VᵀV: k × k, and smooth.
+        B = solve_triangular(jnp.linalg.cholesky(V.T @ V), V.T, lower=True).T
+        moved = frame.scale @ B
+        weight = jnp.exp(params["log_weight"]).astype(dtype)
+        H = _information(vae, vae_params, frame, moved, weight).tensor(jnp.zeros(k, dtype))
+        lower = jnp.linalg.cholesky(H)
+        T = solve_triangular(lower, jnp.eye(k, dtype=dtype), lower=True).T
+        scale = frame.scale + (moved @ T - moved) @ B.T
+        return frame._replace(scale=scale, log_det=frame.log_det - jnp.sum(jnp.log(jnp.diag(lower))))
+
+    return Chart(init, build)
+
+
+def _information(vae: VAE, vae_params: PyTree, frame: Frame, directions: Array, weight: Array) -> Metric:
+    """u ↦ exp(a) Jᵀ diag(w) J + I, pulled back along z = c + V u: of shape [k, k] for V [d, k]."""
+
+    def predict(u: Vector) -> PyTree:
+        return vae.decode(vae_params, frame.center + directions @ u)
+
+    def weights(outputs: PyTree) -> PyTree:
+        return jax.tree.map(lambda w: weight * w, vae.likelihood.fisher_weights(outputs))
+
+    # linear is not to be found out by tracing: the decoder's parameters are traced themselves.
+    return metrics.fisher(predict, weights, directions.T @ directions, linear=False)
+
+
+def distilled(chart: Chart, weight: float = 1.0) -> Chart:
+    """Teach a chart's A the decoder's Fisher metric G = Jᵀ diag(w) J + I at its centre, by one derivative a draw.
+
+        D(A) = ½ E[ |w^{1/2} J A ε|² + |A ε|² ] - log |det A|,   ε ~ N(0, I)
+             = KL( N(0, A Aᵀ) ‖ N(0, G⁻¹) ) + constant: least at A Aᵀ = G⁻¹
+
+    The *value* of a bound in this chart is unchanged; to its *gradient* that of -weight · D is added, with the decoder
+    and the centre held fixed, so it moves what A is made of alone: the exact metric's lesson at the price of an
+    amortised one. For training: differentiate the bound proper with the chart itself.
+
+    Raises:
+        ValueError: unless weight is finite and positive.
+    """
+    check_positive("weight", weight)
+
+    def build(
+        params: PyTree, rng_key: PRNGKey, vae: VAE, vae_params: PyTree, x: Image, posterior: Posterior
+    ) -> Frame:
+        chart_key, noise_key = jax.random.split(rng_key)
+        frame = chart.build(params, chart_key, vae, vae_params, x, posterior)
+        fixed, own = lax.stop_gradient(vae_params), frame._replace(center=lax.stop_gradient(frame.center))
+        one = jnp.ones((), frame.center.dtype)
+        noise = jax.random.normal(noise_key, frame.center.shape, frame.center.dtype)
+        metric = _information(vae, fixed, own, frame.scale, one)
+        cost = 0.5 * metric.quadratic_form(jnp.zeros_like(noise), noise) - frame.log_det
+        cost = jnp.asarray(weight, cost.dtype) * cost
+        # Zero, with the gradient of -cost.
+        return frame._replace(log_det=frame.log_det - (cost - lax.stop_gradient(cost)))
+
+    return Chart(chart.init, build)
 
 
 def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Chart:

@@ -28,6 +28,15 @@ CHARTS = {
     "amortised": charts.amortised(models.FEATURES, models.LATENT, 0.5),
     "fisher": charts.fisher(models.LATENT),
     "sketched": charts.fisher(models.LATENT, num_probes=3),
+    "low rank": charts.low_rank(
+        charts.amortised(models.FEATURES, models.LATENT, 0.5), models.FEATURES, models.LATENT, 1
+    ),
+    "low rank, random": charts.low_rank(
+        charts.diagonal(), models.FEATURES, models.LATENT, 1, random_directions=True
+    ),
+    "low rank, recentred": charts.recentred(
+        charts.low_rank(charts.diagonal(), models.FEATURES, models.LATENT, 1)
+    ),
     "amortised, recentred twice": charts.recentred(charts.amortised(models.FEATURES, models.LATENT, 0.5), 2),
     "fisher, recentred": charts.recentred(charts.fisher(models.LATENT)),
     "fisher, recentred afresh": charts.recentred(charts.fisher(models.LATENT), 2, fresh=True),
@@ -76,6 +85,101 @@ def test_fisher_is_exact_on_the_linear_gaussian_model(name):
     np.testing.assert_allclose(frame.scale @ frame.scale.T, covariance, rtol=1e-4, atol=1e-6)
     if "recentred" in name:
         np.testing.assert_allclose(frame.center, mean, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("random_directions", [False, True])
+def test_full_rank_is_the_fisher_metric_whatever_the_chart(random_directions):
+    amortised = charts.amortised(models.FEATURES, models.LATENT, 0.5)
+    chart = charts.low_rank(
+        amortised, models.FEATURES, models.LATENT, models.LATENT, random_directions=random_directions
+    )
+    frame = build(chart, chart.init(jax.random.key(3)))
+    _, covariance = models.exact_posterior(PARAMS, X)
+    np.testing.assert_allclose(frame.scale @ frame.scale.T, covariance, rtol=1e-4, atol=1e-6)
+
+
+def test_low_rank_whitens_the_metric_along_its_directions_and_leaves_the_rest():
+    """In the new coordinates the exact metric is 1 along B, and what is orthogonal to B moves as before."""
+    base = charts.amortised(models.FEATURES, models.LATENT, 0.5)
+    chart = charts.low_rank(base, models.FEATURES, models.LATENT, 1)
+    own = perturbed(make("low rank"))["bound"]["chart"] | {"log_weight": jnp.zeros(())}
+    features = VAE.posterior(PARAMS, X).features
+    B = own["directions"] + own["weights"] @ features
+    B = B / jnp.linalg.norm(B)
+    before, after = build(base, own["chart"]), build(chart, own)
+    _, covariance = models.exact_posterior(PARAMS, X)
+    G = after.scale.T @ jnp.linalg.inv(covariance) @ after.scale
+    np.testing.assert_allclose(B.T @ G @ B, [[1.0]], rtol=1e-4)
+    orthogonal = jnp.array([-B[1, 0], B[0, 0]])
+    np.testing.assert_allclose(after.scale @ orthogonal, before.scale @ orthogonal, rtol=1e-4, atol=1e-6)
+    assert np.abs(after.scale @ B - before.scale @ B).max() > 1e-2
+
+
+def _distilled_value(chart, own, key):
+    bound = bounds.whitened_hvi(VAE, chart, initial_step_size=0.3)
+    return bound({"vae": PARAMS, "bound": own}, key, X)[0]
+
+
+def test_distillation_leaves_the_bound_and_adds_its_own_gradient():
+    base = charts.recentred(charts.amortised(models.FEATURES, models.LATENT, 0.5))
+    own = bounds.whitened_hvi(VAE, base).init(jax.random.key(0))
+    taught, key = charts.distilled(base, 0.7), jax.random.key(4)
+    # It splits the key, and so draws otherwise than its chart: compare with one that teaches nothing.
+    nothing = charts.distilled(base, 1e-30)
+    np.testing.assert_allclose(
+        _distilled_value(taught, own, key), _distilled_value(nothing, own, key), rtol=1e-6
+    )
+    added = jax.tree.map(
+        lambda a, b: np.asarray(a - b),
+        jax.grad(lambda own: _distilled_value(taught, own, key))(own),
+        jax.grad(lambda own: _distilled_value(nothing, own, key))(own),
+    )
+    chart_key = jax.random.split(key, 3)[0]
+    noise = jax.random.normal(jax.random.split(chart_key)[1], (models.LATENT,))
+    _, covariance = models.exact_posterior(PARAMS, X)
+
+    def cost(own):
+        frame = build(base, own["chart"])
+        moved = frame.scale @ noise
+        return 0.7 * (0.5 * moved @ jnp.linalg.inv(covariance) @ moved - frame.log_det)
+
+    expected = jax.tree.map(lambda g: -np.asarray(g), jax.grad(cost)(own))
+    for found, wanted in zip(jax.tree.leaves(added), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(added["chart"])) > 1e-2
+
+
+def test_a_distilled_factor_comes_to_the_exact_metric():
+    """Descending D alone, the entry below the diagonal goes to the best one that the encoder's diagonal allows."""
+    base = charts.amortised(models.FEATURES, models.LATENT)
+    chart = charts.distilled(base)
+    posterior = VAE.posterior(PARAMS, X)
+
+    def slope(own, key):
+        def log_det(own):
+            taught = chart.build(own, key, VAE, PARAMS, X, posterior).log_det
+            plain = base.build(own, key, VAE, PARAMS, X, posterior).log_det
+            return taught - plain
+
+        return jax.grad(log_det)(own)
+
+    @jax.jit
+    def step(own, key):
+        keys = jax.random.split(key, 256)
+        mean = jax.tree.map(lambda g: g.mean(0), jax.vmap(slope, (None, 0))(own, keys))
+        return jax.tree.map(lambda p, g: p + 0.1 * g, own, mean)
+
+    own = base.init(jax.random.key(0))
+    before = np.asarray(build(base, own).scale)
+    for index in range(300):
+        own = step(own, jax.random.fold_in(jax.random.key(5), index))
+    after = np.asarray(build(base, own).scale)
+    _, covariance = models.exact_posterior(PARAMS, X)
+    # D in A₁₀ alone: G₁₁ A₁₀ + G₁₀ A₀₀ = 0.
+    G = np.linalg.inv(np.asarray(covariance))
+    best = -G[1, 0] / G[1, 1] * before[0, 0]
+    np.testing.assert_allclose(after[1, 0], best, rtol=0.1)
+    assert abs(before[1, 0] - best) > 0.3 * abs(best)
 
 
 def test_gap_is_zero_at_the_exact_optimum():
@@ -189,6 +293,9 @@ def test_gradients_equal_finite_differences(name):
         (lambda: charts.fisher(0), "latent_dim"),
         (lambda: charts.fisher(2, num_probes=0), "num_probes"),
         (lambda: charts.recentred(charts.diagonal(), -1), "num_rounds"),
+        (lambda: charts.low_rank(charts.diagonal(), 3, 2, 3), "rank must be at most latent_dim = 2, got 3"),
+        (lambda: charts.low_rank(charts.diagonal(), 3, 2, 0), "rank"),
+        (lambda: charts.distilled(charts.diagonal(), 0.0), "weight"),
         (lambda: bounds.charted(VAE, charts.diagonal(), None, 2), "2 transitions need a transition"),
     ],
 )

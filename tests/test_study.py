@@ -1,6 +1,7 @@
 """The study of one fixed decoder, and its report: whole, resumable, and honest about what it compares."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -100,6 +101,30 @@ def test_the_report_says_gap_and_share_of_it(folder, tmp_path):
     }
 
 
+def test_a_grid_is_trained_for_equal_passes_and_drawn(folder, tmp_path):
+    """T x L of each family, every cell with the same number of updates, on all test images."""
+    where = tmp_path / "grid"
+    shutil.copytree(folder, where, ignore=shutil.ignore_patterns("method-*", "settings.json"))
+    settings: dict = {"methods": ("Gaussian",), "families": ("HVI",), "transitions": (1, 2), "steps": (1, 2)}
+    study(options(where, passes=2.0, **settings))
+    found = [json.loads(path.read_text()) for path in cells(where)]
+    assert {cell["method"] for cell in found} == {
+        "Gaussian",
+        *(f"HVI, {T} x {L}" for T in (1, 2) for L in (1, 2)),
+    }
+    assert all(cell["epochs"] == 2 and len(cell["training_bound"]) == 2 for cell in found)
+    dynamics = {
+        (cell["num_transitions"], cell["num_steps"]) for cell in found if cell["method"] != "Gaussian"
+    }
+    assert dynamics == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    made = report.make(report.ReportConfig(where, tmp_path), "command")
+    assert [row["method"] for row in made["rows"]][1:] == sorted(c["method"] for c in found if c["num_steps"])
+    text = (tmp_path / "study.md").read_text()
+    assert "trained on 200 training images for about 2 passes a method" in text
+    assert "| 3 | HVI, 2 x 1 | 0.1" in text.partition("As learned")[2]
+    assert (tmp_path / "study_grid.png").is_file()
+
+
 def test_seeds_that_share_images_are_not_more_images():
     """Of the mean over 3 seeds with a spread of 0.5 of their own on the same 400 images with one of 2."""
     rng = np.random.default_rng(0)
@@ -128,7 +153,7 @@ def test_condition_number_is_one_where_the_encoder_whitens(folder):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
-    config = studies.method_config(preset("digits_vae"), name)
+    config = studies.method_config(preset("digits_vae"), METHODS[name])
     model = build(config, load_data(config))
     bound = studies.with_fixed_decoder(
         make_bound(config, model.vae, config.hidden[-1]), model.params["vae"]["decoder"]
@@ -147,7 +172,10 @@ def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
     [
         ({"methods": ("HVI-5",)}, "methods must be among"),
         ({"seconds": 0.0}, "seconds must be positive"),
-        ({"num_images": 1}, "num_images must be at least 2"),
+        ({"num_images": 1}, "num_images must be 0 .all. or at least 2"),
+        ({"families": ("VAE",)}, "families must be among"),
+        ({"families": ("HVI",), "steps": (0,)}, "steps must be a whole number of at least 1"),
+        ({"passes": -1.0}, "passes must be at least 0"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):
