@@ -67,7 +67,7 @@ def evaluate(
     num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
     proposals = {"encoder": bounds.elbo(model.vae)}
     if config.method in CHARTED:
-        proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features))
+        proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features, exact=True))
     if config.method in DYNAMIC:
         one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
         proposals[config.method] = make_bound(one_draw, model.vae, num_features, exact=True)
@@ -94,7 +94,7 @@ def evaluate(
     if config.num_samples > 1:
         # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
         values = estimate(
-            model.bound,
+            make_bound(config, model.vae, num_features, exact=True),
             params,
             stream(seed, "evaluation, trained bound"),
             examples,
@@ -112,7 +112,7 @@ def evaluate(
             num_temperatures=num_temperatures,
             num_chains=num_chains,
             num_steps=3,
-            chart=make_chart(config, num_features) if is_charted else None,
+            chart=make_chart(config, num_features, exact=True) if is_charted else None,
             chart_params=params["bound"]["chart"] if is_charted else None,
             batch_size=batch_size,
         )

@@ -290,8 +290,9 @@ def learned(config: TrainConfig, own: PyTree) -> dict:
     if config.method in DYNAMIC and "step_size" in chain:
         raw = np.asarray(chain["step_size"])
         found["step_sizes"] = (config.max_step_size / (1 + np.exp(-raw))).tolist()
-        if "log_mass" in chain:
-            found["log_masses"] = np.asarray(chain["log_mass"]).tolist()
+        masses = chain.get("log_mass", chain.get("metric", {}).get("log_mass"))
+        if masses is not None:
+            found["log_masses"] = np.asarray(masses).tolist()
         if "dependence" in chain.get("metric", {}):
             found["position_dependence"] = (
                 1 / (1 + np.exp(-np.asarray(chain["metric"]["dependence"])))

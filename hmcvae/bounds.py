@@ -389,11 +389,12 @@ def rhvi(
 
     In the chart's coordinates the metric is
 
-        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) I,   z = c + A y,
+        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) M,   z = c + A y,
 
-    the decoder's Fisher information and the prior's precision, pulled back, and mixed with the constant metric by the
-    share κ: at κ = 0 the flow is that of `whitened_hvi`. κ is learned, one for each transition. Steps are those of
-    `transitions.riemannian`, so momenta are v ~ N(0, G(y)) but for the models q and r of their whitened form.
+    the decoder's Fisher information and the prior's precision, pulled back, and mixed with constant masses by the
+    share κ: at κ = 0 the flow is that of `whitened_hvi`. κ and the diagonal M are learned, one of each for a transition.
+    Steps are those of `transitions.riemannian`, so momenta are v ~ N(0, G(y)) but for the models q and r of their
+    whitened form.
 
     Args:
         vae, chart, reverse, num_transitions, num_steps, momentum, annealed: see `whitened_hvi`.
@@ -410,7 +411,8 @@ def rhvi(
         raise ValueError(f"position_dependence must be None or in [0, 1], got {position_dependence!r}")
 
     def init_metric(_: PRNGKey) -> PyTree:
-        return {"dependence": jnp.zeros(())} if position_dependence is None else {}
+        masses = {} if position_dependence == 1 else {"log_mass": jnp.zeros((vae.latent_dim or 1,))}
+        return masses | ({"dependence": jnp.zeros(())} if position_dependence is None else {})
 
     def transition_fn(vae_params: PyTree, frame: Frame) -> Transition:
         def metric_fn(params: PyTree) -> Metric:
@@ -425,7 +427,8 @@ def rhvi(
             def weights(outputs: PyTree) -> PyTree:
                 return jax.tree.map(lambda w: share * w, vae.likelihood.fisher_weights(outputs))
 
-            precision = share * A.T @ A + (1 - share) * jnp.eye(A.shape[0], dtype=dtype)
+            mass = jnp.exp(params.get("log_mass", jnp.zeros(1))).astype(dtype)
+            precision = share * A.T @ A + (1 - share) * jnp.diag(jnp.broadcast_to(mass, A.shape[:1]))
             # linear is not to be found out by tracing: the decoder's parameters are traced themselves.
             return metrics.fisher(predict, weights, precision, linear=False)
 

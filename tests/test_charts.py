@@ -165,9 +165,9 @@ def test_a_distilled_factor_comes_to_the_exact_metric():
 
     @jax.jit
     def step(own, key):
-        keys = jax.random.split(key, 256)
+        keys = jax.random.split(key, 1024)
         mean = jax.tree.map(lambda g: g.mean(0), jax.vmap(slope, (None, 0))(own, keys))
-        return jax.tree.map(lambda p, g: p + 0.1 * g, own, mean)
+        return jax.tree.map(lambda p, g: p + 0.01 * g, own, mean)
 
     own = base.init(jax.random.key(0))
     before = np.asarray(build(base, own).scale)

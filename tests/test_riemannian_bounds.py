@@ -179,7 +179,8 @@ def test_without_position_dependence_it_is_the_frozen_metric():
     params = with_vae(moving)
     own = params["bound"]["chain"]
     chain = {name: own[name] for name in ("step_size", "reverse", "momentum")}
-    chain["log_mass"] = jnp.zeros((2, LATENT))
+    chain["log_mass"] = own["metric"]["log_mass"]
+    assert np.abs(chain["log_mass"]).min() > 1e-3
     flat = params | {"bound": {"chart": params["bound"]["chart"], "chain": chain}}
     keys = jax.random.split(jax.random.key(4), 20)
     a = jax.vmap(lambda k: moving(params, k, X)[0])(keys)
