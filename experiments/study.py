@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly, preset
+from experiments.config import DYNAMIC, TrainConfig, derivatives_per_image, fail_cleanly, preset
 from experiments.runs import (
     Model,
     RunFolder,
@@ -195,20 +195,6 @@ def train_method(
         "clipped_steps": int(state.num_clipped),
         "training_unconverged": float(np.mean(unconverged)),
     }
-
-
-def derivatives_per_image(config: TrainConfig) -> int:
-    """How often one draw of the bound differentiates log p(x, ·) or the decoder, along the dynamics: L + 1 for each
-    transition of an annealed path, L of any other and one for its start; one for each recentring; d forward ones for a
-    Fisher metric. An implicit step's are not fixed: they are counted as its metric's, and its gradient."""
-    steps = config.num_transitions * config.num_steps
-    total = config.num_recentrings if config.method in CHARTED else 0
-    if config.method in DYNAMIC and steps:
-        total += steps + (config.num_transitions if config.annealed else 1)
-    if config.method in CHARTED:
-        metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
-        total += metric * (1 + (steps if config.method == "rhvi" else 0))
-    return max(total, 1)
 
 
 def learned(config: TrainConfig, own: PyTree) -> dict:
