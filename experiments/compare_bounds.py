@@ -19,11 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import plots
-from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly, preset
+from experiments import curves
+from experiments.config import (
+    CHARTED,
+    DYNAMIC,
+    TrainConfig,
+    derivatives_per_image,
+    fail_cleanly,
+    preset,
+)
 from experiments.runs import RunFolder, build, environment, load_data, write_json
 from experiments.train import train
 from hmcvae import training
+from hmcvae._checks import check_count
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,8 @@ class CompareConfig:
             method has when all are timed in turns, and its learning rate falls to zero along them as a half cosine.
         warm_start: share of the seconds in which a plain VAE is trained first (at the constant rate, once for each
             seed); every other method goes on from there for the rest.
+        monitor_samples: draws for each of a few test images in an estimate of log p(x) after every epoch, which the
+            picture then shows below the bound; 0: none. Epochs that were trained without it stay without.
         eval_samples: draws for each test image in the estimate of log p(x).
         eval_images: test images for it.
         eval_temperatures: of annealed importance sampling on them; 0: none.
@@ -52,6 +62,7 @@ class CompareConfig:
     num_epochs: tuple[int, ...] = (30,)
     seconds: float = 0.0
     warm_start: float = 0.0
+    monitor_samples: int = 0
     eval_samples: int = 300
     eval_images: int = 1000
     eval_temperatures: int = 0
@@ -68,6 +79,7 @@ class CompareConfig:
                 f"num_epochs must be one number or one for each of {len(self.presets)} presets, got {self.num_epochs}"
             )
 
+        check_count("monitor_samples", self.monitor_samples, 0)
         if self.seconds < 0 or not 0 <= self.warm_start < 1:
             raise ValueError(
                 f"expected seconds of at least 0 and warm_start in [0, 1), got {self.seconds} and {self.warm_start}"
@@ -132,6 +144,7 @@ def run_config(options: CompareConfig, name: str, seed: int) -> TrainConfig:
         base,
         training=train_options,
         data_dir=options.data_dir,
+        monitor_samples=options.monitor_samples,
         eval_samples=options.eval_samples,
         eval_images=options.eval_images,
         eval_temperatures=options.eval_temperatures,
@@ -301,7 +314,6 @@ def _over(seeds: Sequence[int], what: str) -> str:
 
 def compare(options: CompareConfig, command: str) -> list[dict]:
     """Train what is missing, and write the table and the picture."""
-    rows, curves = [], {}
     if options.seconds:
         make_plan(options)
     # Seed by seed: a comparison that is cut off is then one of fewer seeds.
@@ -309,11 +321,9 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
     for seed in options.seeds:
         for name in ((WARM,) if options.warm_start else ()) + options.presets:
             found[name, seed] = run_one(run_config(options, name, seed))
-    for name in options.presets:
-        runs = [found[name, seed] for seed in options.seeds]
-        method = label(preset(name))
-        rows.append(row(method, runs))
-        curves[name] = _mean_records([records for _, records in runs])
+    rows = [
+        row(label(preset(name)), [found[name, seed] for seed in options.seeds]) for name in options.presets
+    ]
     plan = json.loads(options.starts.read_text()) if options.seconds else None
     seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
     for name, values in zip(options.presets, rows, strict=True):
@@ -329,34 +339,35 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
     }
     write_json(stem.with_suffix(".json"), json.loads(json.dumps(report, default=str)))
     stem.with_suffix(".md").write_text(markdown(rows, options, command, machine))
-    # One clock for all: the trainings ran at different times, beside whatever else the machine did.
-    clocked = {
-        label(preset(name)): [record | {"seconds": seconds[name]} for record in records]
-        for name, records in curves.items()
-    }
-    shown_from = min(options.epochs(name) for name in options.presets) // 6
-    if options.warm_start and options.plain_vae:
-        shown_from = options.epochs(WARM) // 2
-        before = _mean_records([found[WARM, seed][1] for seed in options.seeds])
-        before = [record | {"seconds": seconds[options.plain_vae]} for record in before]
-        for name in options.presets:
-            if name != options.plain_vae:
-                method = label(preset(name))
-                own = [record | {"epoch": record["epoch"] + len(before)} for record in clocked[method]]
-                clocked[method] = before[-1:] + own
-                clocked[method][0] = before[-1] | {"seconds": len(before) * seconds[options.plain_vae]}
-    title = f"{preset(options.presets[0]).dataset}: {_over(options.seeds, 'mean')}"
-    clock = "seconds of training, at the fastest epoch's pace"
-    plots.bound_curves(clocked, "test", stem.with_suffix(".png"), title, shown_from, clock)
+    records = {key: own for key, (_, own) in found.items()}
+    _draw(options, records, seconds, stem.with_suffix(".png"))
     return rows
 
 
-def _mean_records(runs: list[list[dict]]) -> list[dict]:
-    """Epoch by epoch, the means over the seeds."""
-    keys = ("epoch", "seconds", "bound", "test_bound")
-    return [
-        {key: float(np.mean([r[key] for r in group])) for key in keys} for group in zip(*runs, strict=True)
-    ]
+def _draw(
+    options: CompareConfig, records: dict[tuple[str, int], list[dict]], seconds: dict[str, float], path: Path
+) -> None:
+    """The curves of all methods, from the records of each (preset, seed) and the seconds of an epoch."""
+    quantities = curves.quantities(list(records.values()))
+    if options.monitor_samples and len(quantities) == 1:
+        print("log p(x) is not drawn: not every run has it for all of its epochs")
+
+    def make(name: str) -> curves.Curve:
+        # One clock for all: the trainings ran at different times, beside whatever else the machine did.
+        base = (options.plain_vae or "") if name == WARM else name
+        runs = [records[name, seed] for seed in options.seeds]
+        return curves.make_curve(runs, quantities, seconds[base], derivatives_per_image(preset(base)))
+
+    found = {name: make(name) for name in options.presets}
+    if options.warm_start:
+        before = make(WARM)
+        found |= {name: curves.after(before, found[name]) for name in found if name != options.plain_vae}
+    title = f"{preset(options.presets[0]).dataset}: {_over(options.seeds, 'mean')}"
+    title += ", with bands of ± one standard error over them" if len(options.seeds) > 1 else ""
+    if options.warm_start and options.plain_vae:
+        vae = label(preset(options.plain_vae))
+        title += f"\nall but {vae} go on from a {vae} of {options.warm_start * options.seconds:.3g} seconds"
+    curves.draw({label(preset(name)): curve for name, curve in found.items()}, path, title)
 
 
 def main() -> None:

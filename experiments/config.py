@@ -25,6 +25,7 @@ NOT_THE_MODEL = (
     "eval_samples",
     "eval_images",
     "eval_temperatures",
+    "monitor_samples",
 )
 
 
@@ -66,6 +67,7 @@ class TrainConfig:
         learned_momentum: learn the momentum's own distribution q(v | x, z) as well as the reverse model r(v | x, z).
         reverse_hidden: hidden units of the reverse model.
         training: how to train; see `hmcvae.training.Options`.
+        monitor_samples: K, draws for each of a few test images in an estimate of log p(x) after every epoch; 0: none.
         eval_samples: draws for each test image in the likelihood's estimate at the end.
         eval_images: test images for it; 0: all.
         eval_temperatures: of annealed importance sampling on the same images; 0: none.
@@ -101,6 +103,7 @@ class TrainConfig:
     learned_momentum: bool = True
     reverse_hidden: int = 200
     training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
+    monitor_samples: int = 0
     eval_samples: int = 1000
     eval_images: int = 1000
     eval_temperatures: int = 0
@@ -125,6 +128,7 @@ class TrainConfig:
             ("num_probes", 1),
             ("rank", 0),
             ("num_iterations", 1),
+            ("monitor_samples", 0),
             ("eval_samples", 1),
             ("eval_images", 0),
             ("eval_temperatures", 0),
@@ -162,6 +166,23 @@ class TrainConfig:
             kind += "-"
         name = f"{self.dataset}-{kind}{dynamics}-{self.architecture}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
+
+
+def derivatives_per_image(config: TrainConfig) -> int:
+    """How often the bound of one image differentiates log p(x, ·) or the decoder, along the dynamics: L + 1 for each
+    transition of an annealed path, L of any other and one for its start; one for each recentring; d forward ones for a
+    Fisher metric, one for each direction of a correction, one for a lesson; all of it K times for K samples. An
+    implicit step's are not fixed: they are counted as its metric's, and its gradient. Without any of these, the loss's
+    own gradient counts as one for each sample."""
+    steps = config.num_transitions * config.num_steps
+    total = config.num_recentrings if config.method in CHARTED else 0
+    if config.method in DYNAMIC and steps:
+        total += steps + (config.num_transitions if config.annealed else 1)
+    if config.method in CHARTED:
+        metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
+        total += metric + config.rank + (1 if config.distillation else 0)
+        total += config.latent_dim * steps if config.method == "rhvi" else 0
+    return config.num_samples * max(total, 1)
 
 
 def _mnist(method: str, **changes) -> TrainConfig:
@@ -271,6 +292,7 @@ def from_json(values: dict) -> TrainConfig:
     # Fields that runs of before did not have.
     values = {
         "eval_temperatures": 0,
+        "monitor_samples": 0,
         "start_from": None,
         "rank": 0,
         "random_directions": False,

@@ -4,20 +4,25 @@ The bound, log p(x) by importance weighting with the encoder and with the traine
 between bound and likelihood, and the active units. Writes RUN/evaluation-….json, named after its settings.
 """
 
+import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly
 from experiments.runs import Model, load_run, make_bound, make_chart, test_examples, write_json
-from hmcvae import annealing, bounds
+from hmcvae import annealing, bounds, training
 from hmcvae._random import stream
 from hmcvae.evaluation import Summary, active_units, estimate, summarise
+
+NUM_WEIGHTED = 200  # of the monitored images, after every epoch
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def evaluate(
     Gaussian) and, for methods with dynamics, one for the end of the chain. `ais`, where asked for, is log p(x) by
     annealed importance sampling from the encoder's Gaussian.
     """
-    num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
+    num_features = _num_features(model, examples[0])
     proposals = {"encoder": bounds.elbo(model.vae)}
     if config.method in CHARTED:
         proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features, exact=True))
@@ -129,6 +134,52 @@ def evaluate(
     result["latent_dim"] = config.latent_dim
     result["num_pixels"] = int(np.prod(examples.shape[1:]))
     return result
+
+
+def _num_features(model: Model, x: jax.Array) -> int:
+    return int(jax.eval_shape(model.vae.encode, model.params["vae"], x)[2].shape[0])
+
+
+def make_likelihood_monitor(
+    config: TrainConfig, model: Model, rng_key: jax.Array, images: np.ndarray, max_value: int
+) -> Callable[[Any], dict[str, float]]:
+    """`params -> figures`: log p(x) of up to NUM_WEIGHTED of the images, evenly chosen, by K draws L_k of the bound.
+
+        log_likelihood  mean over the images of log (1/K) Σ_k exp L_k     draws  K
+        gap             it minus the bound, from the same draws
+
+    K is `config.monitor_samples`, without figures where it is 0. A bound of K' samples is drawn ⌈K / K'⌉ times: the
+    mean of its weights is that of all their samples. Implicit solves are to tolerance: the weights of others are of no
+    use. Bits and draws are the same every time; the bits are those that `training.make_monitor` draws with `rng_key`.
+
+    Raises:
+        ValueError: for a bound whose exp is no estimate of p(x).
+    """
+    if config.monitor_samples == 0:
+        return lambda params: {}
+    if not model.bound.is_weight:
+        raise ValueError(
+            f"monitor_samples needs a bound that can be importance weighted, or must be 0; got "
+            f"{config.monitor_samples} and {model.bound.name}"
+        )
+    pixel_key, _ = jax.random.split(rng_key)
+    prepared = training.prepare(pixel_key, jnp.asarray(images), max_value, model.binarize)
+    chosen = np.linspace(0, len(images) - 1, min(NUM_WEIGHTED, len(images))).astype(int)
+    examples = prepared[chosen]
+    bound = make_bound(config, model.vae, _num_features(model, examples[0]), exact=True)
+    num_terms = math.ceil(config.monitor_samples / config.num_samples)
+    draw_key = stream(0, "monitored log p(x)")
+
+    def monitor(params: Any) -> dict[str, float]:
+        values = estimate(bound, params, draw_key, examples, num_samples=num_terms, batch_size=20)
+        found = summarise(values)
+        return {
+            "log_likelihood": found.log_likelihood.mean,
+            "gap": found.gap.mean,
+            "draws": num_terms * config.num_samples,
+        }
+
+    return monitor
 
 
 def _to_json(summary: Summary) -> dict:

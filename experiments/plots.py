@@ -61,45 +61,33 @@ def image_grid(
 
 
 def bound_curves(
-    curves: dict[str, list[dict]],
-    split: str,
-    path: Path,
-    title: str,
-    num_skipped: int = 0,
-    clock: str = "seconds of training, compilation included",
+    label: str, records: list[dict], split: str, path: Path, title: str, num_skipped: int = 0
 ) -> None:
-    """The bound against epochs and against seconds, for one run or several.
+    """A run's bound, in training and on the monitored set, against epochs and against seconds.
 
     Args:
-        curves: a label for each list of records.
+        label: the bound's name.
+        records: see `hmcvae.training.fit`.
         split: the records' monitored set: "test" or "validation".
-        clock: what the seconds are.
+        path: where the picture goes.
+        title: above it.
         num_skipped: epochs at the start that set the vertical axis' lower end no more than they must.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
-    values = []
-    for index, (label, records) in enumerate(curves.items()):
-        epochs = [record["epoch"] for record in records]
-        seconds = np.cumsum([record["seconds"] for record in records])
-        monitored = [record[f"{split}_bound"] for record in records]
-        late = [value for epoch, value in zip(epochs, monitored, strict=True) if epoch > num_skipped]
-        values += late or monitored[-1:]
-        color = f"C{index}"
-        for axes, x in ((left, epochs), (right, seconds)):
-            axes.plot(
-                x, monitored, color=color, lw=1.6, label=f"{label}: {split}" if len(curves) == 1 else label
-            )
-            if len(curves) == 1:
-                axes.plot(
-                    x, [record["bound"] for record in records], color=color, lw=1, ls=":", label="training"
-                )
-    finite = [value for value in values if np.isfinite(value)]
+    epochs = [record["epoch"] for record in records]
+    seconds = np.cumsum([record["seconds"] for record in records])
+    monitored = [record[f"{split}_bound"] for record in records]
+    for axes, x in ((left, epochs), (right, seconds)):
+        axes.plot(x, monitored, color="C0", lw=1.6, label=f"{label}: {split}")
+        axes.plot(x, [record["bound"] for record in records], color="C0", lw=1, ls=":", label="training")
+    late = [value for epoch, value in zip(epochs, monitored, strict=True) if epoch > num_skipped]
+    finite = [value for value in late or monitored[-1:] if np.isfinite(value)]
     if finite:
         lowest, highest = min(finite), max(finite)
         left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)
     left.set_xlabel("epoch")
-    right.set_xlabel(clock)
-    left.set_ylabel(f"{split} bound on log p(x), nats" if len(curves) > 1 else "bound on log p(x), nats")
+    right.set_xlabel("seconds of training, compilation included")
+    left.set_ylabel("bound on log p(x), nats")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)

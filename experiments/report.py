@@ -230,9 +230,9 @@ def _learned_table(found: list[dict]) -> list[str]:
     lines = [
         "",
         "As learned, means over the seeds (and transitions): step size ε and εL, in units of y (in whitened "
-        "coordinates π/2 is a quarter of a period); the ratio of the largest to the smallest mass of the dynamics; Gauss-Newton "
-        "steps γ of recentring; weight e^a of the Fisher information in the metric; share κ of it that goes with the "
-        "position.",
+        "coordinates π/2 is a quarter of a period); the ratio of the largest to the smallest mass of the dynamics; "
+        "Gauss-Newton steps γ of recentring; weight e^a of the Fisher information in the metric; share κ of it that "
+        "goes with the position.",
         "",
         "| d | method | ε | εL | masses, largest : smallest | γ | e^a | κ |",
         "|---|---|---|---|---|---|---|---|",
@@ -419,7 +419,8 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
         )
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("gain in the bound over the Gaussian, nats", fontsize=9)
-    panels[0, 0].legend(fontsize=7)
+    if panels[0, 0].get_legend_handles_labels()[0]:
+        panels[0, 0].legend(fontsize=7)
     figure.tight_layout()
     save_figure(figure, path)
 

@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.config import CHARTED, DYNAMIC, TrainConfig, fail_cleanly, preset
+from experiments.config import DYNAMIC, TrainConfig, derivatives_per_image, fail_cleanly, preset
 from experiments.runs import (
     Model,
     RunFolder,
@@ -256,21 +256,6 @@ def train_method(
 def progress(options: StudyConfig, seconds: float, passes: float) -> float:
     """The share of a training that is done: of its seconds, or of its passes where these are given."""
     return passes / options.passes if options.passes else seconds / options.seconds
-
-
-def derivatives_per_image(config: TrainConfig) -> int:
-    """How often one draw of the bound differentiates log p(x, ·) or the decoder, along the dynamics: L + 1 for each
-    transition of an annealed path, L of any other and one for its start; one for each recentring; d forward ones for a
-    Fisher metric. An implicit step's are not fixed: they are counted as its metric's, and its gradient."""
-    steps = config.num_transitions * config.num_steps
-    total = config.num_recentrings if config.method in CHARTED else 0
-    if config.method in DYNAMIC and steps:
-        total += steps + (config.num_transitions if config.annealed else 1)
-    if config.method in CHARTED:
-        metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
-        total += metric + config.rank + (1 if config.distillation else 0)
-        total += config.latent_dim * steps if config.method == "rhvi" else 0
-    return max(total, 1)
 
 
 def learned(config: TrainConfig, own: PyTree) -> dict:

@@ -5,6 +5,7 @@ The run folder (see `experiments.runs`) holds everything; `--resume` goes on wit
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from experiments import config as configs
 from experiments import plots
 from experiments.config import TrainConfig, fail_cleanly
-from experiments.evaluate import evaluate, table
+from experiments.evaluate import evaluate, make_likelihood_monitor, table
 from experiments.generate import draw_all
 from experiments.runs import (
     Model,
@@ -42,12 +43,12 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     model = build(config, dataset)
     params = start_params(config, model)
+    split, monitor = make_monitors(config, model, dataset)
     run.create(config, dataset)
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
     start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
     done = run.trim(start)
-    split, monitored = monitored_images(dataset)
     if not quiet:
         print(
             f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
@@ -66,13 +67,10 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         resume=start > 0,
         resume_epoch=start,
     )
-    monitor = training.make_monitor(model.bound, dataset.max_value, model.binarize)
-    monitor_key, images = stream(0, "monitored images"), jnp.asarray(monitored)
     last: Any = None
     with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
         for state, record in epochs:
-            if f"{split}_bound" not in record:
-                record[f"{split}_bound"] = float(monitor(state.params, monitor_key, images))
+            record = monitor(state.params, record)
             run.log(record)
             shown = {"bound": f"{record['bound']:.2f}", split: f"{record[f'{split}_bound']:.2f}"}
             if record["skipped_steps"]:
@@ -92,6 +90,24 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
             manager.close()
     result = finish(config, run, dataset, model, last, split, quiet)
     return run.folder, result
+
+
+def make_monitors(
+    config: TrainConfig, model: Model, dataset: data.Dataset
+) -> tuple[str, Callable[[Any, dict], dict]]:
+    """(split, `params, record -> record`): the epoch's record with the monitored images' bound, unless `fit` has put it
+    there, and with config.monitor_samples their log p(x), gap and number of draws."""
+    split, monitored = monitored_images(dataset)
+    key, images = stream(0, "monitored images"), jnp.asarray(monitored)
+    bound_fn = training.make_monitor(model.bound, dataset.max_value, model.binarize)
+    likelihood_fn = make_likelihood_monitor(config, model, key, monitored, dataset.max_value)
+
+    def monitor(params: Any, record: dict) -> dict:
+        if f"{split}_bound" not in record:
+            record = record | {f"{split}_bound": float(bound_fn(params, key, images))}
+        return record | {f"{split}_{name}": value for name, value in likelihood_fn(params).items()}
+
+    return split, monitor
 
 
 def finish(
@@ -118,7 +134,8 @@ def finish(
     write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
     title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
     plots.bound_curves(
-        {model.bound.name: records},
+        model.bound.name,
+        records,
         split,
         run.folder / "bound.png",
         title,

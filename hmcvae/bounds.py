@@ -392,7 +392,7 @@ def rhvi(
         G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) M,   z = c + A y,
 
     the decoder's Fisher information and the prior's precision, pulled back, and mixed with constant masses by the
-    share κ: at κ = 0 the flow is that of `whitened_hvi`. κ and the diagonal M are learned, one of each for a transition.
+    share κ: at κ = 0 the flow is that of `whitened_hvi`. κ and the diagonal M are learned, one of each a transition.
     Steps are those of `transitions.riemannian`, so momenta are v ~ N(0, G(y)) but for the models q and r of their
     whitened form.
 

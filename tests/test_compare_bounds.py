@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import compare_bounds
-from experiments.compare_bounds import CompareConfig, compare, label, run_config
+from experiments import compare_bounds, curves
+from experiments.compare_bounds import WARM, CompareConfig, compare, label, run_config
 from experiments.config import preset
+from experiments.curves import DERIVATIVES, EPOCHS, SECONDS
 from experiments.runs import build, load_data, load_run, start_params
 from experiments.train import train
 
@@ -30,7 +32,9 @@ def options(tmp_path, **changes) -> CompareConfig:
 
 @pytest.mark.slow
 def test_compare_writes_a_table_and_repeats_nothing(tmp_path, monkeypatch):
-    rows = compare(options(tmp_path), "the command")
+    rows = compare(options(tmp_path, monitor_samples=3), "the command")
+    records = [json.loads(p.read_text()) for p in (tmp_path / "runs").glob("*/metrics.jsonl")]
+    assert [record["test_draws"] for record in records] == [3] * 4
     assert [row["method"] for row in rows] == ["VAE", "HVI, 4 leapfrog steps"]
     assert all(row["num_seeds"] == 2 and row["seconds_per_epoch"] > 0 for row in rows)
     report = json.loads((tmp_path / "results/digits_bounds.json").read_text())
@@ -42,7 +46,7 @@ def test_compare_writes_a_table_and_repeats_nothing(tmp_path, monkeypatch):
         raise AssertionError("a finished run was trained again")
 
     monkeypatch.setattr(compare_bounds, "train", refuse)
-    again = compare(options(tmp_path), "the command")
+    again = compare(options(tmp_path, monitor_samples=9), "the command")
     assert [row["bound"] for row in again] == [row["bound"] for row in rows]
 
 
@@ -109,6 +113,7 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
         ({"seconds": -1.0}, "seconds of at least 0"),
         ({"warm_start": 1.0, "seconds": 3.0}, "warm_start in"),
         ({"warm_start": 0.5}, "warm_start needs seconds"),
+        ({"monitor_samples": -1}, "monitor_samples must be a whole number of at least 0, got -1"),
     ],
 )
 def test_bad_plans_are_refused(tmp_path, changes, message):
@@ -118,3 +123,133 @@ def test_bad_plans_are_refused(tmp_path, changes, message):
 
 def test_a_chart_without_steps_is_called_a_gaussian():
     assert label(preset("mnist_recentred_gaussian")) == "full-covariance Gaussian (amortised, recentred × 2)"
+
+
+# The curves.
+
+
+def records(bounds, gap=None) -> list[dict]:
+    """A run's, with these test bounds by epoch; with a gap, log p(x) too, on images whose bound is a nat higher."""
+    found = [{"epoch": epoch, "test_bound": bound} for epoch, bound in enumerate(bounds, start=1)]
+    if gap is None:
+        return found
+    likelihood = {"test_gap": gap, "test_draws": 20}
+    return [r | likelihood | {"test_log_likelihood": r["test_bound"] + 1 + gap} for r in found]
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list:
+    """The figures that were drawn, before they are saved."""
+    figures: list = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, path: figures.append(figure))
+    yield figures
+    for figure in figures:
+        plt.close(figure)
+
+
+def test_a_curve_is_the_mean_over_seeds_with_its_standard_error():
+    low, mean, high = curves.band(np.array([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]]))
+    np.testing.assert_allclose(mean, [3.0, 5.0])
+    # Squared deviations 4 + 1 + 9 over (3 - 1), over 3 seeds.
+    np.testing.assert_allclose(high - mean, [np.sqrt(7 / 3), 0.0])
+    np.testing.assert_allclose(mean - low, high - mean)
+
+
+def test_log_likelihood_is_drawn_where_every_epoch_has_it_with_the_bound_of_its_images():
+    with_it, without = records([-9.0, -8.0], gap=0.5), records([-9.0, -8.0])
+    both = curves.quantities([with_it, with_it])
+    assert list(both) == ["test bound, nats", "test log p(x), nats\n(20 draws an image)"]
+    assert [of(with_it[1]) for of in both.values()] == [-7.0, -6.5]
+    for runs in ([with_it, without], [without[:1] + with_it[1:]]):
+        (bound_fn,) = curves.quantities(runs).values()
+        assert bound_fn(with_it[1]) == -8.0
+    more = [record | {"test_draws": 25} for record in with_it]
+    assert list(curves.quantities([with_it, more]))[1].endswith("(20 to 25 draws an image)")
+
+
+def test_seeds_of_other_lengths_are_refused():
+    with pytest.raises(ValueError, match="seeds of the same epochs, got .2, 1. of them"):
+        curves.make_curve([records([-2.0, -1.0]), records([-2.0])], {}, 1.0, 1)
+
+
+def test_the_picture_has_bands_over_seeds_and_shows_the_end(tmp_path, drawn):
+    """The first epoch's -500 sets no limit; the second method's end, long before the first one's, is in view."""
+    own = options(tmp_path, seeds=(0, 1, 2))
+    bounds = [-500.0, -60.0, -30.0, -26.0, -24.0, -23.0, -22.5, -22.0]
+    runs = {
+        (name, seed): records([bound + seed + shift for bound in bounds], gap=0.5)
+        for name, shift in (("digits_vae", 0.0), ("digits", 1.0))
+        for seed in own.seeds
+    }
+    compare_bounds._draw(own, runs, {"digits_vae": 2.0, "digits": 20.0}, tmp_path / "a.png")
+    (figure,) = drawn
+    grid = np.array(figure.axes).reshape(2, 3)
+    assert [axes.get_xlabel() for axes in grid[1]] == [EPOCHS, SECONDS, DERIVATIVES]
+    assert "digits: mean over 3 seeds (0, 1, 2), with bands of ± one standard error" in figure.get_suptitle()
+    ends = [[line.get_xdata()[-1] for line in axes.lines] for axes in grid[0]]
+    assert ends == [[8, 8], [16.0, 160.0], [8, 8 * 5]]
+    for panels, level in ((grid[0], 1.0), (grid[1], 1.5)):
+        for axes in panels:
+            np.testing.assert_allclose(
+                [line.get_ydata()[-1] for line in axes.lines], [level - 21, level - 20]
+            )
+            assert len(axes.collections) == 2
+            low, high = axes.get_ylim()
+            error = 1 / np.sqrt(3)
+            assert low < level + 1 - 60 - error < low + 5
+            assert high - 5 < level - 20 + error < high
+    assert [axes.get_xscale() for axes in grid[1]] == ["linear", "log", "linear"]
+    assert grid[1, 1].get_xlim()[0] < 16 < 160 < grid[1, 1].get_xlim()[1]
+
+
+def test_the_legend_stands_below_the_curves(tmp_path, drawn):
+    own = options(tmp_path)
+    runs = {(name, seed): records([-3.0, -2.0]) for name in own.presets for seed in own.seeds}
+    compare_bounds._draw(own, runs, {"digits_vae": 1.0, "digits": 3.0}, tmp_path / "a.png")
+    (figure,) = drawn
+    assert len(figure.axes) == 3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["VAE", "HVI, 4 leapfrog steps"]
+    figure.canvas.draw()
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    assert legend.get_window_extent().y1 <= min(axes.get_tightbbox().y0 for axes in figure.axes)
+
+
+@pytest.mark.parametrize("values", [[-5.0, float("nan"), -3.0, float("-inf")], [float("nan")]])
+def test_curves_are_drawn_over_gaps_and_one_seed_has_no_band(tmp_path, drawn, values):
+    own = options(tmp_path, seeds=(4,))
+    runs = {(name, 4): records(values) for name in own.presets}
+    compare_bounds._draw(own, runs, {"digits_vae": 1.0, "digits": 3.0}, tmp_path / "a.png")
+    (figure,) = drawn
+    assert not any(axes.collections for axes in figure.axes)
+    assert figure.get_suptitle() == "digits: one seed (4)"
+
+
+def test_after_a_warm_start_the_others_go_on_at_its_last_point(tmp_path, drawn):
+    own = options(tmp_path, seconds=12.0, warm_start=0.5)
+    lengths = {"digits_vae": 6, WARM: 3, "digits": 2}
+    runs = {
+        (name, seed): records(np.arange(length) - (40.0 if name == WARM else 30.0) + seed)
+        for name, length in lengths.items()
+        for seed in own.seeds
+    }
+    compare_bounds._draw(own, runs, {"digits_vae": 2.0, "digits": 3.0}, tmp_path / "a.png")
+    (figure,) = drawn
+    for axes, vae, hvi in zip(
+        figure.axes, (6, 12, 6), ([3, 4, 5], [6, 9, 12], [3, 3 + 5, 3 + 10]), strict=True
+    ):
+        first, second = axes.lines
+        assert first.get_xdata()[-1] == vae
+        np.testing.assert_allclose(second.get_xdata(), hvi)
+        np.testing.assert_allclose(second.get_ydata(), [-37.5, -29.5, -28.5])
+    assert figure.get_suptitle().endswith("all but VAE go on from a VAE of 6 seconds")
+
+
+def test_a_comparison_of_before_is_drawn_and_says_what_it_lacks(tmp_path, drawn, capsys):
+    own = options(tmp_path, monitor_samples=20)
+    runs = {(name, seed): records([-3.0, -2.0], gap=0.5) for name in own.presets for seed in own.seeds}
+    runs["digits", 1] = records([-3.0, -2.0])
+    compare_bounds._draw(own, runs, {"digits_vae": 1.0, "digits": 3.0}, tmp_path / "a.png")
+    assert len(drawn[0].axes) == 3
+    assert "log p(x) is not drawn" in capsys.readouterr().out
+    assert run_config(own, "digits", 0).monitor_samples == 20

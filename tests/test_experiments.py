@@ -16,8 +16,10 @@ import pytest
 from experiments import config as configs
 from experiments import evaluate, generate, plots, runs, train
 from experiments.config import PRESETS, TrainConfig
-from hmcvae import data, training
+from hmcvae import bounds, data, training
 from hmcvae.data import Dataset
+from hmcvae.evaluation import Estimate
+from hmcvae.solvers import exact_info
 from hmcvae.training import NotFiniteError, Options
 from tests.conftest import REPOSITORY
 
@@ -32,6 +34,7 @@ TINY = TrainConfig(
     eval_samples=3,
     eval_images=12,
 )
+LIKELIHOOD_FIGURES = ("log_likelihood", "gap", "draws")
 PICTURES = {"bound", "samples", "reconstructions", "interpolations", "manifold"}
 
 
@@ -289,6 +292,26 @@ def test_a_run_goes_on_for_more_epochs(tmp_path, finished):
     jax.tree.map(np.testing.assert_array_equal, finished[2], finished[1])
 
 
+def test_monitoring_log_likelihood_adds_to_the_record_and_changes_nothing_else(tmp_path, finished):
+    train.train(tiny(tmp_path / "plain"), quiet=True)
+    train.train(tiny(tmp_path / "monitored", monitor_samples=3), quiet=True)
+    jax.tree.map(np.testing.assert_array_equal, *finished)
+    records = metrics_of(tmp_path / "monitored")
+    added = [{f"test_{name}": r.pop(f"test_{name}") for name in LIKELIHOOD_FIGURES} for r in records]
+    assert records == metrics_of(tmp_path / "plain")
+    assert [figures["test_draws"] for figures in added] == [3, 3, 3]
+    assert all(figures["test_gap"] > 0 for figures in added)
+    assert added[0]["test_log_likelihood"] < added[2]["test_log_likelihood"] < -20
+    # A run of before goes on with it, and its first epochs stay as they were.
+    train.train(tiny(tmp_path / "plain", num_epochs=4, monitor_samples=3, resume=True), quiet=True)
+    assert ["test_draws" in record for record in metrics_of(tmp_path / "plain")] == [
+        False,
+        False,
+        False,
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("epochs", "recorded", "expected"),
     [([], 0, 0), ([1, 2], 2, 2), ([2, 3], 2, 2), ([1], 0, 0), ([2, 3], 1, 2), ([3], 2, 3), ([1, 2], 5, 2)],
@@ -378,6 +401,7 @@ def test_bad_arguments_end_with_their_message(arguments, message, capsys):
         ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, .* got 'poisson'"),
         ({"method": "iwae"}, "iwae needs num_samples of at least 2, got 1"),
         ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+        ({"monitor_samples": -1}, "monitor_samples must be a whole number of at least 0, got -1"),
         ({"eval_samples": 0}, "eval_samples must be a whole number of at least 1, got 0"),
         ({"eval_images": -1}, "eval_images must be a whole number of at least 0, got -1"),
         ({"eval_images": 1}, "eval_images must be 0 .all. or at least 2, .* got 1"),
@@ -468,6 +492,13 @@ def test_configs_of_another_version_are_refused():
         configs.from_json({name: value for name, value in values.items() if name != "method"})
 
 
+def test_configs_of_before_are_read():
+    values = configs.to_json(TrainConfig())
+    for name in ("eval_temperatures", "start_from", "monitor_samples"):
+        del values[name]
+    assert configs.from_json(values) == TrainConfig()
+
+
 def test_only_the_length_of_a_run_without_a_schedule_is_free():
     def with_options(**options):
         return TrainConfig(training=Options(**options))
@@ -476,7 +507,7 @@ def test_only_the_length_of_a_run_without_a_schedule_is_free():
     cosine = {"schedule": "cosine"}
     changed = configs.differences(with_options(num_epochs=3, **cosine), with_options(num_epochs=5, **cosine))
     assert changed == ["num_epochs: 3 -> 5"]
-    free = TrainConfig(run_dir=Path("a"), data_dir=Path("b"), resume=True, eval_samples=3)
+    free = TrainConfig(run_dir=Path("a"), data_dir=Path("b"), resume=True, eval_samples=3, monitor_samples=2)
     assert not configs.differences(TrainConfig(), free)
     assert configs.differences(TrainConfig(), TrainConfig(hidden=(5,))) == ["hidden: [100, 100] -> [5]"]
 
@@ -544,6 +575,79 @@ def test_monitored_images_are_of_the_validation_set_or_else_even_test_images():
     np.testing.assert_array_equal(images, dataset.train[:3])
 
 
+def stub(config, vae, *_, exact):
+    """A bound whose log weight is the number of bits set, and ±1 with even odds."""
+    assert exact
+
+    def weigh(params, rng_key, x, kl_weight):
+        weight = jnp.sum(x) + jax.random.rademacher(rng_key, (), jnp.float32)
+        return weight, bounds.BoundInfo(weight, weight, x, x, weight, exact_info(x.dtype))
+
+    return bounds.Bound(vae, lambda _: {}, weigh, "stub")
+
+
+def test_log_likelihood_is_that_of_the_monitored_bits(monkeypatch):
+    dataset = made_up("mnist", 200)
+    config = tiny(Path("unused"), monitor_samples=2000)
+    model = runs.build(config, dataset)
+    model = dataclasses.replace(model, bound=stub(config, model.vae, exact=True))
+    monkeypatch.setattr(evaluate, "make_bound", stub)
+    key = jax.random.key(3)
+    monitor = evaluate.make_likelihood_monitor(config, model, key, dataset.test, dataset.max_value)
+    figures = monitor(model.params)
+    assert monitor(model.params) == figures
+    bits = training.prepare(jax.random.split(key)[0], jnp.asarray(dataset.test), dataset.max_value, True)
+    count = float(np.asarray(bits).sum(axis=(1, 2, 3)).mean())
+    assert figures["draws"] == 2000
+    # Of draws ±1: log mean exp is log cosh 1. Its standard error is tanh 1 / √(2000 × 200).
+    assert figures["log_likelihood"] == pytest.approx(count + np.log(np.cosh(1)), abs=0.006)
+    assert figures["gap"] == pytest.approx(np.log(np.cosh(1)), abs=0.006)
+    # One draw an image: a standard error of 0.07. Of other bits it is 0.8.
+    bound_fn = training.make_monitor(model.bound, dataset.max_value, True)
+    assert float(bound_fn(model.params, key, jnp.asarray(dataset.test))) == pytest.approx(count, abs=0.25)
+
+
+def test_log_likelihood_takes_an_even_few_of_many_images_and_whole_terms_of_a_k_sample_bound(monkeypatch):
+    dataset = made_up("mnist", 300)
+    config = tiny(Path("unused"), method="iwae", num_samples=3, monitor_samples=4)
+    model = runs.build(config, dataset)
+    seen = {}
+
+    def spy(bound, params, rng_key, examples, *, num_samples, batch_size):
+        seen.update(bound=bound, examples=examples, num_terms=num_samples)
+        return Estimate(*(jnp.zeros(2) for _ in Estimate._fields))
+
+    monkeypatch.setattr(evaluate, "estimate", spy)
+    monitor = evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test, 255)
+    assert monitor(model.params)["draws"] == 6
+    assert seen["num_terms"] == 2
+    assert seen["bound"].name == model.bound.name
+    x = training.prepare(jax.random.split(jax.random.key(0))[0], jnp.asarray(dataset.test), 255, True)
+    assert len(seen["examples"]) == evaluate.NUM_WEIGHTED == 200
+    np.testing.assert_array_equal(np.asarray(seen["examples"])[[0, 1, 2, -1]], np.asarray(x)[[0, 1, 3, -1]])
+
+
+def test_log_likelihood_needs_a_bound_that_can_be_weighted():
+    dataset = made_up("mnist", 4)
+    config = tiny(Path("unused"), monitor_samples=2)
+    model = runs.build(config, dataset)
+    model = dataclasses.replace(model, bound=bounds.elbo(model.vae, kl="analytic"))
+    with pytest.raises(ValueError, match="monitor_samples needs a bound .* got 2 and elbo, analytic KL"):
+        evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test, 255)
+    off = dataclasses.replace(config, monitor_samples=0)
+    monitor = evaluate.make_likelihood_monitor(off, model, jax.random.key(0), dataset.test, 255)
+    assert monitor(model.params) == {}
+
+
+def test_derivatives_are_counted_for_every_sample():
+    assert configs.derivatives_per_image(PRESETS["mnist_vae"]) == 1
+    assert configs.derivatives_per_image(PRESETS["mnist_iwae"]) == 5
+    assert configs.derivatives_per_image(PRESETS["mnist_hvi"]) == 5
+    assert configs.derivatives_per_image(PRESETS["mnist_fisher"]) == 4 + 1 + 1 + 20
+    annealed = dataclasses.replace(PRESETS["mnist_hvi"], num_transitions=3, num_steps=2, annealed=True)
+    assert configs.derivatives_per_image(annealed) == 3 * (2 + 1)
+
+
 def test_bound_curves_are_drawn_over_gaps(tmp_path):
     """A bound that is not finite in some epoch, or in all, costs no picture."""
     for name, values in (("some", [-5.0, float("nan"), -3.0, float("-inf")]), ("all", [float("nan")])):
@@ -551,7 +655,7 @@ def test_bound_curves_are_drawn_over_gaps(tmp_path):
             {"epoch": epoch, "seconds": 1.0, "bound": value, "test_bound": value}
             for epoch, value in enumerate(values, start=1)
         ]
-        plots.bound_curves({"a": records}, "test", tmp_path / f"{name}.png", "title")
+        plots.bound_curves("a", records, "test", tmp_path / f"{name}.png", "title")
         assert_picture(tmp_path / f"{name}.png")
 
 
