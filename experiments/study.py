@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.scipy.linalg import solve_triangular
 
 from experiments.config import DYNAMIC, TrainConfig, derivatives_per_image, fail_cleanly, preset
 from experiments.runs import (
@@ -47,6 +48,7 @@ from hmcvae.types import ArrayLike, PRNGKey, PyTree
 AS_TRAINED = "Gaussian, as the VAE was trained"
 # Images in one call of the compiled loop: training ends within one of them of its seconds.
 CHUNK = 2000
+NUM_VARIATION_DRAWS = 8
 MAX_SIMULATED = 100  # images that the decoder makes, between whose two estimates log p(x) is
 
 # Of dynamics in whitened coordinates, where a quarter of a period is π/2: four steps of about 0.4.
@@ -359,6 +361,7 @@ def pin(model: Model, params: PyTree, examples: jax.Array, options: StudyConfig,
         "acceptance_rate": float(np.mean(np.asarray(found.acceptance_rate))),
         "nonfinite": float(np.mean(np.asarray(found.nonfinite))),
         "condition_number": condition_numbers(model, own, examples).tolist(),
+        "metric_variation": metric_variations(model, own, examples, stream(seed, "variation")).tolist(),
         "simulated": sandwich,
     }
 
@@ -366,13 +369,12 @@ def pin(model: Model, params: PyTree, examples: jax.Array, options: StudyConfig,
 def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.ndarray:
     """κ of S^{1/2} G(μ) S^{1/2} for each image: how far the encoder's variances S are from whitening its posterior."""
 
+    metric = decoder_metric(model, params)
+
     @jax.jit
     def all_eigenvalues(examples: jax.Array) -> jax.Array:
         def one(x: jax.Array) -> jax.Array:
             posterior = model.vae.posterior(params, x)
-            metric = metrics.fisher(
-                lambda z: model.vae.decode(params, z), model.vae.likelihood.fisher_weights, 1.0, linear=False
-            )
             scale = jnp.exp(posterior.log_scale)
             return jnp.linalg.eigvalsh(metric.tensor(posterior.mean) * jnp.outer(scale, scale))
 
@@ -380,6 +382,40 @@ def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.n
 
     values = np.asarray(all_eigenvalues(examples), np.float64)
     return values[:, -1] / values[:, 0]
+
+
+def decoder_metric(model: Model, params: PyTree) -> metrics.Fisher:
+    """The decoder's Fisher information plus the prior's precision, as a metric of z."""
+    return metrics.fisher(
+        lambda z: model.vae.decode(params, z), model.vae.likelihood.fisher_weights, 1.0, linear=False
+    )
+
+
+def metric_variations(model: Model, params: PyTree, examples: jax.Array, rng_key: PRNGKey) -> np.ndarray:
+    """How much G(z) changes over each image's posterior: the root mean square of the logarithms of the eigenvalues of
+    L⁻¹ G(z) L⁻ᵀ, with L Lᵀ = G(μ), over draws z ~ N(μ, G(μ)⁻¹). 0 where the frozen metric is the moving one; 0.7 where
+    lengths squared are typically off by a factor of 2."""
+    metric = decoder_metric(model, params)
+
+    @jax.jit
+    def variations(examples: jax.Array, keys: PRNGKey) -> jax.Array:
+        def one(inputs: tuple[jax.Array, PRNGKey]) -> jax.Array:
+            x, key = inputs
+            mean = model.vae.posterior(params, x).mean
+            lower = jnp.linalg.cholesky(metric.tensor(mean))
+            root = solve_triangular(lower, jnp.eye(len(mean), dtype=mean.dtype), lower=True)
+            noise = jax.random.normal(key, (NUM_VARIATION_DRAWS, len(mean)), mean.dtype)
+
+            def square(e: jax.Array) -> jax.Array:
+                G = metric.tensor(mean + root.T @ e)
+                return jnp.mean(jnp.log(jnp.linalg.eigvalsh(root @ G @ root.T)) ** 2)
+
+            return jnp.sqrt(jnp.mean(jax.vmap(square)(noise)))
+
+        return lax.map(one, (examples, keys), batch_size=25)
+
+    found = variations(examples, jax.random.split(rng_key, len(examples)))
+    return np.asarray(found, np.float64)
 
 
 def decoder_run(options: StudyConfig, latent_dim: int, seed: int) -> Path:

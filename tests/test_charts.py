@@ -305,15 +305,18 @@ def test_bad_settings_are_refused(make_bad, message):
 
 
 @pytest.mark.parametrize(
-    ("method", "metric", "annealed"),
-    [("whitened", "amortised", True), ("whitened", "sketched", False), ("rhvi", "fisher", False)],
+    ("method", "metric", "changes"),
+    [
+        ("whitened", "amortised", {"annealed": True, "rank": 2, "distillation": 0.5}),
+        ("whitened", "sketched", {"num_probes": 2}),
+        ("rhvi", "fisher", {}),
+        ("rhvi", "diagonal", {"rank": 1, "random_directions": True, "position_dependence": 0.3}),
+    ],
 )
-def test_a_run_is_trained_and_evaluated(method, metric, annealed, tmp_path):
+def test_a_run_is_trained_and_evaluated(method, metric, changes, tmp_path):
     config = TrainConfig(
         method=method,
         metric=metric,
-        annealed=annealed,
-        num_probes=2,
         latent_dim=3,
         hidden=(12,),
         reverse_hidden=8,
@@ -322,9 +325,23 @@ def test_a_run_is_trained_and_evaluated(method, metric, annealed, tmp_path):
         eval_samples=20,
         eval_images=20,
         run_dir=tmp_path / metric,
+        **changes,
     )
     result = train(config)[1]
     assert set(result["proposals"]) == {"encoder", method}
     for figures in result["proposals"].values():
         assert np.isfinite(figures["bound"]["mean"])
         assert figures["bound"]["mean"] < figures["log_likelihood"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 9}, "rank must be at most latent_dim = 8, got 9"),
+        ({"distillation": -1.0}, "distillation must be 0 .off. or a positive number, got -1.0"),
+        ({"position_dependence": 1.5}, "position_dependence must be None or in .0, 1., got 1.5"),
+    ],
+)
+def test_bad_configs_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import hmcvae
 from experiments import report
 from experiments import study as studies
 from experiments.config import preset
-from experiments.runs import build, load_data, make_bound
+from experiments.runs import Model, build, load_data, make_bound
 from experiments.study import METHODS, StudyConfig, study
+from hmcvae import bounds
 
 CHOSEN = ("Gaussian", "HVI-4", "RHVI-2, recentred")
 
@@ -149,6 +151,40 @@ def test_condition_number_is_one_where_the_encoder_whitens(folder):
     params = jax.tree.map(jnp.zeros_like, model.params["vae"])  # decodes nothing: G = I, q = N(0, I)
     found = studies.condition_numbers(model, params, jnp.zeros((4, 8, 8, 1)))
     np.testing.assert_allclose(found, 1, rtol=1e-5)
+
+
+def test_metric_variation_is_that_of_the_metric_and_none_where_it_is_constant():
+    """G = I + exp(2 b z₁) e₁ e₁ᵀ for a Gaussian decoder of mean exp(b z₁) / b; with b → 0 it is constant."""
+
+    def variation(b: float) -> float:
+        vae = hmcvae.VAE(
+            lambda p, x: (x, jnp.zeros(2), x),
+            lambda p, z: jnp.exp(b * z[:1]) / b,
+            hmcvae.likelihoods.gaussian(1.0),
+            2,
+        )
+        model = Model(vae, bounds.elbo(vae), {}, False)
+        found = studies.metric_variations(model, {}, jnp.zeros((400, 2)), jax.random.key(0))
+        return float(np.sqrt(np.mean(found**2)))
+
+    assert variation(1e-4) < 1e-3
+    z = np.random.default_rng(0).normal(0, np.sqrt(0.5), 100_000)
+    expected = np.sqrt(np.mean(np.log((1 + np.exp(2 * z)) / 2) ** 2) / 2)
+    np.testing.assert_allclose(variation(1.0), expected, rtol=0.05)
+
+
+def test_the_report_says_what_position_dependence_adds(folder, tmp_path):
+    decoder = report.read(folder)[0]
+    moving = decoder.methods["RHVI-2, recentred"]
+    frozen = json.loads(json.dumps(moving))
+    variation = np.asarray(decoder.pinned["metric_variation"])
+    # Each image's gain is its place in the order of variation: 0 … 8.
+    place = np.argsort(np.argsort(variation))
+    frozen["per_image"]["bound"] = (np.asarray(moving["per_image"]["bound"]) - place).tolist()
+    decoder.methods["RHVI-2, recentred, share 0"] = frozen
+    (found,) = report._position_rows([decoder])
+    assert (found["gain"], found["gain_least"], found["gain_most"]) == pytest.approx((4.0, 1.0, 7.0))
+    assert "| 3 | RHVI-2, recentred | 1 |" in "\n".join(report._position_table([found]))
 
 
 @pytest.mark.parametrize("name", METHODS)
