@@ -137,9 +137,7 @@ def make_bound(config: Config, model: str, image_shape: Any, **options: Any) -> 
         "Fisher": lambda: bounds.whitened_hvi(vae, fisher, **dynamics, **options),
         "Fisher recentred": lambda: bounds.whitened_hvi(vae, charts.recentred(fisher), **dynamics, **options),
         "RHVI": lambda: bounds.rhvi(vae, fisher, solver=few, **dynamics, **options),
-        "RHVI's parts": lambda: bounds.rhvi(
-            vae, fisher, integrator=explicit_leapfrog, **dynamics, **options
-        ),
+        "RHVI's parts": lambda: bounds.rhvi(vae, fisher, integrator=explicit_leapfrog, **dynamics, **options),
     }
     bound = make[model]()
     return bound, lambda key: {"vae": init_vae(key), "bound": bound.init(key)}

@@ -22,7 +22,6 @@ from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import gaussian_log_prob
 
-
 Integrator = Callable[[LogDensityFn, Metric, Solver], integrators.Step]
 
 
