@@ -46,6 +46,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from experiments.config import fail_cleanly
+from experiments.parts import explicit_leapfrog
 from experiments.plots import save_figure
 from experiments.runs import write_json
 from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
@@ -135,7 +136,8 @@ def make_bound(config: Config, model: str, image_shape: Any, **options: Any) -> 
         ),
         "Fisher": lambda: bounds.whitened_hvi(vae, fisher, **dynamics, **options),
         "Fisher recentred": lambda: bounds.whitened_hvi(vae, charts.recentred(fisher), **dynamics, **options),
-        "RHVI": lambda: bounds.rhvi(vae, fisher, solver=few, **dynamics),
+        "RHVI": lambda: bounds.rhvi(vae, fisher, solver=few, **dynamics, **options),
+        "RHVI's parts": lambda: bounds.rhvi(vae, fisher, integrator=explicit_leapfrog, **dynamics, **options),
     }
     bound = make[model]()
     return bound, lambda key: {"vae": init_vae(key), "bound": bound.init(key)}

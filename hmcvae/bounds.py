@@ -402,7 +402,7 @@ def rhvi(
         solver: of the implicit equations. A step whose solve is not converged does not preserve volume, and what it
             gives is no bound: train with `solvers.fixed_point(num_iterations=…)` if need be, but evaluate to tolerance,
             and read `info.solver.converged`.
-        options: initial_step_size, max_step_size, checkpoint: see `transitions.riemannian`.
+        options: integrator, initial_step_size, max_step_size, unroll, checkpoint: see `transitions.riemannian`.
 
     Raises:
         ValueError: see `hvi`; or unless κ is None or in [0, 1].

@@ -25,6 +25,9 @@ from hmcvae._checks import check_count, check_positive
 from hmcvae.types import ArrayLike, Scalar, Vector
 
 MapFn = Callable[[Vector], Vector]
+# Iterations of a fixed count that stand side by side in the program: what they have in common is then done once, and
+# what the backward pass needs of them is not copied into a loop's stack.
+UNROLL = 4
 
 
 class SolverInfo(NamedTuple):
@@ -135,7 +138,7 @@ class FixedPoint:
         count: int = self.num_iterations or 1
         x = start
         if count > 1:
-            x, _ = lax.scan(lambda x, _: (map_fn(x), None), start, None, length=count - 1)
+            x, _ = lax.scan(lambda x, _: (map_fn(x), None), start, None, count - 1, unroll=UNROLL)
         end = map_fn(x)
         size = lax.stop_gradient(jnp.max(jnp.abs(end - x)))
         limit = _limit(self.tolerance, start, scale)

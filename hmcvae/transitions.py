@@ -22,6 +22,8 @@ from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import gaussian_log_prob
 
+Integrator = Callable[[LogDensityFn, Metric, Solver], integrators.Step]
+
 
 class ConditionalGaussian(NamedTuple):
     """A diagonal Gaussian over a d-vector, given features of x and a position z.
@@ -180,8 +182,10 @@ def riemannian(
     *,
     init_metric: Callable[[PRNGKey], PyTree] = lambda _: {},
     solver: Solver = solvers.TO_TOLERANCE,
+    integrator: Integrator = integrators.generalized_leapfrog,
     initial_step_size: float = 0.1,
     max_step_size: float = 1.0,
+    unroll: int | bool = 2,
     checkpoint: bool = False,
 ) -> Transition:
     """A few steps of the generalized leapfrog with fresh momentum, for a metric that depends on the position.
@@ -203,8 +207,11 @@ def riemannian(
         num_steps: L ≥ 0.
         init_metric: `rng_key -> params["metric"]`.
         solver: a fixed count is faster to differentiate, one to tolerance is exact: see `hmcvae.solvers`.
+        integrator: `(logdensity_fn, metric, solver) -> step`; `integrators.implicit_midpoint` is another. Where its
+            steps do not preserve volume the transition gives no bound.
         initial_step_size, max_step_size: see `hamiltonian`.
-        checkpoint: see `integrators.integrate`.
+        unroll, checkpoint: see `integrators.integrate`. Of d derivatives of a net a loop keeps copies for the backward
+            pass; up to three steps make none.
 
     Raises:
         ValueError: see `hamiltonian`.
@@ -233,10 +240,11 @@ def riemannian(
         log_forward = gaussian_log_prob(w, mean, log_scale) - 0.5 * factor.log_det
         energy = -state.logdensity + 0.5 * jnp.sum(w**2) + 0.5 * factor.log_det
         state, solver_info = integrators.integrate(
-            integrators.generalized_leapfrog(logdensity_fn, metric, solver),
+            integrator(logdensity_fn, metric, solver),
             state._replace(momentum=factor.sqrt_matvec(w), geometry=geometry),
             step_size(params, max_step_size).astype(dtype),
             num_steps,
+            unroll=unroll,
             checkpoint=checkpoint,
         )
         factor = metric.carried_factor(state.position, state.geometry)

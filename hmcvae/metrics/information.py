@@ -155,15 +155,23 @@ class Fisher(RiemannianMetric):
 
     def _geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
         # ∂_z log |G| = ∂_z Σ_ij W_ij G_ij, W = G⁻¹: by w, the leverages |c_n|² with C = J L⁻ᵀ; by J, 2 w_n J_n W. The
-        # Jacobian's own derivative is the dear one: it goes back through the d products that made G.
-        (f, rows), pull_back = jax.vjp(self._jacobian, z)
+        # Jacobian's own derivative is the dear one: it goes back through the d products that made G. That of uᵀ G u
+        # goes back through J u alone. All share one linearisation, and one way back from it to z: so the pass of
+        # predict_fn itself, and in training what comes back to it, is done once and not for each.
+        (f, push_forward), pull_back = jax.vjp(lambda z: jax.linearize(self._predict, z), z)
         weights, pull_weights = jax.vjp(lambda f: self._weights(z, f), f)
+        basis = jnp.eye(z.shape[0], dtype=z.dtype)
+        rows, pull_rows = jax.vjp(lambda push: jax.vmap(push)(basis), push_forward)
         factor, columns = factorise(self._add_prior((rows * weights[None, :]) @ rows.T))
         spread = columns.T @ rows
-        leverages = jnp.sum(spread**2, axis=0)
-        log_det_grad = pull_back((pull_weights(leverages)[0], 2 * weights[None, :] * (columns @ spread)))[0]
-        derivative = jax.grad(self.quadratic_form)
-        return Geometry(factor, log_det_grad), lambda u: derivative(z, u)
+        by_rows = 2 * weights[None, :] * (columns @ spread)
+        log_det_grad = pull_back((pull_weights(jnp.sum(spread**2, axis=0))[0], pull_rows(by_rows)[0]))[0]
+
+        def force(u: Vector) -> Vector:
+            moved, pull_moved = jax.vjp(lambda push: push(u), push_forward)
+            return pull_back((pull_weights(moved**2)[0], pull_moved(2 * weights * moved)[0]))[0]
+
+        return Geometry(factor, log_det_grad), force
 
 
 class _PairTable(NamedTuple):
