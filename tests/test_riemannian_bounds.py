@@ -110,6 +110,7 @@ def annealed(name: str) -> tuple[bounds.Bound, dict]:
         (2, 1, {"momentum": models.conditional(0.15)}),
         (1, 3, {"position_dependence": 1.0}),
         (1, 2, {"position_dependence": 1.0, "chart": charts.diagonal()}),
+        (1, 2, {"integrator": integrators.implicit_midpoint}),
     ],
 )
 def test_weights_are_unbiased(num_transitions, num_steps, options):
