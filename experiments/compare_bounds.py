@@ -117,6 +117,8 @@ def label(config: TrainConfig) -> str:
     name = LABELS[config.method]
     if config.method in CHARTED:
         name += f" ({config.metric}"
+        name += f", {'random ' if config.random_directions else ''}rank {config.rank}" if config.rank else ""
+        name += ", distilled" if config.distillation else ""
         name += f", recentred × {config.num_recentrings})" if config.num_recentrings else ")"
     if config.method in CHARTED and config.num_transitions == 0:
         name = name.replace("whitened", "full-covariance Gaussian").replace(
@@ -158,7 +160,7 @@ def make_plan(options: CompareConfig) -> None:
     """Write how many epochs each method gets in its seconds, unless that was done before.
 
     Raises:
-        ValueError: if it was done with other seconds or another share.
+        ValueError: if it was done with other seconds or another share, or without one of the presets.
     """
     own = {"seconds": options.seconds, "warm_start": options.warm_start}
     path = options.starts
@@ -168,8 +170,13 @@ def make_plan(options: CompareConfig) -> None:
             raise ValueError(
                 f"the plan in {path} is of other seconds or another share: {before}; expected {own}"
             )
-        if set(options.presets) <= set(before["epochs"]):
-            return
+        missing = set(options.presets) - set(before["epochs"])
+        if missing:
+            raise ValueError(
+                f"the plan in {path} has no pace of {', '.join(sorted(missing))}: all methods are timed in turns, so "
+                "give all presets, and another --folder"
+            )
+        return
     pace = time_epochs(options, num_images=6000)
     epochs = {}
     for name in options.presets:
@@ -178,9 +185,7 @@ def make_plan(options: CompareConfig) -> None:
     if options.warm_start and options.plain_vae:
         epochs[WARM] = max(1, round(options.warm_start * options.seconds / pace[options.plain_vae]))
     options.folder.mkdir(parents=True, exist_ok=True)
-    # Of a plan that is there already, runs may have been made.
-    kept = {} if before is None else before["epochs"]
-    write_json(path, own | {"epochs": epochs | kept, "seconds_per_epoch": pace})
+    write_json(path, own | {"epochs": epochs, "seconds_per_epoch": pace})
 
 
 def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
@@ -191,7 +196,7 @@ def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
     if is_done:
         result = json.loads(path.read_text())
         is_done = result["num_samples"] == config.eval_samples and result["num_images"] == config.eval_images
-        is_done = is_done and ("ais" in result) == bool(config.eval_temperatures)
+        is_done = is_done and result.get("ais", {}).get("num_temperatures", 0) == config.eval_temperatures
     if not is_done:
         _, result = train(config)
         records = run.records()
@@ -268,14 +273,14 @@ def markdown(rows: list[dict], options: CompareConfig, command: str, machine: di
     has_ais = all(r["log_likelihood_ais"] for r in rows)
     extra = "log p(x), annealing | gap | " if has_ais else ""
     lines = [
-        f"| method | bound | {extra}log p(x), own proposal | log p(x), encoder | seconds an epoch | active units | "
-        "unconverged | skipped steps |",
-        "|---|---|---|---|---|---|---|---|" + ("---|---|" if has_ais else ""),
+        f"| method | bound | {extra}log p(x), own proposal | log p(x), encoder | seconds an epoch | seconds | "
+        "active units | unconverged | in training | skipped steps |",
+        "|---|---|---|---|---|---|---|---|---|---|" + ("---|---|" if has_ais else ""),
     ]
     for r in rows:
         cells = [_figure(r[key]) for key in _columns(has_ais)]
-        cells += [f"{r['seconds_per_epoch']:.2f}", f"{r['active_units']:.1f}"]
-        cells += [f"{r['unconverged']:.3%}", f"{r['skipped_steps']}"]
+        cells += [f"{r['seconds_per_epoch']:.2f}", f"{r['seconds']:.0f}", f"{r['active_units']:.1f}"]
+        cells += [f"{r['unconverged']:.3%}", f"{r['training_unconverged']:.3%}", f"{r['skipped_steps']}"]
         lines.append(f"| {r['method']} | " + " | ".join(cells) + " |")
     image_error = np.mean([r["error_over_images"] for r in rows])
     epochs = ", ".join(str(options.epochs(name)) for name in options.presets)
@@ -294,7 +299,8 @@ def markdown(rows: list[dict], options: CompareConfig, command: str, machine: di
             else ""
         )
         + "Seconds: the fastest of three epochs of each, timed in turns"
-        + (f" (of 6,000 images); {options.seconds:.0f} for each run." if options.seconds else "."),
+        + (f" (of 6,000 images); whole epochs nearest to {options.seconds:.0f}." if options.seconds else ".")
+        + " Unconverged: share of the draws with an implicit solve that was not, in evaluation and in training.",
         "",
         f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}. Command: `{command}`",
     ]
@@ -328,6 +334,9 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
     seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
     for name, values in zip(options.presets, rows, strict=True):
         values["seconds_per_epoch"] = seconds[name]
+        values["seconds"] = options.epochs(name) * seconds[name]
+        if options.warm_start and name != options.plain_vae:
+            values["seconds"] += options.epochs(WARM) * seconds[options.plain_vae or ""]
     options.results.mkdir(parents=True, exist_ok=True)
     machine = environment()
     stem = options.results / options.name
@@ -367,7 +376,11 @@ def _draw(
     if options.warm_start and options.plain_vae:
         vae = label(preset(options.plain_vae))
         title += f"\nall but {vae} go on from a {vae} of {options.warm_start * options.seconds:.3g} seconds"
-    curves.draw({label(preset(name)): curve for name, curve in found.items()}, path, title)
+    names = [label(preset(name)) for name in found]
+    shown = [
+        own if names.count(own) == 1 else f"{own} ({name})" for own, name in zip(names, found, strict=True)
+    ]
+    curves.draw(dict(zip(shown, found.values(), strict=True)), path, title)
 
 
 def main() -> None:

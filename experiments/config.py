@@ -181,7 +181,8 @@ def derivatives_per_image(config: TrainConfig) -> int:
     if config.method in CHARTED:
         metric = {"fisher": config.latent_dim, "sketched": config.num_probes}.get(config.metric, 0)
         total += metric + config.rank + (1 if config.distillation else 0)
-        total += config.latent_dim * steps if config.method == "rhvi" else 0
+        # RHVI's metric at the start of each transition, and at the end of each step.
+        total += config.latent_dim * (steps + config.num_transitions) if config.method == "rhvi" else 0
     return config.num_samples * max(total, 1)
 
 

@@ -37,16 +37,18 @@ class Curve(NamedTuple):
 
 
 def quantities(runs: list[list[dict]]) -> Quantities:
-    """What is to be drawn, by name, as functions of a record: the test bound, and log p(x) where every epoch of every
-    run has it. The bound is then that of the same images and draws, so that the two rows can be subtracted."""
+    """What is to be drawn, by name, as functions of a record: the bound on test images, or where the runs have them on
+    validation images; and log p(x) where every epoch of every run has it. The bound is then that of the same images and
+    draws, so that the two rows can be subtracted."""
     records = [record for run in runs for record in run]
-    if not all("test_log_likelihood" in record for record in records):
-        return {"test bound, nats": lambda record: record["test_bound"]}
-    draws = sorted({record["test_draws"] for record in records})
+    split = "test" if all("test_bound" in record for record in records) else "validation"
+    if not all(f"{split}_log_likelihood" in record for record in records):
+        return {f"{split} bound, nats": lambda record: record[f"{split}_bound"]}
+    draws = sorted({record[f"{split}_draws"] for record in records})
     count = f"{draws[0]}" + (f" to {draws[-1]}" if len(draws) > 1 else "")
     return {
-        "test bound, nats": lambda record: record["test_log_likelihood"] - record["test_gap"],
-        f"test log p(x), nats\n({count} draws an image)": lambda record: record["test_log_likelihood"],
+        f"{split} bound, nats": lambda record: record[f"{split}_log_likelihood"] - record[f"{split}_gap"],
+        f"{split} log p(x), nats\n({count} draws an image)": lambda record: record[f"{split}_log_likelihood"],
     }
 
 

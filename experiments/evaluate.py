@@ -99,7 +99,7 @@ def evaluate(
     if config.num_samples > 1:
         # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
         values = estimate(
-            make_bound(config, model.vae, num_features, exact=True),
+            model.exact,
             params,
             stream(seed, "evaluation, trained bound"),
             examples,
@@ -166,12 +166,11 @@ def make_likelihood_monitor(
     prepared = training.prepare(pixel_key, jnp.asarray(images), max_value, model.binarize)
     chosen = np.linspace(0, len(images) - 1, min(NUM_WEIGHTED, len(images))).astype(int)
     examples = prepared[chosen]
-    bound = make_bound(config, model.vae, _num_features(model, examples[0]), exact=True)
     num_terms = math.ceil(config.monitor_samples / config.num_samples)
     draw_key = stream(0, "monitored log p(x)")
 
     def monitor(params: Any) -> dict[str, float]:
-        values = estimate(bound, params, draw_key, examples, num_samples=num_terms, batch_size=20)
+        values = estimate(model.exact, params, draw_key, examples, num_samples=num_terms, batch_size=20)
         found = summarise(values)
         return {
             "log_likelihood": found.log_likelihood.mean,

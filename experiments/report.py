@@ -255,7 +255,8 @@ def markdown(report: dict) -> str:
         f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
         f"{budget} a method; {settings['num_images']} test images. Nats. The gap is "
         "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
-        f"seconds an epoch over those of {FLAT}. ± is the gain's standard error, over images and seeds.",
+        f"seconds an epoch over those of {FLAT}. ± is the gain's standard error, over images "
+        "and seeds (of one seed: over its images).",
         "",
         "| d | method | seeds | bound | gap | gain over the Gaussian | closed | cost | epochs | failed | skipped |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
@@ -459,7 +460,7 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
             if having:
                 x = np.concatenate([d.pinned["condition_number"] for d in having])
                 y = np.concatenate([d.gaps(BASELINE) - d.gaps(method) for d in having])
-                _scatter(axes, x, y, method, f"C{color}")
+                _scatter(axes, x, y, method, f"C{color}", len(having))
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -487,12 +488,13 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: Any) -> None:
-    """Points, and the means of five bins with equally many of them."""
+def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: Any, num_seeds: int) -> None:
+    """Points, and the means of five bins with equally many of them; an image counts once in their errors, though every
+    seed has a point of it."""
     axes.plot(x, y, ".", color=color, alpha=0.12, markersize=3)
     bins = np.array_split(np.argsort(x), 5)
     means, heights = [np.exp(np.log(x[b]).mean()) for b in bins], [y[b].mean() for b in bins]
-    errors = [y[b].std(ddof=1) / np.sqrt(len(b)) if len(b) > 1 else 0.0 for b in bins]
+    errors = [y[b].std(ddof=1) / np.sqrt(len(b) / num_seeds) if len(b) > 1 else 0.0 for b in bins]
     axes.errorbar(means, heights, errors, color=color, marker="o", markersize=4, label=label, capsize=2)
 
 

@@ -35,12 +35,14 @@ MIN_SCALE = 0.01  # of the learned Gaussian, in grey values: the borders of digi
 
 @dataclass(frozen=True)
 class Model:
-    """A config turned into functions: the bound, its starting parameters, and the data's handling."""
+    """A config turned into functions: the bound to train, its starting parameters, the data's handling, and the bound
+    to evaluate, whose implicit solves are to tolerance (mostly the same)."""
 
     vae: VAE
     bound: Bound
     params: Any
     binarize: bool
+    exact: Bound
 
 
 def load_data(config: TrainConfig) -> data.Dataset:
@@ -70,9 +72,13 @@ def build(config: TrainConfig, dataset: data.Dataset) -> Model:
         hidden=config.hidden,
     )
     bound = make_bound(config, vae, num_features)
+    is_taught = config.method in CHARTED and config.distillation > 0
+    exact = (
+        make_bound(config, vae, num_features, exact=True) if config.method == "rhvi" or is_taught else bound
+    )
     vae_key, bound_key = jax.random.split(stream(config.training.seed, "parameters"))
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
-    return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1)
+    return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1, exact)
 
 
 def start_params(config: TrainConfig, model: Model) -> Any:

@@ -43,7 +43,7 @@ from hmcvae._checks import check_count
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
-from hmcvae.types import ArrayLike, PRNGKey, PyTree
+from hmcvae.types import ArrayLike, Metric, PRNGKey, PyTree
 
 AS_TRAINED = "Gaussian, as the VAE was trained"
 # Images in one call of the compiled loop: training ends within one of them of its seconds.
@@ -216,22 +216,26 @@ def train_method(
     images = dataset.train[: options.num_train or None]
     size = min(CHUNK, len(images))
     num_chunks = len(images) // size
-    # Evenly interleaved, so that each chunk is a sample of the whole: some sets are sorted.
-    chunks = jnp.asarray(images[: num_chunks * size].reshape(size, num_chunks, *images.shape[1:]))
+    # Evenly interleaved, so that each chunk is a sample of the whole, and what is left over too: some sets are sorted.
+    chosen = np.linspace(0, len(images) - 1, num_chunks * size).astype(int)
+    chunks = jnp.asarray(images[chosen].reshape(size, num_chunks, *images.shape[1:]))
     train_options = dataclasses.replace(config.training, batch_size=min(config.training.batch_size, size))
     rate = train_options.learning_rate
     # Made arrays too, the moments' decay rates would be of double precision where that is on.
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))
+    clip = train_options.clip_norm
     optimizer = adam(learning_rate=rate)
+    if clip:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip), optimizer)
     state = training.init_state(params, optimizer, config.training.seed)
     epoch = training.make_epoch(bound, optimizer, train_options, dataset.max_value, binarize)
     compiled: Any = epoch.lower(state, chunks[:, 0]).compile()  # type: ignore[attr-defined]
     spent, curve = 0.0, []
     unconverged: list[float] = []
-    while (share := progress(options, spent, len(curve) / num_chunks)) < 1:
+    while (share := progress(options, spent, len(curve) * size / len(images))) < 1:
         if int(state.bad_run) >= train_options.max_bad_steps:
             break
-        inner: Any = state.opt_state
+        inner: Any = state.opt_state[1] if clip else state.opt_state
         current = inner.hyperparams["learning_rate"]
         falling = 0.5 * rate * (1 + math.cos(math.pi * share))
         inner.hyperparams["learning_rate"] = jnp.asarray(falling, current.dtype)
@@ -325,6 +329,7 @@ def run_method(
     }
     return figures | {
         "method": name,
+        "definition": options.chosen[name],
         "num_transitions": config.num_transitions if config.method in DYNAMIC else 0,
         "num_steps": config.num_steps if config.method in DYNAMIC else 0,
         "passes": options.passes,
@@ -384,7 +389,7 @@ def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.n
     return values[:, -1] / values[:, 0]
 
 
-def decoder_metric(model: Model, params: PyTree) -> metrics.Fisher:
+def decoder_metric(model: Model, params: PyTree) -> Metric:
     """The decoder's Fisher information plus the prior's precision, as a metric of z."""
     return metrics.fisher(
         lambda z: model.vae.decode(params, z), model.vae.likelihood.fisher_weights, 1.0, linear=False
@@ -474,6 +479,15 @@ def check_settings(cells: Path, options: StudyConfig) -> None:
         )
 
 
+def check_definition(path: Path, definition: dict) -> None:
+    """Raise ValueError if a cell that is there was made by another method of the same name."""
+    before = json.loads(path.read_text()).get("definition", definition)
+    if before != json.loads(json.dumps(definition)):
+        raise ValueError(
+            f"{path} was made with {before}, this method is {definition} now; give another --folder"
+        )
+
+
 def cell_path(cells: Path, name: str) -> Path:
     """FOLDER/DECODER/method-NAME.json."""
     return cells / f"method-{re.sub('[^A-Za-z0-9]+', '-', name)}.json"
@@ -494,6 +508,7 @@ def study(options: StudyConfig) -> None:
             for name in options.chosen:
                 path = cell_path(cells, name)
                 if path.is_file():
+                    check_definition(path, options.chosen[name])
                     continue
                 result = run_method(name, config, model, params, dataset, options)
                 settings = {"num_images": options.num_images, "num_train": options.num_train, "seed": seed}

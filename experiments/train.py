@@ -62,6 +62,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         max_value=dataset.max_value,
         binarize=model.binarize,
         validation=dataset.validation,
+        validation_bound=model.exact,
         checkpoints=checkpoints,
         best=best,
         resume=start > 0,
@@ -99,7 +100,7 @@ def make_monitors(
     there, and with config.monitor_samples their log p(x), gap and number of draws."""
     split, monitored = monitored_images(dataset)
     key, images = stream(0, "monitored images"), jnp.asarray(monitored)
-    bound_fn = training.make_monitor(model.bound, dataset.max_value, model.binarize)
+    bound_fn = training.make_monitor(model.exact, dataset.max_value, model.binarize)
     likelihood_fn = make_likelihood_monitor(config, model, key, monitored, dataset.max_value)
 
     def monitor(params: Any, record: dict) -> dict:

@@ -37,7 +37,8 @@ class AISEstimate(NamedTuple):
     log_weight_sd: standard deviation of log w over the chains, in nats: far above 1, the estimate is a loose bound.
     effective_sample_size: (Σ w)² / Σ w², between 1 and K.
     acceptance_rate: mean over temperatures and chains.
-    nonfinite: share of the chains whose weight was NaN or infinite; they count as weight 0.
+    nonfinite: share of the chains whose weight was NaN or infinite; they count as weight 0, or backwards, where
+        that would be no bound, not at all.
     """
 
     log_likelihood: Float[Array, "..."]

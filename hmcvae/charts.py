@@ -242,8 +242,9 @@ def low_rank(
             V = jax.random.normal(own_key, (d, k), dtype)
         else:
             V = (params["directions"] + params["weights"] @ posterior.features).astype(dtype)
-        # Orthonormal columns by a Cholesky factor of VᵀV: k × k, and smooth.
-        B = solve_triangular(jnp.linalg.cholesky(V.T @ V), V.T, lower=True).T
+        # Not by a Cholesky factor of VᵀV, which loses orthonormality as the square of V's condition number: the
+        # determinant below takes it for granted.
+        B = jnp.linalg.qr(V)[0]
         moved = frame.scale @ B
         weight = jnp.exp(params["log_weight"]).astype(dtype)
         H = _information(vae, vae_params, frame, moved, weight).tensor(jnp.zeros(k, dtype))
@@ -275,8 +276,9 @@ def distilled(chart: Chart, weight: float = 1.0) -> Chart:
              = KL( N(0, A Aᵀ) ‖ N(0, G⁻¹) ) + constant: least at A Aᵀ = G⁻¹
 
     The *value* of a bound in this chart is unchanged; to its *gradient* that of -weight · D is added, with the decoder
-    and the centre held fixed, so it moves what A is made of alone: the exact metric's lesson at the price of an
-    amortised one. For training: differentiate the bound proper with the chart itself.
+    and the encoder's mean held fixed, so it moves what else A is made of alone: the exact metric's lesson at the price
+    of an amortised one. For training only. What multiplies log |det A| multiplies the lesson: with a `kl_weight` of β
+    it is β times as strong.
 
     Raises:
         ValueError: unless weight is finite and positive.
@@ -288,11 +290,13 @@ def distilled(chart: Chart, weight: float = 1.0) -> Chart:
     ) -> Frame:
         chart_key, noise_key = jax.random.split(rng_key)
         frame = chart.build(params, chart_key, vae, vae_params, x, posterior)
-        fixed, own = lax.stop_gradient(vae_params), frame._replace(center=lax.stop_gradient(frame.center))
-        one = jnp.ones((), frame.center.dtype)
-        noise = jax.random.normal(noise_key, frame.center.shape, frame.center.dtype)
-        metric = _information(vae, fixed, own, frame.scale, one)
-        cost = 0.5 * metric.quadratic_form(jnp.zeros_like(noise), noise) - frame.log_det
+        # The same frame, as a function of less: A itself may be made of the decoder, and of the encoder's mean.
+        fixed, mean = lax.stop_gradient((vae_params, posterior.mean))
+        pupil = chart.build(params, chart_key, vae, fixed, x, posterior._replace(mean=mean))
+        pupil = pupil._replace(center=lax.stop_gradient(pupil.center))
+        noise = jax.random.normal(noise_key, mean.shape, mean.dtype)
+        metric = _information(vae, fixed, pupil, pupil.scale, jnp.ones((), mean.dtype))
+        cost = 0.5 * metric.quadratic_form(jnp.zeros_like(noise), noise) - pupil.log_det
         cost = jnp.asarray(weight, cost.dtype) * cost
         # Zero, with the gradient of -cost.
         return frame._replace(log_det=frame.log_det - (cost - lax.stop_gradient(cost)))
@@ -308,7 +312,8 @@ def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Char
     Args:
         chart: gives c and A.
         num_rounds: of recentring.
-        fresh: build A anew at each new centre, instead of keeping the first.
+        fresh: build A anew at each new centre, instead of keeping the first; for charts built at the encoder's mean,
+            which all are but `standard`.
 
     Raises:
         ValueError: unless num_rounds is a whole number of at least 0.

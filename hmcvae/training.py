@@ -244,6 +244,7 @@ def fit(
     max_value: int,
     binarize: bool,
     validation: UInt8[np.ndarray, "m h w c"],
+    validation_bound: Bound | None = None,
     checkpoints: Checkpoints | None = None,
     best: Checkpoints | None = None,
     resume: bool = False,
@@ -258,6 +259,8 @@ def fit(
         options: see `Options`.
         max_value, binarize: see `prepare`.
         validation: images whose bound is monitored each epoch and, with patience, stops the run; may be empty.
+        validation_bound: what is monitored, by default what is trained; for a bound that is trained with few iterations
+            of its implicit solves, the one that solves to tolerance.
         checkpoints: written after every epoch, before the yield.
         best: where the state with the best validation bound is kept.
         resume: start from a checkpoint, and go on as if never stopped.
@@ -280,7 +283,7 @@ def fit(
     if resume and checkpoints is not None:
         state = checkpoints.restore(state, resume_epoch)
     epoch_fn = make_epoch(bound, optimizer, options, max_value, binarize)
-    monitor = make_monitor(bound, max_value, binarize)
+    monitor = make_monitor(validation_bound or bound, max_value, binarize)
     device_images, device_validation = jnp.asarray(images), jnp.asarray(validation)
     monitor_key = stream(options.seed, "validation")
     while int(state.epoch) < options.num_epochs and not _is_out_of_patience(state, options):

@@ -115,6 +115,60 @@ def test_low_rank_whitens_the_metric_along_its_directions_and_leaves_the_rest():
     assert np.abs(after.scale @ B - before.scale @ B).max() > 1e-2
 
 
+@pytest.mark.parametrize("rank", [4, 10])
+def test_low_rank_log_det_is_exact_in_single_precision_at_full_rank(rank):
+    """A random square V is ill-conditioned now and then; the determinant must not depend on it."""
+    vae = hmcvae.VAE(
+        lambda p, x: (jnp.zeros(rank, jnp.float32), jnp.full(rank, -0.5, jnp.float32), x),
+        lambda p, z: p @ z,
+        hmcvae.likelihoods.gaussian(1.0),
+        rank,
+    )
+    params = jax.random.normal(jax.random.key(0), (2 * rank, rank), jnp.float32)
+    chart = charts.low_rank(charts.diagonal(), 1, rank, rank, random_directions=True)
+    own = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), chart.init(jax.random.key(1)))
+    x = jnp.zeros(1, jnp.float32)
+
+    @jax.vmap
+    def frame(key):
+        found = chart.build(own, key, vae, params, x, vae.posterior(params, x))
+        return found.log_det, found.scale
+
+    log_dets, scales = frame(jax.random.split(jax.random.key(2), 2000))
+    assert log_dets.dtype == jnp.float32
+    np.testing.assert_allclose(log_dets, np.linalg.slogdet(np.asarray(scales, np.float64))[1], atol=1e-4)
+
+
+def test_distillation_teaches_neither_the_decoder_nor_the_encoders_mean():
+    """Not even where A is made of both: on a curved decoder, whose derivative depends on the centre."""
+    vae = hmcvae.VAE(
+        lambda p, x: (p["A"] @ x, p["log_scale"] + 0.05 * x[: models.LATENT], jnp.tanh(p["A"] @ x)),
+        lambda p, z: p["W"] @ jnp.tanh(z) + p["b"],
+        PLAIN.likelihood,
+        models.LATENT,
+    )
+    base = charts.recentred(
+        charts.low_rank(charts.amortised(models.LATENT, models.LATENT, 0.5), models.LATENT, models.LATENT, 1)
+    )
+    taught, nothing = charts.distilled(base, 1.0), charts.distilled(base, 1e-30)
+    own = base.init(jax.random.key(6))
+
+    def log_det(chart, own, params):
+        posterior = vae.posterior(params, X)
+        return chart.build(own, jax.random.key(7), vae, params, X, posterior).log_det
+
+    added = jax.tree.map(
+        lambda a, b: np.abs(np.asarray(a - b)).max(),
+        jax.grad(lambda *a: log_det(taught, *a), (0, 1))(own, PARAMS),
+        jax.grad(lambda *a: log_det(nothing, *a), (0, 1))(own, PARAMS),
+    )
+    assert added[1]["W"] < 1e-12
+    assert added[1]["b"] < 1e-12
+    # The scales and the features are taught.
+    assert added[1]["log_scale"] > 1e-3
+    assert added[0]["chart"]["chart"]["bias"] > 1e-3
+
+
 def _distilled_value(chart, own, key):
     bound = bounds.whitened_hvi(VAE, chart, initial_step_size=0.3)
     return bound({"vae": PARAMS, "bound": own}, key, X)[0]

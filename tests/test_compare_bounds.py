@@ -78,8 +78,15 @@ def test_at_equal_seconds_the_others_go_on_from_the_vae(tmp_path, monkeypatch):
     )
     started = json.loads((tmp_path / "runs/digits-seed0/config.json").read_text())
     assert started["start_from"].endswith("warm_start-seed0")
+    assert [row["seconds"] for row in rows] == [4.0, 4.0]
     with pytest.raises(ValueError, match="of other seconds or another share"):
         compare(options(tmp_path, seconds=5.0, warm_start=0.5), "the command")
+    more = dataclasses.replace(own, presets=(*own.presets, "digits_2d"))
+    with pytest.raises(ValueError, match="has no pace of digits_2d"):
+        compare(more, "the command")
+    # Another number of temperatures is another evaluation.
+    config = dataclasses.replace(run_config(own, "digits", 0), eval_temperatures=6)
+    assert compare_bounds.run_one(config)[0]["ais"]["num_temperatures"] == 6
 
 
 def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
@@ -123,6 +130,14 @@ def test_bad_plans_are_refused(tmp_path, changes, message):
 
 def test_a_chart_without_steps_is_called_a_gaussian():
     assert label(preset("mnist_recentred_gaussian")) == "full-covariance Gaussian (amortised, recentred × 2)"
+
+
+def test_curves_of_runs_with_a_validation_set_are_of_that():
+    runs = [[{"epoch": 1, "validation_bound": -3.0, "bound": -2.0}]]
+    curve = curves.make_curve(runs, curves.quantities(runs), 1.0, 1)
+    assert {name: values.tolist() for name, values in curve.values.items()} == {
+        "validation bound, nats": [[-3.0]]
+    }
 
 
 # The curves.

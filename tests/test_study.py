@@ -17,6 +17,8 @@ from experiments.runs import Model, build, load_data, make_bound
 from experiments.study import METHODS, StudyConfig, study
 from hmcvae import bounds
 
+# One of each family, whose gradients are evaluated: the others are traced.
+COMPILED = ("HVI-4", "amortised-4, rank 4, recentred twice", "Fisher-4, recentred")
 CHOSEN = ("Gaussian", "HVI-4", "RHVI-2, recentred")
 
 
@@ -75,6 +77,12 @@ def test_a_study_goes_on_with_what_is_missing(folder):
 def test_a_decoder_of_another_length_is_refused(folder):
     with pytest.raises(ValueError, match="another number of epochs than 3"):
         study(options(folder, decoder_epochs=3))
+
+
+def test_a_cell_of_another_method_of_the_same_name_is_refused(folder, monkeypatch):
+    monkeypatch.setitem(METHODS, "HVI-4", {"method": "hvi", "num_steps": 3})
+    with pytest.raises(ValueError, match=r"HVI-4.json was made with \{'method': 'hvi'\}, this method is"):
+        study(options(folder))
 
 
 def test_other_settings_are_refused(folder):
@@ -163,7 +171,7 @@ def test_metric_variation_is_that_of_the_metric_and_none_where_it_is_constant():
             hmcvae.likelihoods.gaussian(1.0),
             2,
         )
-        model = Model(vae, bounds.elbo(vae), {}, False)
+        model = Model(vae, bounds.elbo(vae), {}, False, bounds.elbo(vae))
         found = studies.metric_variations(model, {}, jnp.zeros((400, 2)), jax.random.key(0))
         return float(np.sqrt(np.mean(found**2)))
 
@@ -199,8 +207,18 @@ def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
     def value(params):
         return bound(params, jax.random.key(0), jnp.zeros((8, 8, 1)))[0]
 
-    shapes = jax.eval_shape(jax.grad(value), params)
-    assert set(shapes["vae"]) == {"encoder"}
+    if name not in COMPILED:
+        assert set(jax.eval_shape(jax.grad(value), params)["vae"]) == {"encoder"}
+        return
+    gradient = jax.jit(jax.grad(value))(params)
+    for path, leaf in jax.tree.leaves_with_path(gradient):
+        # What starts at zero behind a zero: the hidden layer of r and q, and the last bias of a fresh head.
+        assert np.isfinite(leaf).all(), path
+    moving = {
+        jax.tree_util.keystr(path[:2]) for path, leaf in jax.tree.leaves_with_path(gradient) if np.any(leaf)
+    }
+    expected = {"['vae']['encoder']"} | {f"['bound']['{part}']" for part in params["bound"]}
+    assert moving == expected
 
 
 @pytest.mark.parametrize(
