@@ -290,7 +290,7 @@ def make_pythae(config: Config, name: str, image_shape: Any) -> Any:
     class Decoder(BaseDecoder):
         def __init__(self):
             super().__init__()
-            head = [nn.Linear(config.hidden[0], num_pixels)]
+            head: list[Any] = [nn.Linear(config.hidden[0], num_pixels)]
             if name in ("VAE", "RHVAE"):  # which take probabilities where HVAE takes logits
                 head.append(nn.Sigmoid())
             self.body = nn.Sequential(*layers(config.latent_dim, *config.hidden[::-1]), *head)

@@ -14,7 +14,6 @@ import json
 import math
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from experiments.config import DYNAMIC, TrainConfig, derivatives_per_image, fail_cleanly, preset
+from experiments.pinning import pin
 from experiments.runs import (
     Model,
     RunFolder,
@@ -37,85 +36,17 @@ from experiments.runs import (
     test_examples,
     write_json,
 )
+from experiments.study_methods import AS_TRAINED, FAMILIES, METHODS, grid
 from experiments.train import train
-from hmcvae import annealing, charts, data, metrics, training
+from hmcvae import charts, data, training
 from hmcvae._checks import check_count
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
-from hmcvae.types import ArrayLike, Metric, PRNGKey, PyTree
+from hmcvae.types import ArrayLike, PRNGKey, PyTree
 
-AS_TRAINED = "Gaussian, as the VAE was trained"
 # Images in one call of the compiled loop: training ends within one of them of its seconds.
 CHUNK = 2000
-NUM_VARIATION_DRAWS = 8
-MAX_SIMULATED = 100  # images that the decoder makes, between whose two estimates log p(x) is
-
-# Of dynamics in whitened coordinates, where a quarter of a period is π/2: four steps of about 0.4.
-_WHITENED = {"method": "whitened", "initial_step_size": 0.3}
-_TWICE = _WHITENED | {"num_recentrings": 2}
-_FISHER = _WHITENED | {"metric": "fisher"}
-# Smaller: the implicit solves must converge.
-_RIEMANNIAN = {"method": "rhvi", "metric": "fisher", "initial_step_size": 0.15}
-
-# name: how it differs from the preset's plain VAE.
-METHODS: dict[str, dict] = {
-    AS_TRAINED: {"method": "vae"},
-    "Gaussian": {"method": "vae"},
-    "Gaussian, full covariance": {"method": "whitened", "num_transitions": 0, "num_recentrings": 0},
-    "Gaussian, full covariance, recentred": {"method": "whitened", "num_transitions": 0},
-    "Gaussian, full covariance, recentred twice": _TWICE | {"num_transitions": 0},
-    "Gaussian, Fisher, recentred": _FISHER | {"num_transitions": 0},
-    "HVI-1": {"method": "hvi", "num_steps": 1},
-    "HVI-4": {"method": "hvi"},
-    "HVI-8": {"method": "hvi", "num_steps": 8},
-    "HVI 4 x 1": {"method": "hvi", "num_transitions": 4, "num_steps": 1},
-    "HVI 4 x 1, annealed": {"method": "hvi", "num_transitions": 4, "num_steps": 1, "annealed": True},
-    "HVI-4, masses of each datum": _WHITENED | {"metric": "diagonal", "num_recentrings": 0},
-    "amortised-4": _WHITENED | {"num_recentrings": 0},
-    "amortised-4, recentred": _WHITENED,
-    "amortised-4, recentred, distilled": _WHITENED | {"distillation": 1.0},
-    "amortised-1, recentred twice": _TWICE | {"num_steps": 1},
-    "amortised-2, recentred twice": _TWICE | {"num_steps": 2},
-    "amortised-4, recentred twice": _TWICE,
-    "amortised-4, recentred twice, distilled": _TWICE | {"distillation": 1.0},
-    "amortised-4, rank 4, recentred twice": _TWICE | {"rank": 4},
-    "amortised-4, random rank 4, recentred twice": _TWICE | {"rank": 4, "random_directions": True},
-    "diagonal-4, rank 4, recentred": _WHITENED | {"metric": "diagonal", "rank": 4},
-    "diagonal-4, random rank 4, recentred": _WHITENED
-    | {"metric": "diagonal", "rank": 4, "random_directions": True},
-    "amortised-8, recentred twice": _TWICE | {"num_steps": 8},
-    "amortised 2 x 2, recentred twice": _TWICE | {"num_transitions": 2, "num_steps": 2},
-    "amortised 4 x 1, recentred twice, annealed": _TWICE
-    | {"num_transitions": 4, "num_steps": 1, "annealed": True},
-    "sketched-4, recentred": _WHITENED | {"metric": "sketched"},
-    "Fisher-4": _FISHER | {"num_recentrings": 0},
-    "Fisher-4, recentred": _FISHER,
-    "Fisher-4, recentred twice": _FISHER | {"num_recentrings": 2},
-    "RHVI-2, recentred": _RIEMANNIAN | {"num_steps": 2},
-    "RHVI-4, recentred": _RIEMANNIAN | {"num_steps": 4},
-    # The same code and number of parameters less one, with a metric that does not go with the position.
-    "RHVI-2, recentred, share 0": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 0.0},
-    "RHVI-2, recentred, share 1": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 1.0},
-}
-
-# Families whose transitions and steps a grid varies: name, and how it differs from the plain VAE.
-FAMILIES: dict[str, dict] = {
-    "HVI": {"method": "hvi"},
-    "amortised, recentred twice": _TWICE,
-    "Fisher, recentred": _FISHER,
-    "RHVI, recentred": _RIEMANNIAN,
-}
-
-
-def grid(families: Sequence[str], transitions: Sequence[int], steps: Sequence[int]) -> dict[str, dict]:
-    """The methods of a grid over T and L: "FAMILY, T x L", and how each differs from the plain VAE."""
-    return {
-        f"{family}, {T} x {L}": FAMILIES[family] | {"num_transitions": T, "num_steps": L}
-        for family in families
-        for T in transitions
-        for L in steps
-    }
 
 
 @dataclass(frozen=True)
@@ -341,88 +272,6 @@ def run_method(
     }
 
 
-def pin(model: Model, params: PyTree, examples: jax.Array, options: StudyConfig, seed: int) -> dict:
-    """log p(x) of the test images by annealed importance sampling, the same between both bounds on simulated data, and
-    each posterior's condition number in the coordinates of the encoder's Gaussian."""
-    settings: dict = {
-        "num_temperatures": options.num_temperatures,
-        "num_chains": options.num_chains,
-        "num_steps": 3,
-        "batch_size": 20,
-    }
-    vae, own = model.vae, params["vae"]
-    num_simulated = min(max(2, len(examples) // 3), MAX_SIMULATED)
-    found = annealing.ais(vae, own, stream(seed, "ais"), examples, **settings)
-    positions, simulated = annealing.simulate(vae, own, stream(seed, "simulate"), num_simulated)
-    below = annealing.ais(vae, own, stream(seed, "ais, simulated"), simulated, **settings)
-    above = annealing.reverse_ais(vae, own, stream(seed, "reverse"), simulated, positions, **settings)
-    sandwich = {
-        "lower": np.asarray(below.log_likelihood, np.float64).tolist(),
-        "upper": np.asarray(above.log_likelihood, np.float64).tolist(),
-    }
-    return {
-        "log_likelihood": np.asarray(found.log_likelihood, np.float64).tolist(),
-        "log_weight_sd": float(np.mean(np.asarray(found.log_weight_sd))),
-        "acceptance_rate": float(np.mean(np.asarray(found.acceptance_rate))),
-        "nonfinite": float(np.mean(np.asarray(found.nonfinite))),
-        "condition_number": condition_numbers(model, own, examples).tolist(),
-        "metric_variation": metric_variations(model, own, examples, stream(seed, "variation")).tolist(),
-        "simulated": sandwich,
-    }
-
-
-def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.ndarray:
-    """κ of S^{1/2} G(μ) S^{1/2} for each image: how far the encoder's variances S are from whitening its posterior."""
-
-    metric = decoder_metric(model, params)
-
-    @jax.jit
-    def all_eigenvalues(examples: jax.Array) -> jax.Array:
-        def one(x: jax.Array) -> jax.Array:
-            posterior = model.vae.posterior(params, x)
-            scale = jnp.exp(posterior.log_scale)
-            return jnp.linalg.eigvalsh(metric.tensor(posterior.mean) * jnp.outer(scale, scale))
-
-        return lax.map(one, examples, batch_size=50)
-
-    values = np.asarray(all_eigenvalues(examples), np.float64)
-    return values[:, -1] / values[:, 0]
-
-
-def decoder_metric(model: Model, params: PyTree) -> Metric:
-    """The decoder's Fisher information plus the prior's precision, as a metric of z."""
-    return metrics.fisher(
-        lambda z: model.vae.decode(params, z), model.vae.likelihood.fisher_weights, 1.0, linear=False
-    )
-
-
-def metric_variations(model: Model, params: PyTree, examples: jax.Array, rng_key: PRNGKey) -> np.ndarray:
-    """How much G(z) changes over each image's posterior: the root mean square of the logarithms of the eigenvalues of
-    L⁻¹ G(z) L⁻ᵀ, with L Lᵀ = G(μ), over draws z ~ N(μ, G(μ)⁻¹). 0 where the frozen metric is the moving one; 0.7 where
-    lengths squared are typically off by a factor of 2."""
-    metric = decoder_metric(model, params)
-
-    @jax.jit
-    def variations(examples: jax.Array, keys: PRNGKey) -> jax.Array:
-        def one(inputs: tuple[jax.Array, PRNGKey]) -> jax.Array:
-            x, key = inputs
-            mean = model.vae.posterior(params, x).mean
-            lower = jnp.linalg.cholesky(metric.tensor(mean))
-            root = solve_triangular(lower, jnp.eye(len(mean), dtype=mean.dtype), lower=True)
-            noise = jax.random.normal(key, (NUM_VARIATION_DRAWS, len(mean)), mean.dtype)
-
-            def square(e: jax.Array) -> jax.Array:
-                G = metric.tensor(mean + root.T @ e)
-                return jnp.mean(jnp.log(jnp.linalg.eigvalsh(root @ G @ root.T)) ** 2)
-
-            return jnp.sqrt(jnp.mean(jax.vmap(square)(noise)))
-
-        return lax.map(one, (examples, keys), batch_size=25)
-
-    found = variations(examples, jax.random.split(rng_key, len(examples)))
-    return np.asarray(found, np.float64)
-
-
 def decoder_run(options: StudyConfig, latent_dim: int, seed: int) -> Path:
     """The folder of the VAE, trained now unless it is there whole."""
     base = preset(options.base)
@@ -504,7 +353,15 @@ def study(options: StudyConfig) -> None:
             path = cells / "pinned.json"
             if not path.is_file():
                 examples = test_examples(config, dataset, model.binarize, options.num_images)
-                write_json(path, pin(model, params, examples, options, seed) | {"environment": environment()})
+                pinned = pin(
+                    model,
+                    params,
+                    examples,
+                    seed,
+                    num_temperatures=options.num_temperatures,
+                    num_chains=options.num_chains,
+                )
+                write_json(path, pinned | {"environment": environment()})
             for name in options.chosen:
                 path = cell_path(cells, name)
                 if path.is_file():

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import hmcvae
-from experiments import report
+from experiments import cells as study_cells
+from experiments import pinning, report
 from experiments import study as studies
 from experiments.config import preset
 from experiments.runs import Model, build, load_data, make_bound
-from experiments.study import METHODS, StudyConfig, study
+from experiments.study import StudyConfig, study
+from experiments.study_methods import METHODS
 from hmcvae import bounds
 
 # One of each family, whose gradients are evaluated: the others are traced.
@@ -147,7 +149,7 @@ def test_seeds_that_share_images_are_not_more_images():
 
 def test_a_report_of_nothing_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no study in"):
-        report.read(tmp_path)
+        study_cells.read(tmp_path)
 
 
 def test_condition_number_is_one_where_the_encoder_whitens(folder):
@@ -157,7 +159,7 @@ def test_condition_number_is_one_where_the_encoder_whitens(folder):
     dataset = load_data(config)
     model = build(config, dataset)
     params = jax.tree.map(jnp.zeros_like, model.params["vae"])  # decodes nothing: G = I, q = N(0, I)
-    found = studies.condition_numbers(model, params, jnp.zeros((4, 8, 8, 1)))
+    found = pinning.condition_numbers(model, params, jnp.zeros((4, 8, 8, 1)))
     np.testing.assert_allclose(found, 1, rtol=1e-5)
 
 
@@ -172,7 +174,7 @@ def test_metric_variation_is_that_of_the_metric_and_none_where_it_is_constant():
             2,
         )
         model = Model(vae, bounds.elbo(vae), {}, False, bounds.elbo(vae))
-        found = studies.metric_variations(model, {}, jnp.zeros((400, 2)), jax.random.key(0))
+        found = pinning.metric_variations(model, {}, jnp.zeros((400, 2)), jax.random.key(0))
         return float(np.sqrt(np.mean(found**2)))
 
     assert variation(1e-4) < 1e-3
@@ -182,7 +184,7 @@ def test_metric_variation_is_that_of_the_metric_and_none_where_it_is_constant():
 
 
 def test_the_report_says_what_position_dependence_adds(folder, tmp_path):
-    decoder = report.read(folder)[0]
+    decoder = study_cells.read(folder)[0]
     moving = decoder.methods["RHVI-2, recentred"]
     frozen = json.loads(json.dumps(moving))
     variation = np.asarray(decoder.pinned["metric_variation"])

@@ -1,0 +1,198 @@
+"""The pictures of `experiments.report`."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+
+from experiments.cells import BASELINE, Decoder
+from experiments.plots import save_figure
+from experiments.study_methods import FAMILIES
+
+# Whose gain is drawn against the posterior's condition number.
+SHOWN = (
+    "HVI-4",
+    "Gaussian, full covariance, recentred",
+    "amortised-4, recentred twice",
+    "Fisher-4, recentred",
+)
+LIMITS = (-4, 12)  # of the gains drawn one by one
+NUM_AVERAGED = 5  # chunks, in the curves
+
+
+def draw_curves(decoders: list[Decoder], path: Path) -> None:
+    """The bound during training against seconds, passes over the data and derivatives, at the size with most cells."""
+    sizes = [decoder.latent_dim for decoder in decoders for _ in decoder.methods]
+    size = max(sorted(set(sizes)), key=sizes.count)
+    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    lowest, highest = [], []
+    for color, method in enumerate((BASELINE, *SHOWN)):
+        cells = [d.methods[method] for d in decoders if d.latent_dim == size and method in d.methods]
+        cells = [cell for cell in cells if len(cell["training_bound"]) > NUM_AVERAGED]
+        if not cells:
+            continue
+        for kind, axes in enumerate(panels):
+            x, y, error = _mean_curve(cells, kind)
+            axes.plot(x, y, color=f"C{color}", label=f"{method} ({len(cells)} seeds)")
+            if error is not None:
+                axes.fill_between(x, y - error, y + error, color=f"C{color}", alpha=0.25, linewidth=0)
+            lowest.append(y[len(y) // 10])
+            highest.append(np.max(y))
+    for axes, label in zip(
+        panels,
+        ("CPU seconds", "passes over the training images", "derivatives per training image"),
+        strict=True,
+    ):
+        axes.set_xlabel(label, fontsize=9)
+        axes.grid(alpha=0.3)
+    for axes in panels[1:]:
+        axes.set_xscale("log")
+    if lowest:
+        panels[0].set_ylim(min(lowest) - 2, max(highest) + 0.5)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 0))
+    panels[0].set_ylabel("bound on the images being trained on, nats", fontsize=9)
+    figure.suptitle(
+        f"Inference for one fixed decoder, {size} latents (bands: ± one standard error over seeds)",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(x, bound, its standard error over the cells), means over the cells, of running means; x by kind: seconds,
+    passes, derivatives."""
+    xs, ys = [], []
+    for cell in cells:
+        seconds, bounds = np.asarray(cell["training_bound"]).T
+        passes = np.arange(1, len(bounds) + 1) * cell["epochs"] / len(bounds)
+        window = np.ones(NUM_AVERAGED) / NUM_AVERAGED
+        ys.append(np.convolve(bounds, window, "valid"))
+        xs.append(
+            (seconds, passes, passes * cell["derivatives_per_image"])[kind][NUM_AVERAGED // 2 :][
+                : len(ys[-1])
+            ]
+        )
+    grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), 100)
+    curves = np.asarray([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)])
+    error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else None
+    return grid, curves.mean(axis=0), error
+
+
+def draw_gaps(found: list[dict], path: Path, budget: str) -> None:
+    """Bars of the gap by method, a panel for each latent size; dots are the seeds."""
+    sizes = sorted({r["latent_dim"] for r in found})
+    names = list(dict.fromkeys(r["method"] for r in found))
+    figure, panels = plt.subplots(
+        1, len(sizes), figsize=(3.2 + 2.6 * len(sizes), 0.32 * len(names) + 1.3), squeeze=False, sharey=True
+    )
+    for axes, size in zip(panels[0], sizes, strict=True):
+        base = [r["gap"] for r in found if r["latent_dim"] == size and r["method"] == BASELINE]
+        limit = 1.2 * base[0] if base else float("inf")
+        for r in (r for r in found if r["latent_dim"] == size):
+            y = names.index(r["method"])
+            has_steps = not r["method"].startswith("Gaussian")
+            axes.barh(y, r["gap"], color="C0" if has_steps else "0.7", height=0.7)
+            axes.plot(r["gap_over_seeds"], [y] * len(r["gap_over_seeds"]), "k.", markersize=4)
+            # One method that has failed must not squeeze the others: its bar is cut, and its figure says so.
+            is_cut = r["gap"] > limit
+            text = f" {r['gap']:.2f}" + (" (bar cut)" if is_cut else "")
+            x = limit if is_cut else max(r["gap"], *r["gap_over_seeds"], 0.0)
+            axes.text(x, y, text, va="center", ha="right" if is_cut else "left", fontsize=7)
+        axes.set_title(f"{size} latents", fontsize=10)
+        axes.set_xlabel("log p(x) - bound, nats: less is better", fontsize=8)
+        axes.set_xlim(0, limit if base else None)
+        axes.grid(alpha=0.3, axis="x")
+    panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0, 0].invert_yaxis()
+    figure.suptitle(
+        f"Gap of each bound, one fixed decoder, {budget} (blue: with leapfrog steps; grey: Gaussians)",
+        fontsize=10,
+    )
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def draw_grid(found: list[dict], path: Path) -> None:
+    """The gap of each family over its grid of transitions T and steps L, at the size that has one; else nothing."""
+    cells: dict[tuple, dict] = {}
+    for r in found:
+        family, _, shape = r["method"].rpartition(", ")
+        if family in FAMILIES and shape == f"{r['num_transitions']} x {r['num_steps']}":
+            cells.setdefault((r["latent_dim"], family), {})[r["num_transitions"], r["num_steps"]] = r
+    if not cells:
+        return
+    shown = [r for own in cells.values() for r in own.values()]
+    low, high = min(r["gap"] for r in shown), max(r["gap"] for r in shown)
+    figure, panels = plt.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.2), squeeze=False)
+    for axes, ((size, family), own) in zip(panels[0], sorted(cells.items()), strict=True):
+        transitions, steps = (sorted({key[side] for key in own}) for side in (0, 1))
+        values = np.full((len(transitions), len(steps)), np.nan)
+        for (T, L), r in own.items():
+            row, column = transitions.index(T), steps.index(L)
+            values[row, column] = r["gap"]
+            text = f"{r['gap']:.2f}\n{r['cost']:.1f} × HVI-4" if np.isfinite(r["cost"]) else f"{r['gap']:.2f}"
+            is_dark = r["gap"] > low + 0.55 * (high - low)
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if is_dark else "k")
+        axes.imshow(values, cmap="Blues", vmin=low, vmax=high + 1e-6, aspect="auto")
+        axes.set_xticks(range(len(steps)), steps)
+        axes.set_yticks(range(len(transitions)), transitions)
+        axes.set_xlabel("L, leapfrog steps", fontsize=9)
+        axes.set_title(f"{family}, d = {size}", fontsize=9)
+    panels[0, 0].set_ylabel("T, transitions", fontsize=9)
+    figure.suptitle("Gap to log p(x), nats (less is better), and cost of an epoch", fontsize=10)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def draw_condition(decoders: list[Decoder], path: Path) -> None:
+    """Each image's gain over the Gaussian against how ill-conditioned its posterior is."""
+    sizes = sorted({decoder.latent_dim for decoder in decoders})
+    figure, panels = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 3.6), squeeze=False, sharey=True)
+    for axes, size in zip(panels[0], sizes, strict=True):
+        own = [d for d in decoders if d.latent_dim == size and BASELINE in d.methods]
+        for color, method in enumerate(SHOWN):
+            having = [d for d in own if method in d.methods]
+            if having:
+                x = np.concatenate([d.pinned["condition_number"] for d in having])
+                y = np.concatenate([d.gaps(BASELINE) - d.gaps(method) for d in having])
+                _scatter(axes, x, y, method, f"C{color}", len(having))
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.axhline(0, color="k", linewidth=0.7)
+        axes.set_ylim(*LIMITS)
+        num_outside = sum(
+            int(np.sum((gains < LIMITS[0]) | (gains > LIMITS[1])))
+            for d in own
+            for gains in (d.gaps(BASELINE) - d.gaps(m) for m in SHOWN if m in d.methods)
+        )
+        if num_outside:
+            axes.text(
+                0.98, 0.02, f"{num_outside} points outside", fontsize=7, ha="right", transform=axes.transAxes
+            )
+        axes.set_title(f"{size} latents", fontsize=10)
+        axes.set_xlabel(
+            "condition number of the posterior's metric,\nin units of the encoder's deviations", fontsize=9
+        )
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("gain in the bound over the Gaussian, nats", fontsize=9)
+    if panels[0, 0].get_legend_handles_labels()[0]:
+        panels[0, 0].legend(fontsize=7)
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: Any, num_seeds: int) -> None:
+    """Points, and the means of five bins with equally many of them; an image counts once in their errors, though every
+    seed has a point of it."""
+    axes.plot(x, y, ".", color=color, alpha=0.12, markersize=3)
+    bins = np.array_split(np.argsort(x), 5)
+    means, heights = [np.exp(np.log(x[b]).mean()) for b in bins], [y[b].mean() for b in bins]
+    errors = [y[b].std(ddof=1) / np.sqrt(len(b) / num_seeds) if len(b) > 1 else 0.0 for b in bins]
+    axes.errorbar(means, heights, errors, color=color, marker="o", markersize=4, label=label, capsize=2)
