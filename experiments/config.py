@@ -52,7 +52,8 @@ class TrainConfig:
         distillation: of whitened and rhvi: weight with which their metric is taught the decoder's in training; 0: off.
         position_dependence: of rhvi: the share κ of the metric that goes with the position, held at this value; None:
             learned.
-        num_iterations: of rhvi: iterations of each implicit solve in training; evaluation solves to tolerance.
+        num_iterations: of rhvi: iterations of each implicit solve in training; 0: to tolerance, with implicit
+            derivatives, as evaluation always does.
         annealed: run the dynamics along a learned path from q(z | x) to p(x, z).
         likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
         latent_dim: the dimension d of z.
@@ -127,7 +128,7 @@ class TrainConfig:
             ("num_recentrings", 0),
             ("num_probes", 1),
             ("rank", 0),
-            ("num_iterations", 1),
+            ("num_iterations", 0),
             ("monitor_samples", 0),
             ("eval_samples", 1),
             ("eval_images", 0),

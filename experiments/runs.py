@@ -148,8 +148,9 @@ def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool 
             "annealed": config.annealed,
         }
         if config.method == "rhvi":
-            few = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
-            solver = solvers.TO_TOLERANCE if exact else few
+            solver = solvers.TO_TOLERANCE
+            if config.num_iterations and not exact:
+                solver = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
             dynamics["position_dependence"] = config.position_dependence
             bound = bounds.rhvi(vae, make_chart(config, num_features, exact=exact), solver=solver, **dynamics)
         else:

@@ -47,6 +47,7 @@ METHODS: dict[str, dict] = {
     "Fisher-4, recentred twice": _FISHER | {"num_recentrings": 2},
     "RHVI-2, recentred": _RIEMANNIAN | {"num_steps": 2},
     "RHVI-4, recentred": _RIEMANNIAN | {"num_steps": 4},
+    "RHVI-2, recentred, solved to tolerance": _RIEMANNIAN | {"num_steps": 2, "num_iterations": 0},
     # The same code and number of parameters less one, with a metric that does not go with the position.
     "RHVI-2, recentred, share 0": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 0.0},
     "RHVI-2, recentred, share 1": _RIEMANNIAN | {"num_steps": 2, "position_dependence": 1.0},
