@@ -183,8 +183,8 @@ def _position_table(found: list[dict]) -> list[str]:
         "Variation: the median image's root mean square of log eigenvalues of the metric, over its posterior, against "
         "that at the encoder's mean.",
         "",
-        "| d | method | seeds | variation | gap with share 0 | gain | median image | least varying third | most varying | "
-        "unconverged in training |",
+        "| d | method | seeds | variation | gap with share 0 | gain | median image | least varying third | "
+        "most varying | unconverged in training |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in found:
