@@ -144,6 +144,9 @@ class TrainConfig:
             raise ValueError(
                 f"position_dependence must be None or in [0, 1], got {self.position_dependence!r}"
             )
+        needs_chart = [name for name in ("rank", "distillation") if getattr(self, name)]
+        if needs_chart and self.method not in CHARTED:
+            raise ValueError(f"{' and '.join(needs_chart)} need method whitened or rhvi, got {self.method}")
         if self.eval_images == 1:
             raise ValueError("eval_images must be 0 (all) or at least 2, for a standard error; got 1")
         if self.method == "iwae" and self.num_samples < 2:

@@ -207,7 +207,7 @@ def markdown(report: dict) -> str:
         f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
         f"{budget} a method; {settings['num_images']} test images. Nats. The gap is "
         "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
-        f"seconds an epoch over those of {FLAT}. ± is the gain's standard error, over images "
+        f"seconds an epoch over those of {FLAT} (-: not in the study). ± is the gain's standard error, over images "
         "and seeds (of one seed: over its images).",
         "",
         "| d | method | seeds | bound | gap | gain over the Gaussian | closed | cost | epochs | failed | skipped |",

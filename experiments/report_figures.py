@@ -26,15 +26,21 @@ NUM_POINTS = 400  # of each method, drawn one by one
 NUM_AVERAGED = 5  # chunks, in the curves
 
 
+def shown(decoders: list[Decoder]) -> list[str]:
+    """The methods that are drawn in curves: those of SHOWN that the study has; if it has none, its first few."""
+    found = list(dict.fromkeys(method for decoder in decoders for method in decoder.methods))
+    return [m for m in SHOWN if m in found] or [m for m in found if not m.startswith(BASELINE)][: len(SHOWN)]
+
+
 def draw_curves(decoders: list[Decoder], path: Path) -> None:
     """The bound during training against seconds, passes over the data and derivatives, at the size with most cells."""
     sizes = [decoder.latent_dim for decoder in decoders for _ in decoder.methods]
     size = max(sorted(set(sizes)), key=sizes.count)
     figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
     lowest, highest = [], []
-    for color, method in enumerate((BASELINE, *SHOWN)):
+    for color, method in enumerate((BASELINE, *shown(decoders))):
         cells = [d.methods[method] for d in decoders if d.latent_dim == size and method in d.methods]
-        cells = [cell for cell in cells if len(cell["training_bound"]) > NUM_AVERAGED]
+        cells = [cell for cell in cells if cell["training_bound"]]
         if not cells:
             continue
         for kind, axes in enumerate(panels):
@@ -73,13 +79,10 @@ def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray, n
     for cell in cells:
         seconds, bounds = np.asarray(cell["training_bound"]).T
         passes = np.arange(1, len(bounds) + 1) * cell["epochs"] / len(bounds)
-        window = np.ones(NUM_AVERAGED) / NUM_AVERAGED
-        ys.append(np.convolve(bounds, window, "valid"))
-        xs.append(
-            (seconds, passes, passes * cell["derivatives_per_image"])[kind][NUM_AVERAGED // 2 :][
-                : len(ys[-1])
-            ]
-        )
+        width = min(NUM_AVERAGED, len(bounds))
+        ys.append(np.convolve(bounds, np.ones(width) / width, "valid"))
+        spent = (seconds, passes, passes * cell["derivatives_per_image"])[kind]
+        xs.append(spent[width // 2 :][: len(ys[-1])])
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), 100)
     curves = np.asarray([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)])
     error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else None
@@ -129,8 +132,8 @@ def draw_grid(found: list[dict], path: Path) -> None:
             cells.setdefault((r["latent_dim"], family), {})[r["num_transitions"], r["num_steps"]] = r
     if not cells:
         return
-    shown = [r for own in cells.values() for r in own.values()]
-    low, high = min(r["gap"] for r in shown), max(r["gap"] for r in shown)
+    gaps = [r["gap"] for own in cells.values() for r in own.values()]
+    low, high = min(gaps), max(gaps)
     figure, panels = plt.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.2), squeeze=False)
     for axes, ((size, family), own) in zip(panels[0], sorted(cells.items()), strict=True):
         transitions, steps = (sorted({key[side] for key in own}) for side in (0, 1))
@@ -147,7 +150,10 @@ def draw_grid(found: list[dict], path: Path) -> None:
         axes.set_xlabel("L, leapfrog steps", fontsize=9)
         axes.set_title(f"{family}, d = {size}", fontsize=9)
     panels[0, 0].set_ylabel("T, transitions", fontsize=9)
-    figure.suptitle("Gap to log p(x), nats (less is better), and cost of an epoch", fontsize=10)
+    figure.suptitle(
+        "Gap to log p(x), nats (less is better), and an epoch's cost where HVI-4 is there to compare",
+        fontsize=9,
+    )
     figure.tight_layout()
     save_figure(figure, path)
 
@@ -158,7 +164,7 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
     figure, panels = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 3.6), squeeze=False, sharey=True)
     for axes, size in zip(panels[0], sizes, strict=True):
         own = [d for d in decoders if d.latent_dim == size and BASELINE in d.methods]
-        for color, method in enumerate(SHOWN):
+        for color, method in enumerate(shown(decoders)):
             having = [d for d in own if method in d.methods]
             if having:
                 x = np.concatenate([d.pinned["condition_number"] for d in having])

@@ -57,7 +57,7 @@ class StudyConfig:
         base: the preset of the plain VAE whose decoder is studied.
         latent_dims: its latent sizes.
         seeds: its seeds.
-        methods: of METHODS; empty: all of them, unless there is a grid.
+        methods: of METHODS (experiments/study_methods.py); empty: all of them, unless there is a grid.
         families: of FAMILIES; each is trained with every number of transitions and of steps.
         transitions, steps: T and L of the grid.
         decoder_epochs: how long the VAE is trained.
@@ -92,10 +92,10 @@ class StudyConfig:
     def __post_init__(self):
         unknown = set(self.methods) - set(METHODS)
         if unknown:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}; got {sorted(unknown)}")
+            raise ValueError(f"methods must be among {list(METHODS)}; got {sorted(unknown)}")
         unknown = set(self.families) - set(FAMILIES)
         if unknown:
-            raise ValueError(f"families must be among {', '.join(FAMILIES)}; got {sorted(unknown)}")
+            raise ValueError(f"families must be among {list(FAMILIES)}; got {sorted(unknown)}")
         if self.seconds <= 0:
             raise ValueError(f"seconds must be positive, got {self.seconds}")
         if self.passes < 0:

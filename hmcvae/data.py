@@ -226,7 +226,7 @@ def _find(name: str, data_dir: str | os.PathLike[str] | None, download: bool) ->
         f"no data for {name!r}. Not found:{looked}\n"
         f"Put the files in one of these places; or name the folder that has them with data_dir (--data-dir) "
         f"or the variable {DATA_DIR_VARIABLE}; or let tensorflow-datasets download them with download=True "
-        f"(--download), after `pip install 'hmcvae[tfds]'`."
+        f"(--download), after `pip install -e '.[tfds]'`."
     )
 
 

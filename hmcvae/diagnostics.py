@@ -103,16 +103,22 @@ def _split(draws: Float[np.ndarray, "1 draw d"]) -> Float[np.ndarray, "2 half d"
     return np.concatenate([draws[:, :half], draws[:, -half:]])
 
 
-def _statistic(name: str, draws: Float[np.ndarray, "chain draw d"], method: str) -> Float[np.ndarray, " d"]:
-    import arviz
+def _import_arviz() -> Any:
+    try:
+        import arviz
+    except ImportError as error:
+        raise ImportError("this needs ArviZ: pip install -e '.[arviz]', or pip install arviz") from error
+    return arviz
 
+
+def _statistic(name: str, draws: Float[np.ndarray, "chain draw d"], method: str) -> Float[np.ndarray, " d"]:
+    arviz = _import_arviz()
     data = _from_groups({"posterior": {"position": draws}})
     return np.asarray(getattr(arviz, name)(data, method=method)["position"], np.float64)
 
 
 def _from_groups(groups: dict) -> Any:
-    import arviz
-
+    arviz = _import_arviz()
     # ArviZ 1.0 takes the groups as one dictionary.
     return arviz.from_dict(**groups) if hasattr(arviz, "InferenceData") else arviz.from_dict(groups)
 

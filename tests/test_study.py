@@ -11,7 +11,7 @@ import pytest
 
 import hmcvae
 from experiments import cells as study_cells
-from experiments import pinning, report
+from experiments import pinning, report, report_figures
 from experiments import study as studies
 from experiments.config import preset
 from experiments.runs import Model, build, load_data, make_bound
@@ -135,6 +135,9 @@ def test_a_grid_is_trained_for_equal_passes_and_drawn(folder, tmp_path):
     assert "trained on 200 training images for about 2 passes a method" in text
     assert "| 3 | HVI, 2 x 1 | 0.1" in text.partition("As learned")[2]
     assert (tmp_path / "study_grid.png").is_file()
+    # None of the methods that curves are usually drawn of: the first of those that there are.
+    found = report_figures.shown(study_cells.read(where))
+    assert set(found) == {row["method"] for row in made["rows"]} - {"Gaussian"}
 
 
 def test_seeds_that_share_images_are_not_more_images():
