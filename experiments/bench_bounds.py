@@ -114,7 +114,7 @@ def markdown(report: dict) -> str:
     versions = ", ".join(f"{name} {system[name]}" for name in ("jax", "torch", "pythae"))
     lines += [
         "",
-        f"`{report['command']}`, {system['num_cores']} cores of {system['cpu']}, {versions}, {report['date']}.",
+        f"`{report['command']}`, {system['num_cores']} core(s) of {system['cpu']}, {versions}, {report['date']}.",
     ]
     return "\n".join(lines) + "\n"
 
