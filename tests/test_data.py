@@ -417,7 +417,7 @@ def test_without_data_an_error_at_once_says_what_to_do(tmp_path, monkeypatch, na
     for words in (
         "--data-dir",
         "--download",
-        "pip install 'hmcvae[tfds]'",
+        "pip install -e '.[tfds]'",
         "HMCVAE_DATA_DIR",
         f"{name}/<version>",
     ):
