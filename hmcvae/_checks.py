@@ -1,4 +1,8 @@
-"""Checks of arguments, made before any compute: what was expected and what came."""
+"""Checks of arguments, made before any compute: what was expected and what came.
+
+One function for each kind of public number; each knows Python's and NumPy's numbers and zero-dimensional arrays, refuses
+booleans, strings, complex numbers and None, and returns the value in the form that the code goes on with.
+"""
 
 from typing import Any
 
@@ -7,28 +11,70 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+# Counts are int32 on the device, and loops of more passes would never end.
+MAX_COUNT = 2**31 - 1
+# The largest seed that `jax.random.key` takes.
+MAX_SEED = 2**63 - 1
+
 
 def is_concrete(value: Any) -> bool:
     """Whether the value can be looked at now (it is not being traced by jit, grad or vmap)."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
-def check_count(name: str, value: Any, minimum: int) -> int:
-    """Return `value` as an int, or raise ValueError unless it is a whole number ≥ `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < minimum:
-        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
-    return int(value)
+def check_count(name: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -> int:
+    """Return `value` as an int, or raise ValueError unless it is a whole number from `minimum` to `maximum`."""
+    number = _as_array(value)
+    is_whole = number is not None and number.ndim == 0 and number.dtype.kind in "iu"
+    if not is_whole or not minimum <= int(number) <= maximum:
+        most = (
+            "" if maximum == MAX_COUNT and is_whole and int(number) < minimum else f" and at most {maximum}"
+        )
+        raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
+    return int(number)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise ValueError unless every entry is finite and > 0; traced values pass unseen."""
-    if value is None or not is_concrete(value):
-        return
-    array = np.asarray(value)
-    if not np.issubdtype(array.dtype, np.number):
-        raise ValueError(f"{name} must be a positive number, got {value!r}")
-    if not (np.all(np.isfinite(array)) and np.all(array > 0)):
+def check_seed(name: str, value: Any) -> int:
+    """Return a seed as an int, or raise ValueError unless it is a whole number that `jax.random.key` takes."""
+    return check_count(name, value, 0, MAX_SEED)
+
+
+def check_real(
+    name: str,
+    value: Any,
+    minimum: float = -np.inf,
+    maximum: float = np.inf,
+    *,
+    is_open: bool = False,
+) -> float:
+    """Return `value` as a float, or raise ValueError unless it is one finite real number in [minimum, maximum], or
+    inside (minimum, maximum) where `is_open`."""
+    number = _as_array(value)
+    is_real = number is not None and number.ndim == 0 and number.dtype.kind in "iuf"
+    x = float(number) if is_real else np.nan
+    inside = minimum < x < maximum if is_open else minimum <= x <= maximum
+    if not (np.isfinite(x) and inside):
+        raise ValueError(f"{name} must be a finite number{_range(minimum, maximum, is_open)}, got {value!r}")
+    return x
+
+
+def check_positive(name: str, value: Any, *, optional: bool = False) -> Any:
+    """Return `value`, lists and tuples as arrays; or raise ValueError unless every entry is real, finite and > 0.
+
+    Traced values pass unseen; None passes where it is `optional`.
+    """
+    if value is None and optional:
+        return None
+    if not is_concrete(value):
+        return value
+    array = _as_array(value)
+    if array is None or array.dtype.kind not in "iufV" or array.size == 0:
+        raise ValueError(f"{name} must be a positive number, or an array of such, got {value!r}")
+    # In float64: bfloat16 and its kin (kind V) have no isfinite of their own in NumPy.
+    numbers = array.astype(np.float64)
+    if not (np.all(np.isfinite(numbers)) and np.all(numbers > 0)):
         raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
+    return jnp.asarray(array, float) if isinstance(value, (list, tuple)) else value
 
 
 def check_vector(name: str, value: Any) -> jax.Array:
@@ -43,3 +89,27 @@ def check_vector(name: str, value: Any) -> jax.Array:
     if is_concrete(array) and not np.all(np.isfinite(np.asarray(array))):
         raise ValueError(f"{name} must be finite, got {array}")
     return array
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    """A concrete number or array of numbers as NumPy's; None for what is neither (booleans, strings, None, …)."""
+    if value is None or not is_concrete(value):
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # a ragged list, an object that refuses
+        return None
+    is_number = array.dtype.kind in "iufc" or jnp.issubdtype(array.dtype, jnp.number)
+    return array if is_number else None
+
+
+def _range(minimum: float, maximum: float, is_open: bool) -> str:
+    low, high = np.isfinite(minimum), np.isfinite(maximum)
+    if low and high:
+        opening, closing = "()" if is_open else "[]"
+        return f" in {opening}{minimum:g}, {maximum:g}{closing}"
+    if low:
+        return f" greater than {minimum:g}" if is_open else f" of at least {minimum:g}"
+    if high:
+        return f" less than {maximum:g}" if is_open else f" of at most {maximum:g}"
+    return ""

@@ -149,9 +149,9 @@ def hmc(
         ValueError: if step_size, divergence_threshold or reversibility_tolerance is not positive,
             or num_integration_steps is neither a whole number ≥ 1 nor a function of a key.
     """
-    check_positive("step_size", step_size)
+    step_size = check_positive("step_size", step_size)
     check_positive("divergence_threshold", divergence_threshold)
-    check_positive("reversibility_tolerance", reversibility_tolerance)
+    check_positive("reversibility_tolerance", reversibility_tolerance, optional=True)
     if not callable(num_integration_steps):
         num_integration_steps = check_count("num_integration_steps", num_integration_steps, 1)
 

@@ -67,7 +67,7 @@ def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likel
     Raises:
         ValueError: if `scale` is not finite and positive, or min_scale is negative, or given beside a fixed scale.
     """
-    check_positive("scale", scale)
+    scale = check_positive("scale", scale, optional=True)
     if not 0 <= min_scale < float("inf") or (min_scale and scale is not None):
         raise ValueError(f"min_scale must be 0, or positive for a learned scale, got {min_scale!r}")
     half_log_2pi = 0.5 * float(np.log(2 * np.pi))

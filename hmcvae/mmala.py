@@ -34,7 +34,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Metric) -> Sampli
     Raises:
         ValueError: as for `hmc`.
     """
-    check_positive("step_size", step_size)
+    step_size = check_positive("step_size", step_size)
 
     def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
         del rng_key

@@ -89,7 +89,7 @@ def fixed_point(
     Raises:
         ValueError: for a tolerance that is not positive, a count below 1, or "unrolled" without a count.
     """
-    check_positive("tolerance", tolerance)
+    check_positive("tolerance", tolerance, optional=True)
     check_count("max_iterations", max_iterations, 1)
     if num_iterations is not None:
         check_count("num_iterations", num_iterations, 1)
@@ -110,7 +110,7 @@ def newton(tolerance: float | None = None, max_iterations: int = 20) -> "Newton"
     Raises:
         ValueError: for a tolerance that is not positive, or a count below 1.
     """
-    check_positive("tolerance", tolerance)
+    check_positive("tolerance", tolerance, optional=True)
     check_count("max_iterations", max_iterations, 1)
     return Newton(tolerance, max_iterations)
 

@@ -35,7 +35,7 @@ def diagonal(mass: ArrayLike) -> "Diagonal":
     mass = _as_float("mass", mass)
     if mass.ndim != 1:
         raise ValueError(f"mass must have shape [d], got shape {tuple(mass.shape)}; use dense() for a matrix")
-    check_positive("mass", mass)
+    mass = check_positive("mass", mass)
     return Diagonal(mass)
 
 
