@@ -1,6 +1,6 @@
 """Checks of arguments, made before any compute: what was expected and what came.
 
-One function for each kind of public number; each knows Python's and NumPy's numbers and zero-dimensional arrays, refuses
+One function for each kind of public number. Each knows the numbers of Python and NumPy and arrays without axes, refuses
 booleans, strings, complex numbers and None, and returns the value in the form that the code goes on with.
 """
 
@@ -50,7 +50,7 @@ def check_real(
     """Return `value` as a float, or raise ValueError unless it is one finite real number in [minimum, maximum], or
     inside (minimum, maximum) where `is_open`."""
     number = _as_array(value)
-    is_real = number is not None and number.ndim == 0 and number.dtype.kind in "iuf"
+    is_real = number is not None and number.ndim == 0 and number.dtype.kind in "iufV"
     x = float(number) if is_real else np.nan
     inside = minimum < x < maximum if is_open else minimum <= x <= maximum
     if not (np.isfinite(x) and inside):
