@@ -7,79 +7,28 @@ on where.
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
-from jaxtyping import Array, Int
-from tqdm import tqdm
+from jax.sharding import AxisType
+from jaxtyping import Array
 
 from hmcvae import adaptation as adapt
-from hmcvae._checks import check_count, check_positive, is_concrete
-from hmcvae.metrics import Identity
-from hmcvae.types import Metric, PRNGKey, PyTree, Scalar
-
-
-class Tally(NamedTuple):
-    """Counts over a number of transitions of all the chains; an algorithm that does not report a thing has 0.
-
-    num_transitions; acceptance_rate: the mean acceptance probability; num_divergent: energy divergences;
-    num_unconverged: failed implicit solves; num_irreversible: trajectories that could not be retraced.
-    """
-
-    num_transitions: Int[Array, ""]
-    acceptance_rate: Scalar
-    num_divergent: Int[Array, ""]
-    num_unconverged: Int[Array, ""]
-    num_irreversible: Int[Array, ""]
-
-
-class Adaptation(NamedTuple):
-    """What warm-up found: the step size and the metric that the draws were made with (the algorithm's own if
-    there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's tally.
-    """
-
-    step_size: Any
-    metric: Any
-    warmup: Tally
-
-
-class Samples(NamedTuple):
-    """Draws, and all that is known about them; every leading pair of axes is (chain, draw).
-
-    position: the pytree of the initial positions.
-    logdensity: log p at each draw; None if the algorithm's state has none.
-    info: the algorithm's info of each transition.
-    tally: acceptance and failures counted over all the draws.
-    adaptation: outcome of the warm-up.
-
-    For positions that are one array, `np.asarray(samples)` is that array.
-    """
-
-    position: PyTree
-    logdensity: Any
-    info: Any
-    tally: Tally
-    adaptation: Adaptation
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(chain, draw, …) of the positions if they are one array, (chain, draw) otherwise."""
-        leaves = jax.tree.leaves(self.position)
-        return leaves[0].shape if len(leaves) == 1 else leaves[0].shape[:2]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        leaves = jax.tree.leaves(self.position)
-        if len(leaves) != 1:
-            raise ValueError(f"positions of {len(leaves)} arrays are not one array; take them from .position")
-        return np.array(leaves[0], dtype=dtype) if copy else np.asarray(leaves[0], dtype=dtype)
+from hmcvae._checks import check_count, check_real, is_concrete
+from hmcvae._health import check_finite, warn_of_rounding, warn_of_trouble
+from hmcvae._programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
+from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
+from hmcvae.metrics import Identity, check_metric, from_tensor
+from hmcvae.samples import Adaptation as Adaptation
+from hmcvae.samples import Samples as Samples
+from hmcvae.samples import Tally as Tally
+from hmcvae.types import Metric, PRNGKey, PyTree
 
 
 def sample(
-    rng_key: PRNGKey,
+    rng_key: Any,
     algorithm: Any,
     initial_positions: PyTree,
     *,
@@ -91,8 +40,16 @@ def sample(
 ) -> Samples:
     """Run chains side by side.
 
-    Draw i of chain c uses a key made from (rng_key, c, i) alone: more draws continue the same chains, and a
-    progress bar changes no bit. Programs are compiled once per algorithm and shapes, and kept with it.
+    Draw i of chain c uses a key made from (rng_key, c, i) alone: with the same key and starts, a longer run begins with
+    the draws of a shorter one, and a progress bar changes no bit. To go on from the end of a run, give a new key, the
+    last draws and what warm-up found (the same key would replay the randomness of the run):
+
+        found = samples.adaptation
+        tuned = algorithm._replace(step_size=found.step_size, metric=found.metric)
+        more = sample(new_key, tuned, samples.last, num_samples=…)
+        both = concatenate(samples, more)
+
+    Programs are compiled once per algorithm and shapes, and live as long as the algorithm.
 
     Args:
         rng_key: typed or uint32 key.
@@ -101,49 +58,86 @@ def sample(
             is nothing to tune, and warm-up draws are only thrown away.
         initial_positions: pytree of positions with a leading chain axis; a 1-d array is so many chains of a scalar.
         num_samples: draws of each chain.
-        num_warmup: transitions before them, to tune the step size and the mass (`hmcvae.adaptation`).
+        num_warmup: transitions before them, to tune the step size and the mass (`hmcvae.adaptation`). Where they are
+            too few to find a step size near the target, the one that is left is accepted at half of it at least, and
+            `samples.adaptation.is_adapted` is False.
         target_acceptance: mean acceptance probability that the step size is tuned to.
         adapt_mass: "diagonal", "dense", or None to keep the metric; "auto" is "diagonal" for an algorithm with
             the identity metric, and otherwise None: a metric that was chosen is kept.
-        progress: show a bar with the acceptance and the failures so far.
+        progress: show a bar with the acceptance and the failures so far; needs the package `tqdm`.
+
+    Warns:
+        SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
+            failed to solve or to retrace, chains that disagree (R̂ > 1.1, in runs of 100 draws and more), and a warm-up
+            that has not adapted; and before it for a log density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:
         ValueError: for counts below 1 (0 for num_warmup), a target outside (0, 1), an unknown adapt_mass or
-            one for a metric that depends on the position, a vector of step sizes with a warm-up, positions
-            without a common chain axis, and starts where the position or the log density is not finite.
+            one for a metric that depends on the position, a vector of step sizes with a warm-up, something that is no
+            key, positions without a common chain axis, starts where the position, the log density or the metric is not
+            finite or the metric not positive definite, and a progress bar inside `jit`.
     """
     num_samples = check_count("num_samples", num_samples, 1)
     num_warmup = check_count("num_warmup", num_warmup, 0)
-    check_positive("target_acceptance", target_acceptance)
-    if is_concrete(target_acceptance) and not target_acceptance < 1:
-        raise ValueError(f"target_acceptance must lie between 0 and 1, got {target_acceptance!r}")
+    if is_concrete(target_acceptance):
+        check_real("target_acceptance", target_acceptance, 0, 1, is_open=True)
     if num_warmup and jnp.ndim(getattr(algorithm, "step_size", 0.0)):
         raise ValueError(f"warm-up tunes one number as step_size, got shape {jnp.shape(algorithm.step_size)}")
     mass = _resolve_mass(adapt_mass, getattr(algorithm, "metric", None))
-    positions = _check_positions(initial_positions)
+    rng_key, positions = _check_key(rng_key), _check_positions(initial_positions)
+    options = num_samples, num_warmup, target_acceptance, mass, progress
+    mesh = explicit_mesh((rng_key, positions))
+    if mesh is None:
+        samples = _run(rng_key, algorithm, positions, None, *options)
+    else:
+        # Loops over chains and keys do not yet go through Explicit axes: the same devices with Auto ones, and back.
+        auto = with_axes(AxisType.Auto, mesh)
+        with using_mesh(auto):
+            rng_key, positions = move_to((rng_key, positions), auto)
+            samples = _run(rng_key, algorithm, positions, auto, *options)
+        samples = move_to(samples, mesh)
+    warn_of_trouble(samples, num_warmup, target_acceptance)
+    return samples
+
+
+def _run(
+    rng_key: PRNGKey,
+    algorithm: Any,
+    positions: PyTree,
+    mesh: Any,
+    num_samples: int,
+    num_warmup: int,
+    target: Any,
+    mass: adapt.Mass,
+    progress: bool,
+) -> Samples:
     num_chains = jax.tree.leaves(positions)[0].shape[0]
     warmup_keys, draw_keys, init_keys = (_chain_keys(rng_key, stage, num_chains) for stage in range(3))
     states = _start_chains(init_keys, algorithm, positions)
+    if progress and not is_concrete(states):
+        raise ValueError("inside jit there is no progress to show: leave progress=False there")
     transition, parameters = algorithm.step, ()
     if hasattr(algorithm, "kernel"):
         transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
+    if mesh is not None:
+        parameters = move_to(parameters, mesh)
 
-    warmup = _zero_tally()
+    warmup, is_adapted = zero_tally(), None
     if num_warmup and parameters:
-        states, parameters, warmup = _tune(
-            warmup_keys, transition, states, parameters, num_warmup, target_acceptance, mass, progress
+        states, parameters, warmup, is_adapted = _tune(
+            warmup_keys, transition, states, parameters, num_warmup, target, mass, progress
         )
-    programs = _programs(transition)
-    draws = programs.allocate((draw_keys, parameters), states, num_samples)
+    programs, arrays = drawing_programs(transition, parameters)
+    draws = programs.allocate((draw_keys, arrays), states, num_samples)
     if num_warmup and not parameters:
         # The same program, so that it is compiled once: what it writes is overwritten by the draws.
-        run = partial(programs.run, inputs=(warmup_keys, parameters))
+        run = partial(programs.run, inputs=(warmup_keys, arrays))
         states, draws, warmup = _in_pieces(run, states, draws, num_warmup, progress, "warm-up")
-    run = partial(programs.run, inputs=(draw_keys, parameters))
+    run = partial(programs.run, inputs=(draw_keys, arrays))
     _, draws, tally = _in_pieces(run, states, draws, num_samples, progress, "sampling")
     step_size, metric = parameters or (None, None)
     position, logdensity, info = draws
-    return Samples(position, logdensity, info, tally, Adaptation(step_size, metric, warmup))
+    return Samples(position, logdensity, info, tally, Adaptation(step_size, metric, warmup, is_adapted))
 
 
 def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
@@ -154,20 +148,29 @@ def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
     return None if metric is None else adapt_mass
 
 
+def _check_key(rng_key: Any) -> Any:
+    """The key, or ValueError for what is none, such as a seed."""
+    dtype, shape = getattr(rng_key, "dtype", None), jnp.shape(rng_key)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (is_typed and shape == () or dtype == jnp.uint32 and len(shape) == 1):
+        raise ValueError(f"rng_key must be one key, such as jax.random.key(0), got {rng_key!r}")
+    return rng_key
+
+
 def _check_positions(positions: PyTree) -> PyTree:
     """The positions as arrays, or ValueError unless they are finite and share a chain axis."""
     positions = jax.tree.map(jnp.asarray, positions)
     shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
         raise ValueError(f"initial_positions must share one leading chain axis, got shapes {shapes}")
-    _check_finite("initial position", positions)
+    check_finite("initial position", positions)
     return positions
 
 
 def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     """The states of all the chains, or ValueError for starts from which no chain can move."""
     try:
-        states = _initialiser(algorithm.init)(positions, rng_keys)
+        states = initialiser(algorithm.init)(positions, rng_keys)
     except Exception as error:
         shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(positions)]
         error.add_note(
@@ -176,95 +179,37 @@ def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
         raise
     if not hasattr(states, "position"):
         raise ValueError(f"the algorithm's state must have a position, got {type(states).__name__}")
-    _check_finite("logdensity at the initial position", getattr(states, "logdensity", None))
-    _check_finite("gradient of the logdensity there", getattr(states, "logdensity_grad", None))
+    logdensity = getattr(states, "logdensity", None)
+    check_finite("logdensity at the initial position", logdensity)
+    check_finite("gradient of the logdensity there", getattr(states, "logdensity_grad", None))
+    _check_metrics(algorithm, states)
+    warn_of_rounding(logdensity)
     return states
 
 
-def _check_finite(name: str, values: PyTree) -> None:
-    for leaf in jax.tree.leaves(values):
-        if not is_concrete(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue
-        finite = np.isfinite(np.asarray(leaf)).reshape(leaf.shape[0], -1).all(axis=1)
-        if not finite.all():
-            raise ValueError(
-                f"the {name} must be finite, it is not in chains {np.flatnonzero(~finite).tolist()}"
-            )
+def _check_metrics(algorithm: Any, states: Any) -> None:
+    """Raise ValueError for chains that start where the metric is not positive definite, or not symmetric."""
+    metric = getattr(algorithm, "metric", None)
+    if not getattr(metric, "is_position_dependent", False) or not is_concrete(states):
+        return
+    arrays, structure = jax.tree.flatten(metric)
 
+    def make(_: Callable) -> Callable:
+        def look(arrays: PyTree, positions: PyTree) -> tuple[Array, Array, Array]:
+            metric = jax.tree.unflatten(structure, arrays)
+            z = adapt.ravel_chains(positions)
+            return jax.vmap(lambda z: metric.factor(z).log_det)(z), z[0], metric.tensor(z[0])
 
-@lru_cache(maxsize=64)
-def _initialiser(init: Callable) -> Callable:
-    return jax.jit(jax.vmap(init))
+        return jax.jit(look)
+
+    log_dets, z, tensor = kept(algorithm.init, ("metric", structure), make)(arrays, states.position)
+    check_finite("metric's log-determinant at the initial position", log_dets)
+    check_metric(from_tensor(lambda _: tensor), z)
 
 
 def _chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
     """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
-
-
-def _transition_keys(chain_keys: Array, index: Any) -> Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
-
-
-class _Programs(NamedTuple):
-    allocate: Callable
-    run: Callable
-
-
-@lru_cache(maxsize=64)
-def _programs(transition: Callable) -> _Programs:
-    """The compiled functions that draw with one transition `(rng_key, state, *parameters) -> (state, info)`."""
-
-    def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
-        chain_keys, parameters = inputs
-        keys = _transition_keys(chain_keys, index)
-        return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
-
-    @partial(jax.jit, static_argnums=2)
-    def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:
-        records = jax.eval_shape(lambda: _record(*advance(inputs, states, 0)))
-        return jax.tree.map(lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), records)
-
-    return _Programs(allocate, _looped(advance))
-
-
-@lru_cache(maxsize=64)
-def _tuning_programs(kernel: Callable, mass: adapt.Mass) -> _Programs:
-    """The same for the warm-up of one kernel, whose state is (states, what has been learned)."""
-
-    def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
-        chain_keys, schedule, target = inputs
-        states, learned = carry
-        keys = _transition_keys(chain_keys, index)
-        flags = jax.tree.map(lambda flag: jnp.asarray(flag)[index], schedule)
-        return adapt.warmup_transition(kernel, keys, states, learned, flags, target)
-
-    @jax.jit
-    def begin(states: Any, step_size: Any, metric: Any) -> adapt.AdaptationState:
-        return adapt.adaptation_init(step_size, metric, adapt.ravel_chains(states.position)[0], mass)
-
-    return _Programs(begin, _looped(advance))
-
-
-def _looped(advance: Callable) -> Callable:
-    """Transitions start … stop - 1 as one program; the draws, if any, are written in place.
-
-    In place means no second, transposed copy of them: they stand as [chain, draw, ...] from the outset.
-    """
-
-    @partial(jax.jit, donate_argnames="draws")
-    def run(state: Any, draws: PyTree, tally: Tally, start: Any, stop: Any, inputs: tuple) -> tuple:
-        def body(index: Any, carry: tuple) -> tuple:
-            state, draws, tally = carry
-            state, info = advance(inputs, state, index)
-            if draws is not None:
-                write = partial(lax.dynamic_update_index_in_dim, index=index, axis=1)
-                draws = jax.tree.map(write, draws, _record(state, info))
-            return state, draws, _count(tally, info)
-
-        return lax.fori_loop(start, stop, body, (state, draws, tally))
-
-    return run
 
 
 def _tune(
@@ -276,15 +221,22 @@ def _tune(
     target: Any,
     mass: adapt.Mass,
     progress: bool,
-) -> tuple[Any, tuple[Any, Metric], Tally]:
-    """Run the warm-up: the chains' states after it, the tuned (step_size, metric), and its tally."""
-    programs = _tuning_programs(kernel, mass)
+) -> tuple[Any, tuple[Any, Metric], Tally, Array]:
+    """Run the warm-up: the chains' states after it, the tuned (step_size, metric), its tally, and whether the step size
+    is adapted."""
+    step_size, metric = parameters
+    programs, arrays = tuning_programs(kernel, mass, metric)
     schedule = adapt.window_schedule if mass else adapt.step_size_schedule
     inputs = (chain_keys, schedule(num_warmup), jnp.asarray(target))
-    carry = (states, programs.allocate(states, *parameters))
+    carry = (states, programs.begin(states, step_size, arrays))
     run = partial(programs.run, inputs=inputs)
-    (states, learned), _, tally = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
-    return states, (jnp.exp(learned.step_size.log_step_size_average), learned.metric), tally
+    carry, _, tally = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
+    (_, learned), _, _ = run(carry, None, zero_tally(), num_warmup, num_warmup + 1)
+    tuned = jnp.exp(learned.step_size.log_step_size_average)
+    # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
+    tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
+    metric = learned.metric if mass else jax.tree.unflatten(programs.structure, learned.metric)
+    return carry[0], (tuned, metric), tally, learned.is_adapted
 
 
 def _in_pieces(
@@ -296,9 +248,9 @@ def _in_pieces(
     grow until they take about a fifth of a second.
     """
     if not progress:
-        return run(state, draws, _zero_tally(), 0, total)
-    tally, start, size, clock = _zero_tally(), 0, 1, time.perf_counter()
-    with tqdm(total=total, desc=label, unit="draw") as bar:
+        return run(state, draws, zero_tally(), 0, total)
+    tally, start, size, clock = zero_tally(), 0, 1, time.perf_counter()
+    with _import_tqdm()(total=total, desc=label, unit="draw") as bar:
         while start < total:
             last, stop = tally, min(start + size, total)
             state, draws, tally = run(state, draws, tally, start, stop)
@@ -310,6 +262,15 @@ def _in_pieces(
     return state, draws, tally
 
 
+def _import_tqdm() -> Any:
+    """Only a bar needs it."""
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
+    return tqdm
+
+
 def _show(bar: Any, done: int, tally: Tally) -> None:
     """Wait for the tally and put it on the bar."""
     shown = {"acceptance": f"{float(tally.acceptance_rate):.2f}", "divergences": int(tally.num_divergent)}
@@ -319,34 +280,3 @@ def _show(bar: Any, done: int, tally: Tally) -> None:
         shown["irreversible"] = int(tally.num_irreversible)
     bar.set_postfix(shown, refresh=False)
     bar.update(done - bar.n)
-
-
-def _record(state: Any, info: Any) -> tuple[PyTree, Any, Any]:
-    return state.position, getattr(state, "logdensity", None), info
-
-
-def _zero_tally() -> Tally:
-    zero = jnp.zeros((), jnp.int32)
-    return Tally(zero, jnp.zeros((), jnp.float32), zero, zero, zero)
-
-
-def _count(tally: Tally, info: Any) -> Tally:
-    """Add one transition of every chain."""
-    rates = getattr(info, "acceptance_rate", jnp.full(1, jnp.nan))
-    num_new = jax.tree.leaves(info)[0].shape[0]
-    total = tally.num_transitions + num_new
-    shift = (jnp.mean(rates).astype(jnp.float32) - tally.acceptance_rate) * (num_new / total).astype(
-        jnp.float32
-    )
-
-    def failed(holder: Any, name: str, bad: bool) -> Int[Array, ""]:
-        flags = getattr(holder, name, None)
-        return jnp.zeros((), jnp.int32) if flags is None else jnp.sum(flags == bad, dtype=jnp.int32)
-
-    return Tally(
-        total,
-        tally.acceptance_rate + shift,
-        tally.num_divergent + failed(info, "is_divergent", True),
-        tally.num_unconverged + failed(getattr(info, "solver", None), "converged", False),
-        tally.num_irreversible + failed(info, "is_reversible", False),
-    )

@@ -1,0 +1,139 @@
+"""What is looked at before and after a run, and the one warning that says what was seen."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from hmcvae._checks import is_concrete
+from hmcvae.samples import Samples, SamplingWarning
+from hmcvae.types import PyTree
+
+# Below so many draws a chain that never moved may have been unlucky, and R̂ is noise.
+FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
+# The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
+MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
+# R̂ is computed for runs of at most so many numbers: a few milliseconds.
+MOST_NUMBERS = 2_000_000
+
+
+def check_finite(name: str, values: PyTree) -> None:
+    """Raise ValueError for chains where a value is not finite; traced values pass unseen."""
+    for leaf in jax.tree.leaves(values):
+        if not is_concrete(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
+        finite = np.isfinite(np.asarray(leaf).astype(np.float64)).reshape(leaf.shape[0], -1).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"the {name} must be finite, it is not in chains {_list(~finite)}")
+
+
+def warn_of_rounding(logdensity: Any) -> None:
+    """Warn where the log density at the starts is so large that its rounding error decides about acceptance."""
+    if logdensity is None or not is_concrete(logdensity):
+        return
+    dtype = jnp.result_type(logdensity)
+    values = np.abs(np.asarray(logdensity).astype(np.float64))
+    error = float(jnp.finfo(dtype).eps) * float(np.max(values, initial=0.0))
+    if error > 1:
+        wider = "" if dtype == jnp.float64 else "compute in float64 (jax_enable_x64, float64 positions), or "
+        warnings.warn(
+            f"the log density is {np.max(values):.3g} in size at the start and is rounded to {error:.2g} in {dtype}: "
+            f"differences that decide about acceptance are lost. {wider[:1].upper()}{wider[1:]}"
+            f"{'s' if wider else 'S'}ubtract a constant inside the density, term by term before they are summed",
+            SamplingWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
+    """One warning with all that is wrong with a run, as far as it can be seen from its records; none when traced."""
+    if not is_concrete(samples):
+        return
+    found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
+    if found:
+        warnings.warn("; ".join(found), SamplingWarning, stacklevel=3)
+
+
+def _of_warmup(samples: Samples, num_warmup: int, target: Any) -> list[str]:
+    if samples.adaptation.is_adapted is None or bool(samples.adaptation.is_adapted):
+        return []
+    return [
+        f"warm-up of {num_warmup} transitions has not brought the acceptance to its target of {float(target):g}, and "
+        f"left the step size at {float(samples.adaptation.step_size):.3g}: make num_warmup larger (hundreds)"
+    ]
+
+
+def _of_transitions(samples: Samples) -> list[str]:
+    tally, found = samples.tally, []
+    total = int(tally.num_transitions)
+    if int(tally.num_divergent):
+        found.append(
+            f"{int(tally.num_divergent)} of {total} transitions diverged: draws there are missing; make the step size "
+            "smaller, or the target acceptance higher"
+        )
+    if int(tally.num_unconverged) > MOST_FAILED * total:
+        found.append(
+            f"{int(tally.num_unconverged)} of {total} transitions had implicit solves that failed, and were rejected: "
+            "make the step size smaller, or take another solver"
+        )
+    if int(tally.num_irreversible) > MOST_FAILED * total:
+        found.append(
+            f"{int(tally.num_irreversible)} of {total} trajectories could not be retraced, and were rejected: "
+            "make the step size smaller, or the solver's tolerance"
+        )
+    return found
+
+
+def _of_draws(samples: Samples) -> list[str]:
+    num_draws = jax.tree.leaves(samples.position)[0].shape[1]
+    if num_draws >= FEWEST_TO_BE_STUCK:
+        stuck = np.asarray(_never_moved(samples))
+        if stuck.any():
+            return [
+                f"chains {_list(stuck)} never moved in {num_draws} draws: make the step size smaller, or start elsewhere"
+            ]
+    draws = flat_draws(samples.position) if num_draws >= FEWEST_FOR_RHAT else None
+    if draws is None or draws.shape[0] < 2 or not 0 < draws.size <= MOST_NUMBERS:
+        return []
+    largest = float(np.max(split_rhat(draws)))
+    if largest > HIGHEST_RHAT:
+        return [f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose"]
+    return []
+
+
+def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
+    accepted = getattr(samples.info, "is_accepted", None)
+    if accepted is not None:
+        return ~jnp.any(accepted, axis=1)
+    moved = [jnp.any(leaf != leaf[:, :1], axis=tuple(range(1, leaf.ndim))) for leaf in _full(samples.position)]
+    return ~jnp.any(jnp.stack(moved), axis=0)
+
+
+def _full(tree: PyTree) -> list:
+    return [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
+
+
+def flat_draws(position: PyTree) -> Float[np.ndarray, "chain draw d"]:
+    """All the numbers of each draw side by side, in float64."""
+    leaves = [np.asarray(leaf).astype(np.float64) for leaf in jax.tree.leaves(position)]
+    flat = [leaf.reshape(*leaf.shape[:2], int(np.prod(leaf.shape[2:]))) for leaf in leaves]
+    return np.concatenate(flat, axis=-1)
+
+
+def split_rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
+    """R̂ of the half chains (Gelman et al. 2013, section 11.4), 1 where nothing varies: quick, for a warning."""
+    half = draws.shape[1] // 2
+    halves = np.concatenate([draws[:, :half], draws[:, -half:]])
+    within = halves.var(axis=1, ddof=1).mean(axis=0)
+    between = halves.mean(axis=1).var(axis=0, ddof=1)
+    ratio = between / np.where(within > 0, within, 1) + (half - 1) / half
+    return np.where(within > 0, np.sqrt(ratio), np.where(between > 0, np.inf, 1.0))
+
+
+def _list(flags: Bool[np.ndarray, " chain"]) -> str:
+    """The numbers of the chains that are flagged, the first ten of them."""
+    numbers = np.flatnonzero(flags).tolist()
+    return str(numbers) if len(numbers) <= 10 else f"{numbers[:10]} and {len(numbers) - 10} more".replace("]", ", …]")

@@ -1,0 +1,209 @@
+"""The compiled programs of a run, kept with the functions that they are made of."""
+
+import weakref
+from collections.abc import Callable
+from functools import partial
+from types import MethodType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int
+
+from hmcvae import adaptation as adapt
+from hmcvae._sharding import vary_as
+from hmcvae.samples import Tally
+from hmcvae.types import Metric, PyTree
+
+_NAME = "_hmcvae_programs"
+# Of one function: a metric that it was given is seen by its programs too, and a kernel may be given many.
+MOST_KEPT = 8
+
+
+class _Kept(dict):
+    """What has been made of a function, as an attribute of it (of the object, for a method).
+
+    A table in this module would keep every function that was ever sampled alive, and with it the data that it closes
+    over. This one dies with its owner. It is no part of the owner's data: copies and pickles leave it out.
+    """
+
+    owner: Any = None
+
+    def __reduce__(self) -> tuple:
+        return _Kept, ()
+
+
+def kept(function: Callable, key: Any, make: Callable[[Callable], Any]) -> Any:
+    """`make(function)`, made once for each function and key.
+
+    What is made sees the function through a weak reference, so that no circle keeps the two alive. Where nothing can be
+    attached to the function (a method of a named tuple, say) it is made at each call.
+    """
+    owner, name = function, None
+    if isinstance(function, MethodType):
+        owner, name = function.__self__, function.__func__
+    made = getattr(owner, "__dict__", {}).get(_NAME)
+    try:
+        # `functools.wraps` and copies hand attributes on: what was made for another function is not for this one.
+        if made is None or made.owner is None or made.owner() is not owner:
+            made = _Kept()
+            made.owner = weakref.ref(owner)
+            object.__setattr__(owner, _NAME, made)
+    except (AttributeError, TypeError):
+        return make(function)
+    if (name, key) not in made:
+        if len(made) >= MOST_KEPT:
+            made.pop(next(iter(made)))  # the oldest
+        made[name, key] = make(_weakly(function))
+    return made[name, key]
+
+
+def _weakly(function: Callable) -> Callable:
+    reference = weakref.WeakMethod(function) if isinstance(function, MethodType) else weakref.ref(function)
+
+    def call(*arguments: Any) -> Any:
+        found = reference()
+        assert found is not None, "the function is held by whoever calls its program"
+        return found(*arguments)
+
+    return call
+
+
+def initialiser(init: Callable) -> Callable:
+    """`(positions, rng_keys) -> states` of all the chains."""
+    return kept(init, "init", lambda init: jax.jit(jax.vmap(init)))
+
+
+class Programs(NamedTuple):
+    """allocate: an empty record of the draws, or what warm-up begins with.  run: see `_looped`."""
+
+    allocate: Callable
+    run: Callable
+
+
+def drawing_programs(transition: Callable, parameters: tuple) -> tuple[Programs, PyTree]:
+    """The functions that draw with one transition `(rng_key, state, *parameters) -> (state, info)`, and the parameters
+    in the form that they take.
+
+    That form is their arrays alone. A metric may have functions among its static parts, and JAX keeps the structure of
+    the arguments of every jitted function for good.
+    """
+    arrays, structure = jax.tree.flatten(parameters)
+    return kept(transition, ("draw", structure), partial(_drawing_programs, structure)), arrays
+
+
+def _drawing_programs(structure: Any, transition: Callable) -> Programs:
+    def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
+        chain_keys, arrays = inputs
+        parameters = jax.tree.unflatten(structure, arrays)
+        keys = transition_keys(chain_keys, index)
+        return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
+
+    @partial(jax.jit, static_argnums=2)
+    def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:
+        records = jax.eval_shape(lambda: _record(*advance(inputs, states, 0)))
+        return jax.tree.map(lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), records)
+
+    return Programs(allocate, _looped(advance))
+
+
+class Tuning(NamedTuple):
+    """begin: `(states, step_size, metric's arrays) -> what has been learned`.  run: see `_looped`; its state is
+    (states, what has been learned).  structure: of the metric in what has been learned."""
+
+    begin: Callable
+    run: Callable
+    structure: Any
+
+
+def tuning_programs(kernel: Callable, mass: adapt.Mass, metric: Metric) -> tuple[Tuning, PyTree]:
+    """The same for the warm-up of one kernel, and the metric's arrays."""
+    arrays, structure = jax.tree.flatten(metric)
+    return kept(kernel, ("tune", mass, structure), partial(_tuning_programs, mass, structure)), arrays
+
+
+def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuning:
+    # A metric that is kept goes in and out as its arrays alone, as above; an adapted one has no functions in it.
+    def pack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
+        return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
+
+    def unpack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
+        return learned if mass else learned._replace(metric=jax.tree.unflatten(structure, learned.metric))
+
+    def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
+        chain_keys, schedule, target = inputs
+        states, learned = carry
+        keys = transition_keys(chain_keys, index)
+        # One row more than there are transitions: the look at what they have found.
+        settles = index == schedule.restarts.shape[0]
+        flags = jax.tree.map(lambda flag: jnp.append(flag, False)[index], schedule)
+        (states, learned), info = adapt.warmup_transition(
+            kernel, keys, states, unpack(learned), flags, target, settles
+        )
+        return (states, pack(learned)), info
+
+    @jax.jit
+    def begin(states: Any, step_size: Any, arrays: PyTree) -> adapt.AdaptationState:
+        metric = jax.tree.unflatten(structure, arrays)
+        return pack(adapt.adaptation_init(step_size, metric, adapt.ravel_chains(states.position)[0], mass))
+
+    return Tuning(begin, _looped(advance), structure)
+
+
+def _looped(advance: Callable) -> Callable:
+    """Transitions start … stop - 1 as one program; the draws, if any, are written in place.
+
+    In place means no second, transposed copy of them: they stand as [chain, draw, ...] from the outset.
+    """
+
+    @partial(jax.jit, donate_argnames="draws")
+    def run(state: Any, draws: PyTree, tally: Tally, start: Any, stop: Any, inputs: tuple) -> tuple:
+        def body(index: Any, carry: tuple) -> tuple:
+            state, draws, tally = carry
+            state, info = advance(inputs, state, index)
+            if draws is not None:
+                draws = jax.tree.map(partial(_write, index=index), draws, _record(state, info))
+            return state, draws, _count(tally, info, inputs[0].shape[0])
+
+        return lax.fori_loop(start, stop, body, vary_as((state, draws, tally), state, inputs))
+
+    return run
+
+
+def _record(state: Any, info: Any) -> tuple[PyTree, Any, Any]:
+    return state.position, getattr(state, "logdensity", None), info
+
+
+def _write(draws: Array, draw: Array, index: Any) -> Array:
+    return lax.dynamic_update_index_in_dim(draws, draw, index, axis=1) if draws.size else draws
+
+
+def transition_keys(chain_keys: Array, index: Any) -> Array:
+    """A key for this transition of each chain."""
+    return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
+
+
+def zero_tally() -> Tally:
+    zero = jnp.zeros((), jnp.int32)
+    return Tally(zero, jnp.zeros((), jnp.float32), zero, zero, zero)
+
+
+def _count(tally: Tally, info: Any, num_chains: int) -> Tally:
+    """Add one transition of every chain."""
+    rates = getattr(info, "acceptance_rate", jnp.zeros(1))
+    total = tally.num_transitions + num_chains
+    share = (num_chains / total).astype(jnp.float32)
+    shift = (jnp.mean(rates.astype(jnp.float32)) - tally.acceptance_rate) * share
+
+    def failed(holder: Any, name: str, bad: bool) -> Int[Array, ""]:
+        flags = getattr(holder, name, None)
+        return jnp.zeros((), jnp.int32) if flags is None else jnp.sum(flags == bad, dtype=jnp.int32)
+
+    return Tally(
+        total,
+        tally.acceptance_rate + shift,
+        tally.num_divergent + failed(info, "is_divergent", True),
+        tally.num_unconverged + failed(getattr(info, "solver", None), "converged", False),
+        tally.num_irreversible + failed(info, "is_reversible", False),
+    )

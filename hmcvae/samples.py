@@ -1,0 +1,142 @@
+"""What a run of chains gives back: draws, counts, and what warm-up found; all of it data."""
+
+import copy
+import pickle
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from hmcvae.types import PyTree, Scalar
+
+
+class SamplingWarning(UserWarning):
+    """A run whose draws may not be what they seem; the message says what was seen and what helps."""
+
+
+class Tally(NamedTuple):
+    """Counts over a number of transitions of all the chains; an algorithm that does not report a thing has 0.
+
+    num_transitions; acceptance_rate: the mean acceptance probability; num_divergent: energy divergences;
+    num_unconverged: failed implicit solves; num_irreversible: trajectories that could not be retraced.
+    """
+
+    num_transitions: Int[Array, ""]
+    acceptance_rate: Scalar
+    num_divergent: Int[Array, ""]
+    num_unconverged: Int[Array, ""]
+    num_irreversible: Int[Array, ""]
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class MissingMetric:
+    """Stands in a copy that was pickled for a metric whose functions cannot be: make that metric anew."""
+
+    description: str
+
+
+class Adaptation(NamedTuple):
+    """What warm-up found: the step size and the metric that the draws were made with (the algorithm's own if
+    there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's tally.
+
+    is_adapted: whether the acceptance probability at that step size is near the target; None if nothing was tuned.
+
+    Can always be pickled: a metric that holds functions which cannot be (a lambda, a closure) is left behind, and a
+    `MissingMetric` that describes it comes back.
+    """
+
+    step_size: Any
+    metric: Any
+    warmup: Tally
+    is_adapted: Any = None
+
+    def __reduce__(self) -> tuple:
+        return Adaptation, (self.step_size, _as_data(self.metric), self.warmup, self.is_adapted)
+
+    # Copies within one process keep the metric.
+    def __copy__(self) -> "Adaptation":
+        return self
+
+    def __deepcopy__(self, memo: dict) -> "Adaptation":
+        return Adaptation(*(copy.deepcopy(value, memo) for value in self))
+
+
+def _as_data(metric: Any) -> Any:
+    try:
+        pickle.dumps(metric)
+    except Exception:  # pickle raises a type of its own for each kind of object
+        return MissingMetric(f"{type(metric).__name__}, which holds functions that cannot be pickled")
+    return metric
+
+
+class Samples(NamedTuple):
+    """Draws, and all that is known about them; every leading pair of axes is (chain, draw).
+
+    position: the pytree of the initial positions.
+    logdensity: log p at each draw; None if the algorithm's state has none.
+    info: the algorithm's info of each transition.
+    tally: acceptance and failures counted over all the draws.
+    adaptation: outcome of the warm-up.
+
+    For positions that are one array, `np.asarray(samples)` is that array.
+    """
+
+    position: PyTree
+    logdensity: Any
+    info: Any
+    tally: Tally
+    adaptation: Adaptation
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(chain, draw, …) of the positions if they are one array, (chain, draw) otherwise."""
+        leaves = jax.tree.leaves(self.position)
+        return leaves[0].shape if len(leaves) == 1 else leaves[0].shape[:2]
+
+    @property
+    def last(self) -> PyTree:
+        """Where each chain stands at its last draw: the initial positions of a run that goes on from here."""
+        return jax.tree.map(lambda leaf: leaf[:, -1], self.position)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        leaves = jax.tree.leaves(self.position)
+        if len(leaves) != 1:
+            raise ValueError(f"positions of {len(leaves)} arrays are not one array; take them from .position")
+        return np.array(leaves[0], dtype=dtype) if copy else np.asarray(leaves[0], dtype=dtype)
+
+
+def concatenate(first: Samples, *others: Samples) -> Samples:
+    """The draws of runs that continue each other, chain by chain: axes (chain, draws of all the runs).
+
+    Tallies are added; the adaptation is that of the first run.
+
+    Raises:
+        ValueError: unless all are `Samples` of the same chains, arrays and dtypes.
+    """
+    runs = (first, *others)
+    for run in runs:
+        if not isinstance(run, Samples):
+            raise ValueError(f"concatenate takes Samples, got {type(run).__name__}")
+        if _form(run) != _form(first):
+            raise ValueError(f"runs must be of the same chains and arrays, got {_form(first)} and {_form(run)}")
+    position, logdensity, info = jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
+    )
+    return Samples(position, logdensity, info, _add([run.tally for run in runs]), first.adaptation)
+
+
+def _form(run: Samples) -> Any:
+    """Structure, dtypes and shapes without the axis of draws."""
+    leaves, structure = jax.tree.flatten((run.position, run.logdensity, run.info))
+    return structure, [(str(leaf.dtype), leaf.shape[:1] + leaf.shape[2:]) for leaf in leaves]
+
+
+def _add(tallies: list[Tally]) -> Tally:
+    counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *tallies)
+    total = jnp.maximum(counts.num_transitions, 1)
+    shares = [tally.acceptance_rate * (tally.num_transitions / total).astype(jnp.float32) for tally in tallies]
+    return counts._replace(acceptance_rate=sum(shares[1:], start=shares[0]))
