@@ -27,7 +27,7 @@ def check_finite(name: str, values: PyTree) -> None:
             continue
         finite = np.isfinite(np.asarray(leaf).astype(np.float64)).reshape(leaf.shape[0], -1).all(axis=1)
         if not finite.all():
-            raise ValueError(f"the {name} must be finite, it is not in chains {_list(~finite)}")
+            raise ValueError(f"the {name} must be finite, it is not in chains {list_of(~finite)}")
 
 
 def warn_of_rounding(logdensity: Any) -> None:
@@ -93,7 +93,7 @@ def _of_draws(samples: Samples) -> list[str]:
         stuck = np.asarray(_never_moved(samples))
         if stuck.any():
             return [
-                f"chains {_list(stuck)} never moved in {num_draws} draws: make the step size smaller, or start elsewhere"
+                f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start elsewhere"
             ]
     draws = flat_draws(samples.position) if num_draws >= FEWEST_FOR_RHAT else None
     if draws is None or draws.shape[0] < 2 or not 0 < draws.size <= MOST_NUMBERS:
@@ -108,7 +108,9 @@ def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
     accepted = getattr(samples.info, "is_accepted", None)
     if accepted is not None:
         return ~jnp.any(accepted, axis=1)
-    moved = [jnp.any(leaf != leaf[:, :1], axis=tuple(range(1, leaf.ndim))) for leaf in _full(samples.position)]
+    moved = [
+        jnp.any(leaf != leaf[:, :1], axis=tuple(range(1, leaf.ndim))) for leaf in _full(samples.position)
+    ]
     return ~jnp.any(jnp.stack(moved), axis=0)
 
 
@@ -133,7 +135,11 @@ def split_rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " 
     return np.where(within > 0, np.sqrt(ratio), np.where(between > 0, np.inf, 1.0))
 
 
-def _list(flags: Bool[np.ndarray, " chain"]) -> str:
+def list_of(flags: Bool[np.ndarray, " chain"]) -> str:
     """The numbers of the chains that are flagged, the first ten of them."""
     numbers = np.flatnonzero(flags).tolist()
-    return str(numbers) if len(numbers) <= 10 else f"{numbers[:10]} and {len(numbers) - 10} more".replace("]", ", …]")
+    return (
+        str(numbers)
+        if len(numbers) <= 10
+        else f"{numbers[:10]} and {len(numbers) - 10} more".replace("]", ", …]")
+    )

@@ -30,8 +30,9 @@ from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
 Mass = Literal["diagonal", "dense"] | None
 # Doublings or halvings of a step size: more than lie between the smallest and the largest number of float32.
 MAX_CHANGES = 260
-# Of the last look at the step size: transitions that it rests on, and the length of a last stage that needs none.
-NUM_LOOKS, LONG_STAGE = 16, 50
+# Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
+# one that is too short to have found anything.
+NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
 
 
 class DualAveragingState(NamedTuple):
@@ -430,7 +431,9 @@ def warmup_transition(
         ((states, learned), info), info with a leading chain axis.
     """
     learned = vary_as(learned, rng_keys, states)
-    dual, is_working, is_adapted = _reconsider(kernel, rng_keys, states, learned, flags.restarts, target, settles)
+    dual, is_working, is_adapted = _reconsider(
+        kernel, rng_keys, states, learned, flags.restarts, target, settles
+    )
     states, info = jax.vmap(kernel, (0, 0, None, None))(
         rng_keys, states, jnp.exp(dual.log_step_size), learned.metric
     )
@@ -457,7 +460,7 @@ def _reconsider(
     A restart looks for a reasonable step size, upwards or downwards; the last look goes downwards alone.
     """
     target = jnp.asarray(target, jnp.float32)
-    least, most = 0.5 * target, 1 - 0.1 * (1 - target)
+    least, most = 0.5 * target, 1 - 0.02 * (1 - target)
     num_looks = jnp.where(settles, -(-NUM_LOOKS // rng_keys.shape[0]), 1)
 
     def acceptance(step_size: Scalar) -> Scalar:
@@ -479,18 +482,18 @@ def _reconsider(
         )
         # A search that ended without an answer leaves ε where it was.
         log_found = jnp.where(found.has_crossed, jnp.log(found.step_size), dual.log_step_size_average)
-        is_adapted = found.has_crossed & (found.count == 1) & (found.rate < most)
+        is_adapted = (
+            found.has_crossed & (found.count == 1) & (found.rate < most) & (dual.count >= SHORT_STAGE)
+        )
         return _dual_averaging_at(log_found), found.has_crossed, is_adapted
 
     dual = learned.step_size
-    # The mean acceptance probability since the last restart is δ - H̄ (m + t₀)/m.
     m = dual.count.astype(dual.error_average.dtype)
+    # The mean acceptance probability since the last restart is δ - H̄ (m + t₀)/m.
     mean_rate = target - dual.error_average * (m + 10) / jnp.maximum(m, 1)
     is_known = (m >= LONG_STAGE) & (mean_rate > least) & (mean_rate < most)
     known = vary_as((jnp.asarray(True), jnp.asarray(True)), dual)
-    return lax.cond(
-        jnp.asarray(restarts) | (settles & ~is_known), search, lambda dual: (dual, *known), dual
-    )
+    return lax.cond(jnp.asarray(restarts) | (settles & ~is_known), search, lambda dual: (dual, *known), dual)
 
 
 def _mean_rate(info: Any) -> Scalar:

@@ -122,7 +122,9 @@ def concatenate(first: Samples, *others: Samples) -> Samples:
         if not isinstance(run, Samples):
             raise ValueError(f"concatenate takes Samples, got {type(run).__name__}")
         if _form(run) != _form(first):
-            raise ValueError(f"runs must be of the same chains and arrays, got {_form(first)} and {_form(run)}")
+            raise ValueError(
+                f"runs must be of the same chains and arrays, got {_form(first)} and {_form(run)}"
+            )
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )
@@ -138,5 +140,7 @@ def _form(run: Samples) -> Any:
 def _add(tallies: list[Tally]) -> Tally:
     counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *tallies)
     total = jnp.maximum(counts.num_transitions, 1)
-    shares = [tally.acceptance_rate * (tally.num_transitions / total).astype(jnp.float32) for tally in tallies]
+    shares = [
+        tally.acceptance_rate * (tally.num_transitions / total).astype(jnp.float32) for tally in tallies
+    ]
     return counts._replace(acceptance_rate=sum(shares[1:], start=shares[0]))
