@@ -92,8 +92,8 @@ class Checkpoints:
             is_good: whether this one may stand in for the good ones before it: the newest good one is never deleted.
 
         Raises:
-            ValueError: if epoch is no whole number of at least 0; or a tree that could not be read back: leaves that are
-                no numbers, or two of one name. Nothing is written.
+            ValueError: if epoch is no whole number of at least 0; or a tree that could not be read back: leaves that
+                are no numbers, or two of one name. Nothing is written.
             OSError: if it cannot be written (a full disk, a folder that is gone); those before it stay.
         """
         epoch = check_count("epoch", epoch, 0)

@@ -87,6 +87,14 @@ def check_data(likelihood: Likelihood, x: Any, name: str = "x") -> None:
                 raise ValueError(f"{name} has no {likelihood.name} likelihood: {error}") from None
 
 
+def check_examples(likelihood: Likelihood, examples: Any) -> None:
+    """`check_data` of a set of examples [n, …]; and, where grey values are wanted, `check_range`."""
+    check_data(likelihood, examples, "examples")
+    if likelihood.check is check_unit:
+        for leaf in jax.tree.leaves(examples):
+            check_range(leaf, "examples")
+
+
 def check_range(x: Any, name: str = "x") -> None:
     """Raise ValueError for a set [n, …] of at least two grey images, with none brighter than `DARK` but not all of it
     black: pixels that were divided by their range twice. For concrete values; others pass unseen."""
@@ -111,9 +119,10 @@ def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
         yield array[first : first + rows]
 
 
-def _refuse(x: np.ndarray, bad: np.ndarray, expected: str) -> None:
+def _refuse(x: np.ndarray, bad: Any, expected: str) -> None:
     if not np.any(bad):
         return
+    bad = np.asarray(bad)  # of one number NumPy's comparisons make no array
     first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), np.shape(bad)))
     num_nan = int(np.sum(np.isnan(x)))
     finite = np.asarray(x, np.float64)[np.isfinite(x)]
@@ -155,7 +164,7 @@ def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likel
     Raises:
         ValueError: if `scale` is not finite and positive, or min_scale is negative, or given beside a fixed scale.
     """
-    scale = check_positive("scale", scale, optional=True)
+    scale = check_positive("scale", scale, optional=True, is_array=True)
     try:
         min_scale = check_real("min_scale", min_scale, 0)
     except ValueError as error:
