@@ -26,6 +26,8 @@ NOT_THE_MODEL = (
     "eval_images",
     "eval_temperatures",
     "monitor_samples",
+    "max_bad_steps",
+    "max_bad_share",
 )
 
 

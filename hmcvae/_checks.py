@@ -58,18 +58,21 @@ def check_real(
     return x
 
 
-def check_positive(name: str, value: Any, *, optional: bool = False) -> Any:
-    """Return `value`, lists and tuples as arrays; or raise ValueError unless every entry is real, finite and > 0.
+def check_positive(name: str, value: Any, *, optional: bool = False, is_array: bool = False) -> Any:
+    """Return `value`; or raise ValueError unless it is one number that is real, finite and > 0.
 
-    Traced values pass unseen; None passes where it is `optional`.
+    Traced values pass unseen. None passes where it is `optional`. Where `is_array`, any array of such numbers passes,
+    and lists and tuples come back as arrays.
     """
     if value is None and optional:
         return None
     if not is_concrete(value):
         return value
     array = _as_array(value)
-    if array is None or array.dtype.kind not in "iufV" or array.size == 0:
-        raise ValueError(f"{name} must be a positive number, or an array of such, got {value!r}")
+    is_number = array is not None and array.dtype.kind in "iufV"
+    if array is None or not is_number or array.size == 0 or (array.ndim and not is_array):
+        of_many = ", or an array of such" if is_array else ""
+        raise ValueError(f"{name} must be a positive number{of_many}, got {value!r}")
     # In float64: bfloat16 and its kin (kind V) have no isfinite of their own in NumPy.
     numbers = array.astype(np.float64)
     if not (np.all(np.isfinite(numbers)) and np.all(numbers > 0)):

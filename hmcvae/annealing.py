@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from hmcvae import charts, integrators, metrics
 from hmcvae._checks import check_count, check_positive
 from hmcvae.charts import Chart, Frame
+from hmcvae.likelihoods import check_examples
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, gaussian_log_prob
 
@@ -251,7 +252,7 @@ def ais(
         batch_size: examples at a time.
 
     Raises:
-        ValueError: for no examples or counts below 1.
+        ValueError: for no examples or such that have no likelihood, or counts below 1.
     """
     return _checked(
         vae,
@@ -324,6 +325,7 @@ def _checked(
 ) -> AISEstimate:
     if len(examples) == 0:
         raise ValueError("there must be at least one example to evaluate on, got 0")
+    check_examples(vae.likelihood, examples)
     betas = sigmoid_schedule(num_temperatures)
     num_chains = check_count("num_chains", num_chains, 1)
     num_steps = check_count("num_steps", num_steps, 1)

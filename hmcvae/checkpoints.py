@@ -1,8 +1,14 @@
 """Checkpoints of a training run: written whole or not at all (Orbax), and checked when they are read back."""
 
+import contextlib
+import errno
 import json
 import logging
+import shutil
+import tempfile
+import weakref
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from hmcvae._checks import check_count
 from hmcvae.types import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -26,39 +33,117 @@ def digest(tree: PyTree) -> str:
 
 
 class Checkpoints:
-    """A folder of numbered checkpoints, the newest `keep` of them.
+    """A folder of numbered checkpoints: the newest `keep` of them, and the newest good one where these are not good.
 
     Orbax writes to a temporary folder and renames it, so a run killed at any moment leaves whole checkpoints only.
+
+    Raises:
+        ValueError: unless keep is a whole number of at least 1.
+        NotADirectoryError: if there is a file where the folder should be.
     """
 
     def __init__(self, folder: Path | str, keep: int = 2):
-        self.folder = Path(folder).resolve()
+        self._keep = check_count("keep", keep, 1)
+        self.folder = Path(folder).expanduser().resolve()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"expected a folder for checkpoints, got the file {self.folder}")
         # Orbax logs a dozen lines a checkpoint at INFO through absl.
         logging.getLogger("absl").setLevel(logging.WARNING)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        # What is deleted is decided here: Orbax knows of no good ones.
+        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
         # Named here, so that a new process can read the metadata of what another one wrote.
         handlers = {"state": ocp.StandardCheckpointHandler(), "digest": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self._plain_path(), options=options, item_handlers=handlers)
+
+    def _plain_path(self) -> Path:
+        """The folder, or a link to it: Orbax takes a path for a pattern, and TensorStore a backslash for a slash."""
+        if not set("*?[]\\") & set(str(self.folder)):
+            return self.folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = tempfile.mkdtemp(prefix="hmcvae-checkpoints-")
+        weakref.finalize(self, shutil.rmtree, place, ignore_errors=True)
+        link = Path(place) / "checkpoints"
+        link.symlink_to(self.folder, target_is_directory=True)
+        return link
 
     def epochs(self) -> list[int]:
-        """The epochs that have a checkpoint, oldest first."""
+        """The epochs that have a checkpoint now, oldest first."""
+        # Not what Orbax remembers: another process may write and delete.
+        self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, epoch: int, tree: PyTree) -> None:
+    def last_good(self) -> int | None:
+        """The newest epoch that was saved as a good one; None without any."""
+        return next((epoch for epoch in reversed(self.epochs()) if self._is_good(epoch)), None)
+
+    def _is_good(self, epoch: int) -> bool:
+        """What `save` was told; those that older versions wrote count as good."""
+        try:
+            record = json.loads((self.folder / str(epoch) / "digest" / "metadata").read_text())
+            return bool(record.get("is_good", True))
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True) -> None:
         """Write `tree`, a pytree of arrays, as the checkpoint of `epoch`. One that is there is replaced; those of later
-        epochs go: they are left from before the run was taken back to an earlier epoch."""
-        if epoch in self.epochs():
-            self._manager.delete(epoch)
-        host = jax.tree.map(np.asarray, tree)
+        epochs go: they are left from before the run was taken back to an earlier epoch.
+
+        Args:
+            is_good: whether this one may stand in for the good ones before it: the newest good one is never deleted.
+
+        Raises:
+            ValueError: if epoch is no whole number of at least 0; or a tree that could not be read back: leaves that
+                are no numbers, or two of one name. Nothing is written.
+            OSError: if it cannot be written (a full disk, a folder that is gone); those before it stay.
+        """
+        epoch = check_count("epoch", epoch, 0)
+        host = jax.tree.map(_as_numbers, tree)
+        _check_names(host)
+        record = {"crc32": digest(host), "is_good": bool(is_good)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(host), digest=ocp.args.JsonSave({"crc32": digest(host)})
+            state=ocp.args.StandardSave(jax.tree.map(_storable, host)), digest=ocp.args.JsonSave(record)
         )
-        # Without `force` Orbax passes over an epoch below its latest, and says nothing.
-        self._manager.save(epoch, args=args, force=True)
-        self._manager.wait_until_finished()
-        _write_checksums(self.folder / str(epoch))
-        for later in [number for number in self.epochs() if number > epoch]:
-            self._manager.delete(later)
+        known = self.epochs()
+        place, replaced = self.folder / str(epoch), self.folder / f"{epoch}.replaced"
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"the folder of the checkpoints is gone: {self.folder}")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if epoch in known:
+            place.rename(replaced)
+            self._manager.reload()
+        try:
+            # Without `force` Orbax passes over an epoch below its latest, and says nothing.
+            with _quiet():
+                self._manager.save(epoch, args=args, force=True)
+                self._manager.wait_until_finished()
+            _write_checksums(place)
+        except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
+            self._take_back(epoch, replaced)
+            kept = self.epochs()
+            raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
+                f"the checkpoint of epoch {epoch} could not be written ({_reason(error)}); "
+                + (f"that of epoch {kept[-1]} is kept" if kept else "there is none before it"),
+                str(self.folder),
+            ) from error
+        shutil.rmtree(replaced, ignore_errors=True)
+        self._delete_old(epoch)
+
+    def _take_back(self, epoch: int, replaced: Path) -> None:
+        """Leave nothing of a checkpoint that could not be written, and what it was to replace as it was."""
+        for half in (self.folder / str(epoch), *self.folder.glob(f"{epoch}.orbax-checkpoint-tmp*")):
+            shutil.rmtree(half, ignore_errors=True)
+        if replaced.is_dir():
+            replaced.rename(self.folder / str(epoch))
+
+    def _delete_old(self, newest: int) -> None:
+        known = self.epochs()
+        upto = [epoch for epoch in known if epoch <= newest]
+        kept = set(upto[-self._keep :])
+        kept.update([epoch for epoch in upto if self._is_good(epoch)][-1:])
+        for epoch in known:
+            if epoch not in kept:
+                self._manager.delete(epoch)
 
     def restore(self, like: PyTree, epoch: int | None = None) -> PyTree:
         """The checkpoint of `epoch`, by default the newest, with the structure, shapes and dtypes of `like`.
@@ -71,13 +156,24 @@ class Checkpoints:
         known = self.epochs()
         if not known:
             raise FileNotFoundError(f"no checkpoint in {self.folder}")
-        epoch = known[-1] if epoch is None else epoch
+        epoch = known[-1] if epoch is None else check_count("epoch", epoch, 0)
         if epoch not in known:
             raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {self.folder}; there are {known}")
         place = self.folder / str(epoch)
-        older = [number for number in known if number != epoch]
-        advice = f"move {place} away to go on from epoch {older[-1]}" if older else "it is the only one"
-        target = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), np.asarray(leaf).dtype), like)
+        try:
+            return self._read(like, epoch, [number for number in known if number != epoch])
+        except ValueError as error:
+            if place.is_dir():
+                raise
+            raise FileNotFoundError(
+                f"the checkpoint {place} was deleted while it was read; there are now {self.epochs()}"
+            ) from error
+
+    def _read(self, like: PyTree, epoch: int, others: list[int]) -> PyTree:
+        place = self.folder / str(epoch)
+        advice = f"move {place} away to go on from epoch {others[-1]}" if others else "it is the only one"
+        shapes = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), np.asarray(leaf).dtype), like)
+        target = jax.tree.map(_storable, shapes)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), digest=ocp.args.JsonRestore())
         saved: Any = None
         damaged = _damaged_files(place)
@@ -89,24 +185,84 @@ class Checkpoints:
             if not differences:
                 saved = self._manager.restore(epoch, args=args)
         except Exception as error:  # Orbax, TensorStore and zstd each raise kinds of their own
-            reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
             raise ValueError(
-                f"the checkpoint {place} cannot be read: it is corrupted ({reason}); {advice}"
+                f"the checkpoint {place} cannot be read: it is corrupted ({_reason(error)}); {advice}"
             ) from error
+        if not differences:
+            differences = _differences(_empty_shapes(saved["state"], shapes), _empty_shapes(target, shapes))
         if differences:
             raise ValueError(
                 f"the checkpoint {place} is of another model: {'; '.join(differences[:3])}"
                 + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
             )
-        expected, found = saved["digest"]["crc32"], digest(saved["state"])
+        state = jax.tree.map(lambda stored, like: stored if like.size else like, saved["state"], shapes)
+        expected, found = saved["digest"]["crc32"], digest(state)
         if expected != found:
             raise ValueError(
                 f"the checkpoint {place} is corrupted: expected checksum {expected}, got {found}; {advice}"
             )
-        return jax.tree.map(jax.numpy.asarray, saved["state"])
+        return jax.tree.map(jax.numpy.asarray, state)
 
     def close(self) -> None:
         self._manager.close()
+
+
+def _as_numbers(leaf: Any) -> np.ndarray:
+    if jax.numpy.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError("a checkpoint holds numbers, got random keys: save jax.random.key_data of them")
+    array = np.asarray(leaf)
+    if not (array.dtype.kind in "biufc" or jax.numpy.issubdtype(array.dtype, jax.numpy.number)):
+        raise ValueError(f"a checkpoint holds numbers, got {type(leaf).__name__} of dtype {array.dtype}")
+    return array
+
+
+def _check_names(tree: PyTree) -> None:
+    """Raise ValueError for what Orbax would write in one place, or not at all."""
+    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        both = [jax.tree_util.keystr(p) for p, name in zip(paths, names, strict=True) if name == twice[0]]
+        raise ValueError(
+            f"a checkpoint needs a name for each array, got {' and '.join(both)}: both are {twice[0]!r}"
+        )
+    if not names:
+        raise ValueError("a checkpoint holds at least one array, got none")
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Orbax writes no array without entries: its shape is written in its place."""
+    return array if array.size else np.array(array.shape, np.int64)
+
+
+def _empty_shapes(stored: PyTree, like: PyTree) -> dict[str, str]:
+    """The shapes that stand for arrays without entries, by name."""
+    paths = jax.tree.leaves_with_path(like)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): str(np.asarray(found).tolist())
+        for (path, leaf), found in zip(paths, jax.tree.leaves(stored), strict=True)
+        if not leaf.size
+    }
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: the system's own words where they are in it."""
+    text = str(error)
+    if "ENOSPC" in text or "No space left" in text:
+        return "No space left on device"
+    return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that Orbax logs of errors that it also raises."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _checksums(place: Path) -> dict[str, str]:

@@ -120,8 +120,10 @@ def load(
     """
     if name not in _FORMATS:
         raise ValueError(f"expected the name of a data set, one of {', '.join(NAMES)}; got {name!r}")
-    if num_validation < 0:
-        raise ValueError(f"expected num_validation >= 0, got {num_validation}")
+    is_whole = isinstance(num_validation, (int, np.integer)) and not isinstance(num_validation, bool)
+    if not is_whole or num_validation < 0:
+        raise ValueError(f"expected num_validation to be a whole number >= 0, got {num_validation!r}")
+    num_validation = int(num_validation)
     splits = _digits() if name == "digits" else _find(name, data_dir, download)
     _check_splits(name, splits)
     train, validation = _set_aside_validation(splits, num_validation)
@@ -238,26 +240,64 @@ def _digits() -> _Splits:
     return _Splits(images[:num_train], images[num_train:], "scikit-learn digits")
 
 
-def read_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h w"]:
+def read_idx(path: str | os.PathLike[str], max_pixels: int | None = None) -> UInt8[np.ndarray, "n h w"]:
     """Read an idx file of images (LeCun's format for MNIST), gzipped if its name ends in .gz.
 
+    The header is read first, and of the rest no more than it says: a small gzip file can hold gigabytes.
+
+    Args:
+        max_pixels: the most that are taken; None: as many as the header says.
+
     Raises:
-        ValueError: broken gzip, not an idx file of unsigned bytes with three axes, or not the length it says.
+        ValueError: broken gzip, not an idx file of unsigned bytes with three axes, not the length it says, or more than
+            max_pixels.
     """
-    raw = Path(path).read_bytes()
-    if Path(path).suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise _mismatch(path, "a whole gzip file", repr(error)) from error
-    if len(raw) < 16:
-        raise _mismatch(path, "an idx header of 16 bytes", f"a file of {len(raw)} bytes")
-    magic, *shape = struct.unpack(">4I", raw[:16])
-    if magic != 0x0803:
-        raise _mismatch(path, "the magic number 0x00000803 (unsigned bytes, 3 axes)", f"{magic:#010x}")
-    if len(raw) - 16 != math.prod(shape):
-        raise _mismatch(path, f"{math.prod(shape)} pixels, of shape {shape}", len(raw) - 16)
-    return np.frombuffer(bytearray(raw[16:]), np.uint8).reshape(shape)  # of a bytearray: writable
+    path = Path(path)
+    is_gzip = path.suffix == ".gz"
+    try:
+        with gzip.open(path, "rb") if is_gzip else path.open("rb") as file:
+            header = file.read(16)
+            if len(header) < 16:
+                raise _mismatch(path, "an idx header of 16 bytes", f"a file of {len(header)} bytes")
+            magic, *shape = struct.unpack(">4I", header)
+            if magic != 0x0803:
+                raise _mismatch(
+                    path, "the magic number 0x00000803 (unsigned bytes, 3 axes)", f"{magic:#010x}"
+                )
+            size, stored = math.prod(shape), path.stat().st_size
+            # Deflate makes at most 1,032 bytes of one.
+            most = 1032 * stored if is_gzip else stored - 16
+            if size > most or (not is_gzip and size != most):
+                raise _mismatch(
+                    path, f"{size} pixels, of shape {shape}", f"{most}{' at most' if is_gzip else ''}"
+                )
+            if max_pixels is not None and size > max_pixels:
+                raise _mismatch(path, f"at most {max_pixels} pixels", f"{size}, of shape {shape}")
+            pixels = bytearray(size)  # which NumPy leaves writable
+            found = _fill(file, memoryview(pixels))
+            rest = file.read(1)  # and at the end of a gzip file, its checksum
+    except (OSError, EOFError, zlib.error) as error:
+        if not is_gzip or isinstance(error, FileNotFoundError):
+            raise
+        raise _mismatch(path, "a whole gzip file", repr(error)) from error
+    if found != size or rest:
+        raise _mismatch(
+            path, f"{size} pixels, of shape {shape}", found if found != size else f"more than {size}"
+        )
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+def _fill(file: Any, buffer: memoryview) -> int:
+    """How many bytes of the buffer a file could fill."""
+    found = 0
+    while found < len(buffer) and (count := file.readinto(buffer[found:])):
+        found += count
+    return found
+
+
+def _max_pixels(name: str) -> int:
+    """Of one split of a data set, with room to spare: what claims to be larger is another, or made to fill memory."""
+    return 2 * _FORMATS[name].num_train * math.prod(_FORMATS[name].image_shape)
 
 
 def _existing(folder: Path, filename: str, *suffixes: str) -> Path:
@@ -269,7 +309,7 @@ def _existing(folder: Path, filename: str, *suffixes: str) -> Path:
 
 def _read_idx_pair(folder: Path, name: str) -> _Splits:
     paths = [_existing(folder, f"{stem}-images-idx3-ubyte", ".gz") for stem in ("train", "t10k")]
-    train, test = (read_idx(path)[..., None] for path in paths)
+    train, test = (read_idx(path, _max_pixels(name))[..., None] for path in paths)
     crc = zlib.crc32(test.tobytes())
     for other, other_crc in _TEST_CRC.items():
         if other != name and crc == other_crc:
@@ -277,19 +317,48 @@ def _read_idx_pair(folder: Path, name: str) -> _Splits:
     return _Splits(train, test, f"idx files in {folder}")
 
 
-def _read_npz(path: Path, *keys: str) -> list[np.ndarray]:
+def _read_npz(path: Path, name: str, *keys: str) -> list[np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise _mismatch(path, "an npz archive", "a file that is none, or is cut short")
     try:
+        with zipfile.ZipFile(path) as archive:
+            for key in keys:
+                _check_member(path, archive, key, _max_pixels(name))
         with np.load(path, allow_pickle=False) as archive:
             return [archive[key] for key in keys]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _TooLarge as error:
+        raise ValueError(str(error)) from None
+    except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise _mismatch(path, f"readable arrays {', '.join(keys)}", repr(error)) from error
+
+
+class _TooLarge(Exception):
+    """An array that is not read for its size; the message says which."""
+
+
+def _check_member(path: Path, archive: zipfile.ZipFile, key: str, max_pixels: int) -> None:
+    """Check an array's header against what is stored, before NumPy makes room for it."""
+    member = archive.getinfo(f"{key}.npy")
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+        size, stored = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+    if size != stored and not dtype.hasobject:
+        raise _TooLarge(
+            f"{path}: expected {key} to have {size} bytes, of {dtype} {list(shape)}, got {stored}"
+        )
+    if max(size, stored) > 8 * max_pixels:  # as float64 they would still be read, and refused for that
+        raise _TooLarge(f"{path}: expected at most {max_pixels} pixels in {key}, got {dtype} {list(shape)}")
 
 
 def _read_packed_npz(folder: Path, name: str) -> _Splits:
     path = _existing(folder, f"{name}.npz")
-    train, validation, test = (_unpack(path, rows) for rows in _read_npz(path, "train", "valid", "test"))
+    train, validation, test = (
+        _unpack(path, rows) for rows in _read_npz(path, name, "train", "valid", "test")
+    )
     return _Splits(train, test, f"static binarization in {path}", validation)
 
 
@@ -317,7 +386,7 @@ def _read_amat(path: Path) -> UInt8[np.ndarray, "n 28 28 1"]:
 
 def _read_cifar10_npz(folder: Path, stem: str) -> _Splits:
     path = _existing(folder, f"{stem}.npz")
-    train, test = _read_npz(path, "train", "test")
+    train, test = _read_npz(path, "cifar10", "train", "test")
     return _Splits(train, test, str(path))
 
 
@@ -332,7 +401,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles NumPy arrays in plain containers and nothing else: a batch file cannot run code."""
 
     _ALLOWED = frozenset(
-        {("numpy", "ndarray"), ("_codecs", "encode")}
+        {("numpy", "ndarray")}
         | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
         | {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
     )
@@ -341,6 +410,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (module_name, global_name) == ("numpy", "dtype"):
             # The batches pass align=0, as Python 2 wrote it, and NumPy >= 2.4 warns; it is for records only.
             return lambda spec, align=False, copy=False: np.dtype(spec)
+        if (module_name, global_name) == ("_codecs", "encode"):
+            return lambda text, encoding: text.encode(
+                {"latin1": "latin1"}[encoding]
+            )  # how Python 3 writes bytes
         if (module_name, global_name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module_name}.{global_name}, which is no part of an array")
         return super().find_class(module_name, global_name)
@@ -392,6 +465,7 @@ def _prepared_folder(folder: Path, name: str) -> Path:
 def _read_prepared(folder: Path, name: str) -> _Splits:
     """A copy prepared by tensorflow-datasets; about a second for 10,000 images, which are stored as PNG."""
     path = _prepared_folder(folder, name)
+    _check_features(path)
     tfds = _import_tfds()
     splits = ["train", "test"] + (["validation"] if name == "binarized_mnist" else [])
     try:
@@ -401,6 +475,45 @@ def _read_prepared(folder: Path, name: str) -> _Splits:
     except Exception as error:  # array_record raises RuntimeError, tfds whatever it happens upon
         raise _mismatch(path, f"a whole tensorflow-datasets copy of {name}", repr(error)) from error
     return _Splits(images[0], images[1], f"tensorflow-datasets copy in {path}", *images[2:])
+
+
+# Of these alone is an image data set made. Importing what else a file names would run it.
+_FEATURES = frozenset(
+    f"tensorflow_datasets.core.features.{name}"
+    for name in (
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "class_label_feature.ClassLabel",
+        "text_feature.Text",
+        "tensor_feature.Tensor",
+        "scalar.Scalar",
+    )
+)
+_NAME_OF_A_CLASS = frozenset({"pythonClassName", "python_class_name", "type"})
+
+
+def _check_features(path: Path) -> None:
+    """Raise ValueError if a prepared copy's features.json has a class imported that is none of tensorflow-datasets'."""
+    try:
+        pending = [json.loads((path / "features.json").read_text())]
+    except (OSError, ValueError, RecursionError) as error:
+        raise _mismatch(path, "a features.json written by tensorflow-datasets", repr(error)) from error
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            for name in _NAME_OF_A_CLASS & value.keys():
+                if isinstance(value[name], str) and value[name] not in _FEATURES:
+                    raise _mismatch(
+                        path, "a features.json with features of images alone", repr(value[name])[:200]
+                    )
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # content in JSON of its own
+            try:
+                pending.append(json.loads(value))
+            except (ValueError, RecursionError):
+                continue
 
 
 def _read_split(builder: Any, split: str) -> UInt8[np.ndarray, "n h w c"]:

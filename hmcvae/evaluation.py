@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import check_count
 from hmcvae.bounds import Bound
+from hmcvae.likelihoods import check_examples
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import VAE
 
@@ -149,13 +150,15 @@ def estimate(
     `chunk_size` draws at a time; every chunk has a key of its own, so another chunk_size gives other draws.
 
     Raises:
-        ValueError: for no examples, counts below 1, or a bound whose exp is no estimate of p(x).
+        ValueError: for no examples or such that have no likelihood, counts below 1, or a bound whose exp is no estimate
+            of p(x).
     """
     num_samples = check_count("num_samples", num_samples, 1)
     if len(examples) == 0:
         raise ValueError("there must be at least one example to evaluate on, got 0")
     if not bound.is_weight:
         raise ValueError(f"{bound.name} cannot be importance weighted: exp of it is no estimate of p(x)")
+    check_examples(bound.vae.likelihood, examples)
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
     batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
     return _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_size)

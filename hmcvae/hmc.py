@@ -149,7 +149,7 @@ def hmc(
         ValueError: if step_size, divergence_threshold or reversibility_tolerance is not positive,
             or num_integration_steps is neither a whole number ≥ 1 nor a function of a key.
     """
-    step_size = check_positive("step_size", step_size)
+    step_size = check_positive("step_size", step_size, is_array=True)
     check_positive("divergence_threshold", divergence_threshold)
     check_positive("reversibility_tolerance", reversibility_tolerance, optional=True)
     if not callable(num_integration_steps):

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z) as functions of the decoder's output.
+"""Likelihoods p(x | z) as functions of the decoder's output, and the data that each of them is defined for.
 
 A likelihood is four functions of `outputs`, the decoder's output at one z:
 
@@ -8,10 +8,12 @@ A likelihood is four functions of `outputs`, the decoder's output at one z:
     fisher_weights(outputs)   w(f): the diagonal of the Fisher information with respect to the outputs, one weight an
                               output, so that G(z) = Jᵀ diag(w) J + Λ with J = ∂f/∂z
 
-Pixels x are real numbers in [0, 1].
+and one of the data, `check(x)`, which raises ValueError for NumPy values x of any shape that have no likelihood:
+outside their support the formulas go on and give numbers without a meaning (a Bernoulli likelihood of -1 has no bound).
+`check_data` calls it wherever concrete data come in. Pixels x are real numbers in [0, 1].
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,14 +21,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hmcvae._checks import check_positive
+from hmcvae._checks import check_count, check_positive, check_real, is_concrete
 from hmcvae.types import ArrayLike, PyTree
 
 Pixels = Float[Array, "..."]
 
+# Data are checked so many numbers at a time: memory stays bounded for whole data sets.
+CHUNK = 2**22
+# Values may leave [0, 1] by as much, from rounding.
+ROUNDING = 1e-6
+# Grey values of a whole set that stay below this are taken for pixels that were divided by their range twice.
+DARK = 1 / 16
+
+
+def check_finite(x: np.ndarray) -> None:
+    """Raise ValueError unless every entry of x is a finite real number."""
+    _refuse(x, ~np.isfinite(x), "finite numbers")
+
+
+def check_unit(x: np.ndarray) -> None:
+    """Raise ValueError unless every entry of x is in [0, 1], up to rounding."""
+    # Written so that NaN, which compares with nothing, is refused too.
+    bad = ~((x >= -ROUNDING) & (x <= 1 + ROUNDING))
+    _refuse(x, bad, "numbers in [0, 1] (pixels divided by their largest possible value)")
+
 
 class Likelihood(NamedTuple):
-    """See the module's docstring. `num_outputs` is how many numbers the decoder gives for each pixel."""
+    """See the module's docstring.
+
+    num_outputs: how many numbers the decoder gives for each pixel.
+    check: of the data; by default any finite numbers will do.
+    """
 
     log_prob: Callable[[PyTree, Pixels], Float[Array, ""]]
     mean: Callable[[PyTree], Pixels]
@@ -34,6 +59,78 @@ class Likelihood(NamedTuple):
     fisher_weights: Callable[[PyTree], PyTree]
     num_outputs: int
     name: str
+    check: Callable[[np.ndarray], None] = check_finite
+
+
+def check_data(likelihood: Likelihood, x: Any, name: str = "x") -> None:
+    """Check that concrete data have a likelihood; values that are being traced pass unseen.
+
+    Args:
+        likelihood: whose `check` is asked.
+        x: one example, or a set of them [n, …]; arrays or trees of arrays.
+        name: what the message calls it.
+
+    Raises:
+        ValueError: for what is no real number, or outside the support: what was expected, what came, and where.
+    """
+    if not is_concrete(x):
+        return
+    for leaf in jax.tree.leaves(x):
+        array = np.asarray(leaf)
+        is_real = array.dtype.kind in "buif" or jnp.issubdtype(array.dtype, jnp.floating)
+        if not is_real:
+            raise ValueError(f"{name} must be real numbers, got an array of dtype {array.dtype}")
+        for part in _chunks(array):
+            try:
+                likelihood.check(part.astype(np.uint8) if part.dtype == bool else part)
+            except ValueError as error:
+                raise ValueError(f"{name} has no {likelihood.name} likelihood: {error}") from None
+
+
+def check_examples(likelihood: Likelihood, examples: Any) -> None:
+    """`check_data` of a set of examples [n, …]; and, where grey values are wanted, `check_range`."""
+    check_data(likelihood, examples, "examples")
+    if likelihood.check is check_unit:
+        for leaf in jax.tree.leaves(examples):
+            check_range(leaf, "examples")
+
+
+def check_range(x: Any, name: str = "x") -> None:
+    """Raise ValueError for a set [n, …] of at least two grey images, with none brighter than `DARK` but not all of it
+    black: pixels that were divided by their range twice. For concrete values; others pass unseen."""
+    if not is_concrete(x) or len(x) < 2:
+        return
+    array = np.asarray(x)
+    highest = max((float(part.max()) for part in _chunks(array) if part.size), default=0.0)
+    if array.dtype.kind == "f" and 0 < highest <= DARK:
+        raise ValueError(
+            f"expected {name} in [0, 1] to use that range, got no pixel above {highest:.3g}: were they divided by "
+            "their largest possible value twice?"
+        )
+
+
+def _chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of about `CHUNK` entries, along the first axis."""
+    if array.ndim == 0 or array.size <= CHUNK:
+        yield array
+        return
+    rows = max(1, CHUNK * len(array) // array.size)
+    for first in range(0, len(array), rows):
+        yield array[first : first + rows]
+
+
+def _refuse(x: np.ndarray, bad: Any, expected: str) -> None:
+    if not np.any(bad):
+        return
+    bad = np.asarray(bad)  # of one number NumPy's comparisons make no array
+    first = tuple(int(i) for i in np.unravel_index(np.argmax(bad), np.shape(bad)))
+    num_nan = int(np.sum(np.isnan(x)))
+    finite = np.asarray(x, np.float64)[np.isfinite(x)]
+    span = f"values from {finite.min():.6g} to {finite.max():.6g}" if finite.size else "no finite value"
+    raise ValueError(
+        f"expected {expected}, got {span}, {num_nan} NaN and {int(np.sum(np.isinf(x)))} infinite; {int(np.sum(bad))} "
+        f"of {np.size(bad)} are refused, the first of them {np.asarray(x)[first]:.6g}"
+    )
 
 
 def bernoulli() -> Likelihood:
@@ -53,7 +150,7 @@ def bernoulli() -> Likelihood:
     def fisher_weights(logits: Pixels) -> Pixels:
         return jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
 
-    return Likelihood(log_prob, jax.nn.sigmoid, sample, fisher_weights, 1, "bernoulli")
+    return Likelihood(log_prob, jax.nn.sigmoid, sample, fisher_weights, 1, "bernoulli", check_unit)
 
 
 def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likelihood:
@@ -67,9 +164,15 @@ def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likel
     Raises:
         ValueError: if `scale` is not finite and positive, or min_scale is negative, or given beside a fixed scale.
     """
-    scale = check_positive("scale", scale, optional=True)
-    if not 0 <= min_scale < float("inf") or (min_scale and scale is not None):
-        raise ValueError(f"min_scale must be 0, or positive for a learned scale, got {min_scale!r}")
+    scale = check_positive("scale", scale, optional=True, is_array=True)
+    try:
+        min_scale = check_real("min_scale", min_scale, 0)
+    except ValueError as error:
+        raise ValueError(f"min_scale must be 0, or positive for a learned scale: {error}") from None
+    if min_scale and scale is not None:
+        raise ValueError(
+            f"min_scale must be 0, or positive for a learned scale, got {min_scale!r} beside scale"
+        )
     half_log_2pi = 0.5 * float(np.log(2 * np.pi))
 
     def split(outputs: PyTree) -> tuple[Pixels, Pixels]:
@@ -116,8 +219,7 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
     Raises:
         ValueError: unless num_levels is a whole number of at least 2.
     """
-    if not isinstance(num_levels, int) or num_levels < 2:
-        raise ValueError(f"num_levels must be a whole number of at least 2, got {num_levels!r}")
+    num_levels = check_count("num_levels", num_levels, 2)
     half_bin = 0.5 / (num_levels - 1)
     # At h/s = e⁴ a bin holds all of a density that is centred in it; the floor keeps 1/s finite.
     lowest = float(np.log(half_bin)) - 4.0
@@ -151,4 +253,12 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
         of_scale = jnp.where(outputs[1] > lowest, (3 + np.pi**2) / 9, 0.0).astype(log_scale.dtype)
         return jnp.exp(-2 * log_scale) / 3, of_scale
 
-    return Likelihood(log_prob, mean, sample, fisher_weights, 2, "discretised_logistic")
+    def check(x: np.ndarray) -> None:
+        check_unit(x)
+        # Rounding of x itself, times the levels; in half precision levels this close cannot be told apart.
+        precision = float(jnp.finfo(x.dtype).eps) if jnp.issubdtype(x.dtype, jnp.floating) else 0.0
+        levels = x.astype(np.promote_types(x.dtype, np.float32)) * (num_levels - 1)
+        bad = np.abs(levels - np.rint(levels)) > 1e-3 + 2 * (num_levels - 1) * precision
+        _refuse(x, bad, f"multiples of 1/{num_levels - 1} in [0, 1], the {num_levels} levels of a pixel")
+
+    return Likelihood(log_prob, mean, sample, fisher_weights, 2, "discretised_logistic", check)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hmcvae.likelihoods import Likelihood
+from hmcvae.likelihoods import Likelihood, check_data
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 
 Image = Float[Array, "..."]
@@ -103,8 +103,10 @@ class VAE:
         """log p(x | z), in nats.
 
         Raises:
-            ValueError: if the decoder's outputs are not shaped like x.
+            ValueError: if the decoder's outputs are not shaped like x, or x (where its values are known) has no
+                likelihood.
         """
+        check_data(self.likelihood, x)
         outputs = self.decode(params, z)
         shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(outputs)}
         if shapes != {jnp.shape(x)}:

@@ -20,10 +20,11 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "_random", "solvers"}
+BASE = {"types", "_checks", "_numerics", "_random", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
+    "_numerics": {"types"},
     "_random": {"types"},
     "solvers": {"types", "_checks"},
     "metrics": BASE,
@@ -40,17 +41,18 @@ MAY_IMPORT = {
     "transitions": BASE | {"metrics", "integrators", "vae"},
     "charts": BASE | {"metrics", "likelihoods", "vae"},
     "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "charts"},
-    "annealing": BASE | {"metrics", "integrators", "vae", "charts"},
-    "evaluation": BASE | {"vae", "bounds"},
+    "annealing": BASE | {"metrics", "integrators", "likelihoods", "vae", "charts"},
+    "evaluation": BASE | {"likelihoods", "vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
     "checkpoints": BASE,
-    "training": BASE | {"bounds", "checkpoints"},
+    "_epoch": BASE | {"likelihoods", "bounds"},
+    "training": BASE | {"likelihoods", "bounds", "checkpoints", "_epoch"},
     "data": set(),
 }
 # Libraries besides Python's own, NumPy, JAX and jaxtyping, and the modules that may import them.
 LIBRARIES = {
     "networks": {"flax"},
-    "training": {"optax"},
+    "_epoch": {"optax"},
     "checkpoints": {"orbax"},
     "sampling": {"tqdm"},
     "diagnostics": {"arviz"},

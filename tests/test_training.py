@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hmcvae
-from hmcvae import bounds, data, networks, training
+from hmcvae import _epoch, bounds, data, networks, training
 from hmcvae.bounds import Bound, BoundInfo
 from hmcvae.checkpoints import Checkpoints
 from hmcvae.solvers import exact_info
@@ -386,6 +387,136 @@ def test_too_many_bad_steps_stop_the_run_with_advice_and_keep_the_last_good_stat
     np.testing.assert_allclose(kept.params["vae"]["p"], 2.0, rtol=1e-5)
 
 
+def falling_off(limit: float):
+    """All is well until p, which rises by the learning rate a step, passes the limit."""
+    return of_log_weight(lambda params, x, _: params["p"] * jnp.where(params["p"] > limit, jnp.nan, 1.0))
+
+
+LIKE = init_state(P, make_optimizer(Options(), 1), 0)
+
+
+@pytest.mark.parametrize("num_good", [0, 7])  # epochs of two steps before the fall
+def test_the_last_good_checkpoint_outlives_a_blow_up(tmp_path, num_good):
+    """However many epochs after it were saved too; and its epoch is the one that the message advises."""
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(NotFiniteError, match=f"of epoch {num_good}: go on .* resume_epoch={num_good}$"):
+        run(
+            falling_off(2 * num_good - 0.5),
+            plain_images(1, 2),
+            num_epochs=60,
+            batch_size=1,
+            learning_rate=1.0,
+            max_bad_steps=20,
+            settings={"checkpoints": checkpoints},
+        )
+    epochs = checkpoints.epochs()
+    assert epochs[0] == num_good
+    assert len(epochs) == 3
+    good = checkpoints.restore(LIKE, num_good)
+    assert int(good.num_skipped) == 0
+    np.testing.assert_allclose(good.params["vae"]["p"], 2 * num_good, rtol=1e-5)
+
+
+def test_a_state_from_before_the_first_step_is_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    bound = of_log_weight(lambda params, x, _: params["p"])
+    epochs = fit(
+        bound,
+        P,
+        plain_images(1, 2),
+        Options(num_epochs=2, batch_size=2),
+        max_value=255,
+        binarize=False,
+        validation=NO_IMAGES,
+        checkpoints=checkpoints,
+    )
+    next(epochs)
+    assert checkpoints.epochs() == [0, 1]
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(LIKE, 0).params, P)
+
+
+@pytest.mark.parametrize(("num_batches", "at_most"), [(600, 36), (601, 21), (61, 21)])
+def test_a_run_that_goes_bad_ends_in_mid_epoch(num_batches, at_most):
+    """Within max_bad_steps, and the rest of a piece of the epoch where these divide it."""
+    images = np.repeat(plain_images(9), num_batches, axis=0)
+    (state,), (metrics,) = one_epoch(falling_off(0.5), images, batch_size=1, learning_rate=1.0)
+    assert 21 <= int(state.step) <= at_most
+    assert int(state.bad_run) == int(state.step) - 1 == int(state.num_skipped)
+    assert metrics.is_taken.shape == (num_batches,)
+    assert metrics.is_taken.sum() == 1
+    assert np.isnan(metrics.grad_norm[int(state.step) :]).all()
+    with pytest.raises(NotFiniteError, match="steps in a row up to epoch 1 had"):
+        run(falling_off(0.5), images, batch_size=1, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(("num_images", "num_epochs"), [(200, 1), (10, 40)])
+def test_too_large_a_share_of_bad_steps_stops_the_run(num_images, num_epochs):
+    """One image in three is bad: hardly ever twenty in a row, in one epoch of 200 steps or in forty of 10."""
+    levels = [255 if i % 3 == 0 else 0 for i in range(num_images)]
+    bound = of_log_weight(lambda params, x, _: jnp.where(x.mean() > 0.5, jnp.nan, params["p"]))
+    images, settings = plain_images(*levels), {"batch_size": 1, "num_epochs": num_epochs}
+    with pytest.raises(NotFiniteError, match=r"of \d+ steps .max_bad_share = 0.2. up to epoch"):
+        run(bound, images, **settings)
+    assert len(run(bound, images, max_bad_share=0.5, **settings)) == num_epochs
+
+
+@pytest.mark.parametrize("num_batches", [4, 40, 41])
+def test_an_update_that_makes_parameters_infinite_is_undone_and_counted(num_batches):
+    """The gradient is 1 and finite throughout, and so is the loss; the optimizer's update is not, at one step."""
+    bound = of_log_weight(lambda params, x, _: params["p"])
+
+    def update(grads, count, params=None):
+        return jax.tree.map(lambda g: jnp.where(count == 2, jnp.inf, -g), grads), count + 1
+
+    optimizer = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), update)
+    options = Options(batch_size=1, max_bad_steps=num_batches + 1)
+    epoch = make_epoch(bound, optimizer, options, 255, False)
+    state, metrics = epoch(init_state(P, optimizer, 0), jnp.asarray(plain_images(*range(num_batches))))
+    assert np.all(np.isfinite(state.params["vae"]["p"]))
+    assert 0 < int(state.num_skipped) == int(np.sum(~np.asarray(metrics.is_taken)))
+
+
+def test_steps_in_pieces_are_those_of_one_loop():
+    """Bit for bit, whatever a piece is: here 15, all 15 by themselves, or one."""
+    images, bounds_ = DIGITS.train[:300], []
+    for largest in (16, 7, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_epoch, "MAX_PIECE", largest)
+            (state,), (metrics,) = one_epoch(
+                ELBO, images, binarize=True, max_value=16, params=START, batch_size=20, learning_rate=0.02
+            )
+        bounds_.append((state, metrics))
+    for other in bounds_[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, bounds_[0])
+
+
+@pytest.mark.slow
+def test_digits_at_too_high_a_rate_keep_a_state_from_before(tmp_path):
+    vae, init_params, num_features = networks.build_vae(
+        (8, 8, 1), 8, hmcvae.likelihoods.bernoulli(), hidden=(20, 20)
+    )
+    bound = bounds.hvi(vae, reverse=networks.reverse_model(num_features, 8, 20), num_steps=4)
+    params = {"vae": init_params(jax.random.key(0)), "bound": bound.init(jax.random.key(1))}
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    checkpoints = Checkpoints(tmp_path)
+    options = {"num_epochs": 100, "batch_size": 100, "learning_rate": 3.0}
+    with pytest.raises(NotFiniteError, match="the last good checkpoint is kept"):
+        run(
+            bound,
+            DIGITS.train,
+            params=params,
+            binarize=True,
+            max_value=16,
+            settings={"checkpoints": checkpoints},
+            **options,
+        )
+    good = checkpoints.last_good()
+    optimizer = make_optimizer(Options(**options), len(DIGITS.train) // 100)
+    kept = checkpoints.restore(init_state(params, optimizer, 0), good)
+    value = training.make_monitor(bound, 16, True)(kept.params, jax.random.key(0), DIGITS.validation)
+    assert np.isfinite(value)
+
+
 def test_monitor_is_the_mean_bound_on_the_same_bits_every_time():
     """Batches of 4 of 10 images, each with bits and a draw of its own."""
     evaluate = of_log_weight(lambda params, x, _: params["p"] + jnp.mean(x)).evaluate
@@ -437,6 +568,168 @@ def test_what_cannot_be_trained_on_is_refused(settings, message):
         run(of_log_weight(lambda params, x, _: params["p"]), **arguments)
 
 
+def with_likelihood(likelihood):
+    return dataclasses.replace(
+        of_log_weight(lambda params, x, _: params["p"]),
+        vae=hmcvae.VAE(lambda params, x: (x, x, x), lambda params, z: z, likelihood),
+    )
+
+
+GREY = plain_images(0, 60, 128, 255)
+UNIT = GREY.astype(np.float32) / 255
+BAD_IMAGES = {
+    "from -1 to 1": (2 * UNIT - 1, 1, "from 0 to max_value = 1, got values from -1.0 to 1.0"),
+    "from -1 to 1, of 255": (2 * UNIT - 1, 255, "whole numbers 0 … max_value = 255 .uint8., got float32"),
+    "int8 that was uint8": (GREY.astype(np.int8), 255, "at most max_value = 255, got int8, which cannot"),
+    "int8 made int32": (
+        GREY.astype(np.int8).astype(np.int32),
+        255,
+        "from 0 to max_value = 255, got values from -128",
+    ),
+    "divided twice": (UNIT / 255, 1, r"to use that range, got no pixel above 0.00392.* twice"),
+    "divided, of 255": (
+        UNIT,
+        255,
+        r"got float32; numbers that are in \[0, 1\] already are taken with max_value = 1",
+    ),
+    "divided as whole numbers": (GREY // 255, 255, "use the range 0 … max_value = 255, got 1 at most: bits"),
+    "all black": (GREY * 0, 255, "use the range 0 … max_value = 255, got 0 at most"),
+    "one NaN": (np.where(UNIT == 1, np.nan, UNIT), 1, "from 0 to max_value = 1, got values from nan to nan"),
+    "one infinity": (np.where(UNIT == 1, np.inf, UNIT), 1, "of at most max_value = 1, got inf"),
+    "text": (GREY.astype(str), 255, "whole numbers 0 … max_value = 255"),
+    "complex": (GREY.astype(complex), 255, "whole numbers 0 … max_value = 255"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_images_out_of_range_are_refused_before_any_step(name):
+    images, max_value, message = BAD_IMAGES[name]
+    for likelihood in (hmcvae.likelihoods.bernoulli(), hmcvae.likelihoods.gaussian()):
+        with pytest.raises(ValueError, match=message):
+            run(with_likelihood(likelihood), images, max_value=max_value, batch_size=2)
+        if name not in ("divided twice", "divided as whole numbers", "all black"):  # one of many may be dark
+            with pytest.raises(ValueError, match="validation pixels"):
+                run(
+                    with_likelihood(likelihood),
+                    GREY * 0 + 1,
+                    max_value=1,
+                    batch_size=2,
+                    validation=images * 1,
+                )
+
+
+DOORS = {
+    "prepare": lambda images, max_value: training.prepare(jax.random.key(0), images, max_value, False),
+    "make_epoch": lambda images, max_value: one_epoch(ELBO_OF_X, images, max_value=max_value, batch_size=2),
+    "make_monitor": lambda images, max_value: training.make_monitor(ELBO_OF_X, max_value, False)(
+        P, jax.random.key(0), jnp.asarray(images)
+    ),
+}
+ELBO_OF_X = of_log_weight(lambda params, x, _: params["p"] + x.mean())
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "name", ["from -1 to 1", "int8 that was uint8", "int8 made int32", "divided, of 255", "one NaN"]
+)
+def test_images_out_of_range_come_in_by_no_door(door, name):
+    images, max_value, message = BAD_IMAGES[name]
+    with pytest.raises(ValueError, match=message.removeprefix("at most").removeprefix("from 0")):
+        DOORS[door](images.astype(np.float32) if name == "one NaN" else images, max_value)
+    DOORS[door](GREY, 255)
+
+
+@pytest.mark.parametrize(
+    ("images", "max_value"),
+    [(GREY, 255), (GREY.astype(np.int64), 255), (GREY > 100, 1), (UNIT, 1), (UNIT.astype(np.float64), 1)],
+)
+def test_images_in_range_are_taken_in_any_dtype(images, max_value):
+    run(
+        with_likelihood(hmcvae.likelihoods.gaussian()),
+        images,
+        max_value=max_value,
+        batch_size=2,
+        num_epochs=1,
+    )
+    run(
+        with_likelihood(hmcvae.likelihoods.gaussian()),
+        jnp.asarray(images),
+        max_value=max_value,
+        batch_size=2,
+        num_epochs=1,
+    )
+
+
+def test_grey_values_have_to_be_levels_of_the_likelihood():
+    digits = plain_images(0, 3, 7, 16)
+    with pytest.raises(
+        ValueError, match=r"training images has no discretised_logistic .* multiples of 1/255"
+    ):
+        run(with_likelihood(hmcvae.likelihoods.discretised_logistic()), digits, max_value=16, batch_size=2)
+    levels = with_likelihood(hmcvae.likelihoods.discretised_logistic(17))
+    assert len(run(levels, digits, max_value=16, batch_size=2, num_epochs=1)) == 1
+
+
+# Nets that are no functions of one example.
+
+
+def net_of(kind: str):
+    """(encode, decode, params) with a hidden layer of the kind."""
+    weights = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)}
+    generator = np.random.default_rng(0)
+
+    def hidden(h):
+        if kind == "normalised over a batch of one":
+            return h - h.reshape(1, *h.shape).mean(0)
+        return h * generator.integers(0, 2, h.shape) if kind == "drawing masks" else jnp.tanh(h)
+
+    def encode(p, x):
+        h = hidden(p["a"] @ x.reshape(-1))
+        return h, 0 * h, h
+
+    def decode(p, z):
+        return hidden(p["b"] @ z).reshape(2, 2, 1)
+
+    return encode, decode, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+
+
+@pytest.mark.parametrize("which", ["encode", "decode"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("normalised over a batch of one", "to depend on its input, got the same for two different ones"),
+        ("drawing masks", "to be a function, got two results for the same input"),
+    ],
+)
+def test_a_net_that_is_no_function_of_its_input_is_refused_with_the_recipe(which, kind, message):
+    (encode, decode, params), (bad_encode, bad_decode, _) = net_of("plain"), net_of(kind)
+    pair = (bad_encode, decode) if which == "encode" else (encode, bad_decode)
+    bound = bounds.elbo(hmcvae.VAE(*pair, hmcvae.likelihoods.bernoulli()))
+    start = {"vae": params, "bound": {}}
+    with pytest.raises(ValueError, match=rf"expected {which} {message}.*net.eval\(\)"):
+        run(bound, GREY, params=start, batch_size=2)
+
+
+def test_a_net_whose_heads_start_at_zero_is_no_such_net():
+    encode, decode, params = net_of("plain")
+    bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert len(run(bound, GREY, params={"vae": zeros, "bound": {}}, batch_size=2, num_epochs=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (jnp.array(3), r"floats, got params\['vae'\]\['extra'\] of dtype int"),
+        (jax.random.key(0), r"floats, got params\['vae'\]\['extra'\] of dtype key.*random keys"),
+        (jnp.array([1.0, np.nan]), r"finite parameters to start from, got .* in params\['vae'\]\['extra'\]"),
+    ],
+)
+def test_parameters_that_cannot_be_trained_are_named(leaf, message):
+    with pytest.raises(ValueError, match=message):
+        run(ELBO_OF_X, GREY, params={"vae": {"p": P["vae"]["p"], "extra": leaf}, "bound": {}}, batch_size=2)
+
+
 def test_images_of_another_shape_than_the_nets_are_refused():
     vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
     params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": {}}
@@ -460,7 +753,11 @@ def test_images_of_another_shape_than_the_nets_are_refused():
         ("kl_warmup_epochs", -1),
         ("patience", -1),
         ("max_bad_steps", 0),
+        ("max_bad_share", 0.0),
+        ("max_bad_share", 1.5),
+        ("learning_rate", 1e39),  # infinite in single precision
         ("seed", -1),
+        ("seed", 2**63),
     ],
 )
 def test_options_outside_their_range_are_refused(name, value):

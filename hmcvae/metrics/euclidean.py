@@ -35,7 +35,7 @@ def diagonal(mass: ArrayLike) -> "Diagonal":
     mass = _as_float("mass", mass)
     if mass.ndim != 1:
         raise ValueError(f"mass must have shape [d], got shape {tuple(mass.shape)}; use dense() for a matrix")
-    mass = check_positive("mass", mass)
+    mass = check_positive("mass", mass, is_array=True)
     return Diagonal(mass)
 
 
@@ -59,11 +59,14 @@ def dense(mass: ArrayLike) -> "Dense":
 
 def _as_float(name: str, value: ArrayLike) -> Array:
     """`value` as a real floating-point array (whole numbers are taken as such), or a ValueError."""
-    array = jnp.asarray(value)
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(array.dtype, jnp.integer):
         return array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}")
+        raise ValueError(f"{name} must be real numbers, got {value!r}, of dtype {array.dtype}")
     return array
 
 

@@ -1,0 +1,341 @@
+"""Every public number of the library, and what is done with good and bad ones; run by `test_checks` in a process of its
+own, as a user runs it: without the annotations' checks, which would come first.
+
+Prints one line of JSON a row: [name, [complaint, …]].
+"""
+
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hmcvae
+from hmcvae import (
+    annealing,
+    bounds,
+    charts,
+    evaluation,
+    geodesics,
+    integrators,
+    likelihoods,
+    metrics,
+    networks,
+    solvers,
+    transitions,
+)
+from hmcvae.checkpoints import Checkpoints
+from hmcvae.training import Options, make_monitor
+
+
+class Row(NamedTuple):
+    """call(value), whose argument is named last in `name`; `good` is a value that it takes."""
+
+    name: str
+    call: Callable[[Any], Any]
+    kind: str
+    good: Any
+    is_quick: bool = True
+
+
+def f(z):
+    return -0.5 * jnp.sum(z**2)
+
+
+def at(metric: Any) -> Any:
+    """A metric used where its dimension is known."""
+    return metric.tensor(jnp.ones(2))
+
+
+KEY = jax.random.key(0)
+BERNOULLI = likelihoods.bernoulli()
+VAE = hmcvae.VAE(lambda p, x: (x[:2], x[:2], x), lambda p, z: jnp.concatenate([z, z]), BERNOULLI, 2)
+PARAMS = {"vae": {}, "bound": {}}
+ELBO = bounds.elbo(VAE)
+XS = jnp.array([[0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
+HMC = hmcvae.hmc(f, 0.5, 2)
+STARTS = jnp.ones((2, 2)) * jnp.arange(1.0, 3.0)[:, None]
+STATE = integrators.init(f, metrics.identity(), jnp.ones(2), jnp.ones(2))
+STEP = integrators.leapfrog(f, metrics.identity())
+AMORTISED = charts.amortised(4, 2)
+
+
+def sample(**changes):
+    return hmcvae.sample(KEY, HMC, STARTS, **({"num_samples": 4, "num_warmup": 0} | changes))
+
+
+def estimate(**changes):
+    return evaluation.estimate(ELBO, PARAMS, KEY, XS, **({"num_samples": 2} | changes))
+
+
+def ais(**changes):
+    settings = {"num_temperatures": 2, "num_chains": 2, "num_steps": 1} | changes
+    return annealing.ais(VAE, {}, KEY, XS, **settings)
+
+
+def checkpoints(keep):
+    with tempfile.TemporaryDirectory() as folder:
+        return Checkpoints(folder, keep=keep).close()
+
+
+def geodesic(**changes):
+    settings = {"num_points": 5, "max_iterations": 3} | changes
+    return geodesics.geodesic(metrics.monge(f, 1.0), jnp.zeros(2), jnp.ones(2), **settings)
+
+
+def rhvi(v):
+    return bounds.rhvi(VAE, AMORTISED, position_dependence=v)
+
+
+def options_rows() -> list[Row]:
+    counts = {
+        "num_epochs": 1,
+        "batch_size": 1,
+        "kl_warmup_epochs": 0,
+        "patience": 0,
+        "max_bad_steps": 1,
+        "seed": 0,
+    }
+    rows = [
+        Row(f"Options.{name}", lambda v, name=name: Options(**{name: v}), f"count >= {low}", 2)
+        for name, low in counts.items()
+    ]
+    kinds = {"learning_rate": "positive", "clip_norm": "real >= 0", "max_bad_share": "positive"}
+    return rows + [
+        Row(f"Options.{n}", lambda v, n=n: Options(**{n: v}), kind, 0.5) for n, kind in kinds.items()
+    ]
+
+
+def dynamics_rows() -> list[Row]:
+    rows = []
+    for name, make in (
+        ("transitions.hamiltonian", lambda **o: transitions.hamiltonian(2, **o)),
+        ("transitions.riemannian", lambda **o: transitions.riemannian(lambda _: metrics.identity(), **o)),
+        ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
+        ("bounds.whitened_hvi", lambda **o: bounds.whitened_hvi(VAE, AMORTISED, **o)),
+        ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, AMORTISED, **o)),
+    ):
+        numbers = {
+            "num_steps": ("count >= 0", 2),
+            "initial_step_size": ("positive", 0.2),
+            "max_step_size": ("positive", 2.0),
+        }
+        if name.startswith("bounds"):
+            numbers["num_transitions"] = ("count >= 0", 2)
+        rows += [
+            Row(f"{name}.{n}", lambda v, n=n, make=make: make(**{n: v}), kind, good)
+            for n, (kind, good) in numbers.items()
+        ]
+    return rows
+
+
+ROWS = [
+    *options_rows(),
+    *dynamics_rows(),
+    Row("hmc.step_size", lambda v: hmcvae.hmc(f, v, 2), "positives", 0.5),
+    Row("hmc.num_integration_steps", lambda v: hmcvae.hmc(f, 0.5, v), "count >= 1", 2),
+    Row(
+        "hmc.divergence_threshold", lambda v: hmcvae.hmc(f, 0.5, 2, divergence_threshold=v), "positive", 10.0
+    ),
+    Row(
+        "hmc.reversibility_tolerance",
+        lambda v: hmcvae.hmc(f, 0.5, 2, reversibility_tolerance=v),
+        "optional positive",
+        1e-3,
+    ),
+    Row("rmhmc.step_size", lambda v: hmcvae.rmhmc(f, v, 2, metrics.identity()), "positives", 0.5),
+    Row(
+        "rmhmc.num_integration_steps", lambda v: hmcvae.rmhmc(f, 0.5, v, metrics.identity()), "count >= 1", 2
+    ),
+    Row(
+        "rmhmc.divergence_threshold",
+        lambda v: hmcvae.rmhmc(f, 0.5, 2, metrics.identity(), divergence_threshold=v),
+        "positive",
+        10.0,
+    ),
+    Row(
+        "rmhmc.reversibility_tolerance",
+        lambda v: hmcvae.rmhmc(f, 0.5, 2, metrics.identity(), reversibility_tolerance=v),
+        "optional positive",
+        1e-3,
+    ),
+    Row("mmala.step_size", lambda v: hmcvae.mmala(f, v, metrics.monge(f, 1.0)), "positive", 0.5),
+    Row("uniform_steps.low", lambda v: hmcvae.uniform_steps(v, 9), "count >= 1", 2),
+    Row("uniform_steps.high", lambda v: hmcvae.uniform_steps(1, v), "count >= 1", 2),
+    Row("sample.num_samples", lambda v: sample(num_samples=v), "count >= 1", 4, False),
+    Row("sample.num_warmup", lambda v: sample(num_warmup=v), "count >= 0", 0, False),
+    Row("sample.target_acceptance", lambda v: sample(target_acceptance=v), "share", 0.7, False),
+    Row("metrics.diagonal.mass", lambda v: at(metrics.diagonal(v)), "positives", [1.0, 2.0]),
+    Row("metrics.softabs.softness", lambda v: metrics.softabs(f, softness=v), "positive", 10.0),
+    Row("metrics.monge.alpha", lambda v: metrics.monge(f, v), "positive", 0.5),
+    Row("solvers.fixed_point.tolerance", lambda v: solvers.fixed_point(v), "optional positive", 1e-6),
+    Row(
+        "solvers.fixed_point.max_iterations", lambda v: solvers.fixed_point(max_iterations=v), "count >= 1", 9
+    ),
+    Row(
+        "solvers.fixed_point.num_iterations",
+        lambda v: solvers.fixed_point(num_iterations=v),
+        "optional count >= 1",
+        3,
+    ),
+    Row("solvers.newton.tolerance", lambda v: solvers.newton(v), "optional positive", 1e-6),
+    Row("solvers.newton.max_iterations", lambda v: solvers.newton(max_iterations=v), "count >= 1", 9),
+    Row(
+        "integrators.integrate.num_steps",
+        lambda v: integrators.integrate(STEP, STATE, 0.1, v),
+        "count >= 0",
+        2,
+    ),
+    Row("charts.amortised.num_features", lambda v: charts.amortised(v, 2), "count >= 1", 3),
+    Row("charts.amortised.latent_dim", lambda v: charts.amortised(3, v), "count >= 1", 2),
+    Row("charts.fisher.latent_dim", lambda v: charts.fisher(v), "count >= 1", 2),
+    Row("charts.fisher.num_probes", lambda v: charts.fisher(4, v), "optional count >= 1", 2),
+    Row("charts.low_rank.num_features", lambda v: charts.low_rank(AMORTISED, v, 2, 1), "count >= 1", 4),
+    Row("charts.low_rank.latent_dim", lambda v: charts.low_rank(AMORTISED, 4, v, 1), "count >= 1", 2),
+    Row("charts.low_rank.rank", lambda v: charts.low_rank(AMORTISED, 4, 2, v), "count >= 1", 1),
+    Row("charts.distilled.weight", lambda v: charts.distilled(AMORTISED, v), "positive", 0.5),
+    Row("charts.recentred.num_rounds", lambda v: charts.recentred(AMORTISED, v), "count >= 0", 2),
+    Row("geodesics.geodesic.num_points", lambda v: geodesic(num_points=v), "count >= 2", 5, False),
+    Row("geodesics.geodesic.max_iterations", lambda v: geodesic(max_iterations=v), "count >= 0", 3, False),
+    Row("geodesics.geodesic.tolerance", lambda v: geodesic(tolerance=v), "positive", 1e-3, False),
+    Row(
+        "bounds.markov_chain.num_transitions",
+        lambda v: bounds.markov_chain(VAE, transitions.hamiltonian(2), v),
+        "count >= 0",
+        2,
+    ),
+    Row(
+        "bounds.charted.num_transitions",
+        lambda v: bounds.charted(VAE, AMORTISED, transitions.hamiltonian(2), v),
+        "count >= 0",
+        2,
+    ),
+    Row(
+        "bounds.importance_weighted.num_samples",
+        lambda v: bounds.importance_weighted(ELBO, v),
+        "count >= 1",
+        2,
+    ),
+    Row("bounds.iwae.num_samples", lambda v: bounds.iwae(VAE, num_samples=v), "count >= 1", 2),
+    Row("bounds.rhvi.position_dependence", rhvi, "optional share, closed", 0.5),
+    Row("likelihoods.gaussian.scale", likelihoods.gaussian, "optional positives", 0.5),
+    Row("likelihoods.gaussian.min_scale", lambda v: likelihoods.gaussian(min_scale=v), "real >= 0", 0.1),
+    Row("likelihoods.discretised_logistic.num_levels", likelihoods.discretised_logistic, "count >= 2", 16),
+    Row(
+        "VAE.latent_dim", lambda v: hmcvae.VAE(VAE.encode, VAE.decode, BERNOULLI, v), "optional count >= 1", 2
+    ),
+    Row("networks.reverse_model.num_features", lambda v: networks.reverse_model(v, 2), "count >= 1", 3),
+    Row("networks.reverse_model.latent_dim", lambda v: networks.reverse_model(3, v), "count >= 1", 2),
+    Row("networks.reverse_model.hidden", lambda v: networks.reverse_model(3, 2, v), "count >= 1", 2),
+    Row(
+        "networks.build_vae.latent_dim",
+        lambda v: networks.build_vae((8, 8, 1), v, BERNOULLI),
+        "count >= 1",
+        2,
+    ),
+    Row(
+        "networks.build_vae.image_shape",
+        lambda v: networks.build_vae((8, 8, v), 2, BERNOULLI),
+        "count >= 1",
+        1,
+    ),
+    Row(
+        "networks.build_vae.hidden",
+        lambda v: networks.build_vae((8, 8, 1), 2, BERNOULLI, hidden=(v,)),
+        "count >= 1",
+        3,
+    ),
+    Row("evaluation.estimate.num_samples", lambda v: estimate(num_samples=v), "count >= 1", 2, False),
+    Row("evaluation.estimate.chunk_size", lambda v: estimate(chunk_size=v), "count >= 1", 2, False),
+    Row("evaluation.estimate.batch_size", lambda v: estimate(batch_size=v), "count >= 1", 2, False),
+    Row(
+        "evaluation.active_units.threshold",
+        lambda v: evaluation.active_units(VAE, {}, XS, v),
+        "positive",
+        0.1,
+        False,
+    ),
+    Row("annealing.sigmoid_schedule.num_temperatures", annealing.sigmoid_schedule, "count >= 1", 3),
+    Row("annealing.sigmoid_schedule.steepness", lambda v: annealing.sigmoid_schedule(3, v), "positive", 2.0),
+    Row("annealing.ais.num_temperatures", lambda v: ais(num_temperatures=v), "count >= 1", 2, False),
+    Row("annealing.ais.num_chains", lambda v: ais(num_chains=v), "count >= 1", 2, False),
+    Row("annealing.ais.num_steps", lambda v: ais(num_steps=v), "count >= 1", 1, False),
+    Row("annealing.ais.batch_size", lambda v: ais(batch_size=v), "count >= 1", 2, False),
+    Row(
+        "annealing.simulate.num_examples",
+        lambda v: annealing.simulate(VAE, {}, KEY, v),
+        "count >= 1",
+        2,
+        False,
+    ),
+    Row("Checkpoints.keep", checkpoints, "count >= 1", 2, False),
+    Row("training.make_monitor.batch_size", lambda v: make_monitor(ELBO, 255, False, v), "count >= 1", 2),
+]
+
+BAD_NUMBERS = [None, True, "a", float("nan"), float("inf"), -1, 1j]
+LIST = [1.0, 2.0]
+
+
+def bad_values(kind: str) -> list:
+    """What an argument of the kind refuses."""
+    bad = [value for value in BAD_NUMBERS if not (value is None and kind.startswith("optional"))]
+    bad += [np.array(float("nan")), np.bool_(True), np.array(["a"]), {}]
+    if "positives" not in kind:
+        bad += [LIST, np.array(LIST)]
+    if "count" in kind:
+        bad += [1.5, np.float64(2.0), 2**70, *range(int(kind[-1]))]
+    if "positive" in kind or "share" in kind:
+        bad += [] if "closed" in kind else [0, 0.0, np.float32(0)]
+        bad += [-0.5] + ([1.5] if "share" in kind else [])
+    return bad
+
+
+def good_values(row: Row) -> list:
+    """One value as Python, NumPy and JAX write it."""
+    if isinstance(row.good, list):
+        return [row.good, tuple(row.good), np.array(row.good, np.float32), jnp.array(row.good)]
+    kinds = (
+        (np.int64, np.int32, np.uint8, jnp.int32)
+        if "count" in row.kind
+        else (np.float64, np.float32, jnp.float32)
+    )
+    values = [row.good, *(kind(row.good) for kind in kinds), np.array(row.good)]
+    values += [None] if row.kind.startswith("optional") else []
+    return values if row.is_quick else values[1:2]
+
+
+def complaints(row: Row) -> list[str]:
+    """What is not as it should be."""
+    argument, found = row.name.rsplit(".", 1)[1], []
+    for value in bad_values(row.kind):
+        try:
+            row.call(value)
+        except ValueError as error:
+            if argument not in str(error) or "got" not in str(error):
+                found.append(
+                    f"{value!r}: ValueError that does not say what and what came: {str(error)[:100]}"
+                )
+        except Exception as error:
+            found.append(f"{value!r}: {type(error).__name__}: {str(error)[:100]}")
+        else:
+            found.append(f"{value!r}: taken")
+    for value in good_values(row):
+        try:
+            row.call(value)
+        except Exception as error:
+            found.append(f"{value!r}, of {type(value)}: refused, {type(error).__name__}: {str(error)[:100]}")
+    return found
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # of samplers that have not mixed in four draws
+    for row in ROWS:
+        print(json.dumps([row.name, complaints(row)]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
