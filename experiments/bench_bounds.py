@@ -110,10 +110,11 @@ def markdown(report: dict) -> str:
             f"{cell(r['rhvae_over_it'])} | {cell(r['gflop'], 0)} | {memory} |"
         )
     system = report["system"]
+    cores = f"{system['num_cores']} core" + ("s" if system["num_cores"] != 1 else "")
     versions = ", ".join(f"{name} {system[name]}" for name in ("jax", "torch", "pythae"))
     lines += [
         "",
-        f"`{report['command']}`, {system['num_cores']} core(s) of {system['cpu']}, {versions}, {report['date']}.",
+        f"`{report['command']}`, {cores} of {system['cpu']}, {versions}, {report['date']}.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -47,9 +47,14 @@ def anneal(
         "chart_params": chart_params,
         "batch_size": batch_size,
     }
-    found = annealing.ais(vae, params, stream(seed, f"{name}ais"), examples, **settings)
     positions, simulated = annealing.simulate(vae, params, stream(seed, f"{name}simulate"), num_simulated)
-    below = annealing.ais(vae, params, stream(seed, f"{name}ais, simulated"), simulated, **settings)
+    # In one call: it compiles once.
+    together = jnp.concatenate([examples, simulated.astype(examples.dtype)])
+    forwards = annealing.ais(vae, params, stream(seed, f"{name}ais"), together, **settings)
+    found, below = (
+        AISEstimate(*(values[part] for values in forwards))
+        for part in (slice(None, len(examples)), slice(len(examples), None))
+    )
     above = annealing.reverse_ais(
         vae, params, stream(seed, f"{name}reverse"), simulated, positions, **settings
     )

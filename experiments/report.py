@@ -207,7 +207,9 @@ def markdown(report: dict) -> str:
     settings = report["settings"]
     images = f"{settings['num_train']} training images" if settings["num_train"] else "all training images"
     budget = (
-        f"{settings['passes']:g} passes" if settings["passes"] else f"{settings['seconds']:.0f} CPU seconds"
+        f"{settings['passes']:g} passes"
+        if settings.get("passes")
+        else f"{settings['seconds']:.0f} CPU seconds"
     )
     lines = [
         f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
@@ -275,7 +277,8 @@ def _learned_table(found: list[dict]) -> list[str]:
         rounds = [v["recentring_steps"] for v in own if "recentring_steps" in v]
         gammas = ", ".join(f"{gamma:.2f}" for gamma in np.mean(rounds, axis=0)) if rounds else "-"
         step = mean("step_sizes")
-        cells = [_or_dash(step), _or_dash(step * (r["num_steps"] or np.nan))]
+        num_steps = r.get("num_steps", METHODS.get(r["method"], {}).get("num_steps", 4))
+        cells = [_or_dash(step), _or_dash(step * (num_steps or np.nan))]
         cells += [_or_dash(_mean(ratios)), gammas]
         cells += [_or_dash(mean("fisher_weight")), _or_dash(mean("position_dependence"))]
         lines.append(f"| {r['latent_dim']} | {r['method']} | " + " | ".join(cells) + " |")
