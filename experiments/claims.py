@@ -71,7 +71,7 @@ def _plain(text: str) -> _Plain:
 
 
 def _pattern(claim: Claim) -> re.Pattern:
-    words = re.sub(r"\s+", " ", claim.text.strip())
+    words = re.sub(r"\s+", " ", claim.text.replace("**", "").strip())
     parts = [r"\s+".join(re.escape(word) for word in part.split(" ")) for part in words.split("{}")]
     return re.compile(f"({NUMBER})".join(parts) if claim.figures is not None else r"\s*".join(parts))
 

@@ -73,13 +73,13 @@ class SamplersConfig:
     results: Path = Path("runs/compare_samplers")
 
     def __post_init__(self):
-        for name in (*self.targets, self.traced):
-            num_draws(name, "RMHMC", self)
         counts = ("num_chains", "num_samples", "hmc_factor", "max_steps")
         check_fields(
             self,
             {name: check_whole(1) for name in counts} | {"num_warmup": check_whole(0), "seed": check_seed},
         )
+        for name in (*self.targets, self.traced):
+            num_draws(name, "RMHMC", self)
 
 
 def num_draws(name: str, method: str, config: SamplersConfig) -> int:
