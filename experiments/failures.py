@@ -1,6 +1,7 @@
 """How a script ends that cannot go on: in one line that says what to do, and an exit status that is not 0."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,9 @@ from hmcvae.training import NotFiniteError
 # What JAX and Orbax say of a full disk and of too little memory, in exceptions of kinds of their own.
 FULL = ("No space left on device", "RESOURCE_EXHAUSTED", "Out of memory", "Unable to allocate")
 
+# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks.
+_leave: Callable[[int], object] = os._exit
+
 
 def fail_cleanly(main: Callable[[], object]) -> None:
     """Run a script's main: errors that a user can mend, a full disk and Ctrl-C end in their message, not in a
@@ -20,12 +24,16 @@ def fail_cleanly(main: Callable[[], object]) -> None:
     except KeyboardInterrupt as error:
         print(_line("interrupted", error), file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ImportError, MemoryError, NotFiniteError) as error:
-        sys.exit(_line(f"error: {_what(error)}", error))
     except Exception as error:
-        if not _is_full(error):
+        is_full = _is_full(error)
+        if not is_full and not isinstance(error, (ValueError, OSError, ImportError, NotFiniteError)):
             raise
-        sys.exit(_line(f"error: {_what(error)}", error))
+        line = _line(f"error: {_what(error)}", error)
+        if not is_full:
+            sys.exit(line)
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        _leave(1)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ RUN/lock              held while a process trains
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,11 @@ class RunFolder:
             self._is_ours = is_ours
             try:
                 yield
-            finally:
-                self.close()
+            except BaseException:
+                with suppress(OSError):  # what stopped the run is told, not what closing it then met
+                    self.close()
+                raise
+            self.close()
 
     def check_there(self) -> None:
         """Check that the run is still there, as it was when it was begun or gone on with.

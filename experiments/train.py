@@ -44,7 +44,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     model = build(config, dataset)
     params = start_params(config, model)
     monitors = make_monitors(config, model, dataset)
-    with run.held(), advised(resume_advice(run.folder)):
+    with advised(resume_advice(run.folder)), run.held():
         run.create(config, dataset)
         state = train_epochs(config, run, dataset, model, params, monitors, quiet)
         result = finish(config, run, dataset, model, state, monitors[0], quiet)

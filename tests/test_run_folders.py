@@ -314,7 +314,9 @@ class Runtime(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "c"), 1, "error: .*Permission denied: 'c'$"),
     ],
 )
-def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys):
+def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys, monkeypatch):
+    monkeypatch.setattr(failures, "_leave", sys.exit)  # os._exit would end the tests
+
     def main():
         with failures.advised("go on"):
             raise error
