@@ -21,12 +21,11 @@ import matplotlib.pyplot as plt
 
 from experiments import bench_training
 from experiments.bench_training import describe_system, made_up, measure, smaller
-from experiments.config import fail_cleanly
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable, write_json
 from experiments.plots import save_figure
-from experiments.runs import write_json
 from hmcvae import data
 
-RESULTS = Path(__file__).resolve().parent / "results"
 OURS = (
     "VAE",
     "full Gaussian",
@@ -111,10 +110,11 @@ def markdown(report: dict) -> str:
             f"{cell(r['rhvae_over_it'])} | {cell(r['gflop'], 0)} | {memory} |"
         )
     system = report["system"]
+    cores = f"{system['num_cores']} core" + ("s" if system["num_cores"] != 1 else "")
     versions = ", ".join(f"{name} {system[name]}" for name in ("jax", "torch", "pythae"))
     lines += [
         "",
-        f"`{report['command']}`, {system['num_cores']} core(s) of {system['cpu']}, {versions}, {report['date']}.",
+        f"`{report['command']}`, {cores} of {system['cpu']}, {versions}, {report['date']}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -139,6 +139,8 @@ def draw(report: dict, path: Path) -> None:
 
 def run(config: Config, images, command: str) -> dict:
     """Measure, print, and write the JSON, Markdown and picture."""
+    folder = config.folder or Path("runs/bench_bounds")
+    check_writable(folder)
     has_peer = bool(util.find_spec("pythae") and util.find_spec("torch"))
     if not has_peer:
         print(f"pythae is not installed: not measured. {bench_training.INSTALL}", file=sys.stderr)
@@ -152,8 +154,6 @@ def run(config: Config, images, command: str) -> dict:
         "num_rounds": len(measured[0]["rounds"]),
         "rows": make_rows(measured, known),
     }
-    folder = config.folder or (Path("runs") / "bench_bounds" if config.quick else RESULTS)
-    folder.mkdir(parents=True, exist_ok=True)
     stem = folder / "bench_bounds"
     write_json(stem.with_suffix(".json"), report)
     stem.with_suffix(".md").write_text(markdown(report))

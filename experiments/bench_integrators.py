@@ -42,7 +42,6 @@ from scipy import special
 
 from hmcvae import integrators, metrics
 
-RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = ("blackjax",)  # of the leapfrog; the Riemannian part has peers of its own
 TARGET_COST = 1.15  # of the bare gradient
 NOTES = "<!-- written by hand, kept by the script -->"
@@ -60,7 +59,7 @@ class Config:
     case_seconds: how long all calls of one case may last; it sets the number of rounds, 8 to max_rounds.
     max_rounds: see case_seconds.
     unroll: steps in an iteration of our loop and of the bare gradient's (BlackJAX has no such choice).
-    folder: where the results are written; experiments/results by default.
+    folder: where the results are written; runs/bench_integrators by default.
     """
 
     peers: tuple[str, ...] | None = None
@@ -477,7 +476,7 @@ def run(config: Config) -> list[dict]:
         rows.append(row)
         print(table_row(row), flush=True)
     print("", *outcome(rows), sep="\n")
-    folder = config.folder or (Path("runs") / "bench_integrators" if config.quick else RESULTS)
+    folder = config.folder or Path("runs/bench_integrators")
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / "bench_integrators"
     settings = asdict(config) | {"folder": None, "peers": list(peers)}

@@ -83,7 +83,7 @@ class Config:
     mici_draws, stretches: draws by mici; ours are so many times as many.
     dims, rows, many_chains: sizes to grow to, one at a time.
     dtypes: of all measurements but that against mici, which is in float64.
-    folder: where the results are written; experiments/results by default.
+    folder: where the results are written; runs/bench_riemannian by default.
     """
 
     peers: tuple[str, ...] = PEERS
@@ -956,8 +956,7 @@ def run(config: Config) -> dict:
     seconds = round(time.perf_counter() - begin, 1)
     report = {"system": describe_system(), "config": settings, "seconds": seconds} | measured
     print("", *outcome(report), sep="\n")
-    default = Path("runs") / "bench_riemannian" if config.quick else bench.RESULTS
-    write(report, config.folder or default)
+    write(report, config.folder or Path("runs/bench_riemannian"))
     return report
 
 

@@ -45,14 +45,14 @@ from jax.flatten_util import ravel_pytree
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from experiments.config import fail_cleanly
+from experiments.checks import check_above_zero, check_fields, check_whole
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable, write_json
 from experiments.parts import explicit_leapfrog
 from experiments.plots import save_figure
-from experiments.runs import write_json
 from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
 from hmcvae.bounds import Bound
 
-RESULTS = Path(__file__).resolve().parent / "results"
 MODELS = ("VAE", "HVI")
 EXACT = "HVI, second-order terms added"
 TARGETS = (2.0, 3.0)  # times faster than pythae: at least, and aimed at
@@ -82,7 +82,7 @@ class Config:
     extras: also time the variants: ours with new bits in every epoch, and pythae's own trainer.
     models: what of ours is timed; see `make_bound`.
     peers: pythae's models; see `make_pythae`.
-    folder: where the results are written; experiments/results by default.
+    folder: where the results are written; runs/bench_training by default.
     """
 
     data_dir: Path | None = None
@@ -101,12 +101,12 @@ class Config:
     folder: Path | None = None
 
     def __post_init__(self):
-        if not 1 <= self.batch_size <= self.num_images:
+        counts = ("num_images", "batch_size", "hidden", "latent_dim", "num_steps", "rounds")
+        check_fields(self, {name: check_whole(1) for name in counts} | {"seconds": check_above_zero})
+        if self.batch_size > self.num_images:
             raise ValueError(
                 f"batch_size must be between 1 and num_images = {self.num_images}, got {self.batch_size}"
             )
-        if self.rounds < 1:
-            raise ValueError(f"rounds must be at least 1, got {self.rounds}")
 
     @property
     def num_batches(self) -> int:
@@ -768,6 +768,8 @@ def run(config: Config, images: np.ndarray, command: str) -> dict:
         ValueError: unless there are num_images images.
         RuntimeError: if a contestant fails.
     """
+    folder = config.folder or Path("runs/bench_training")
+    check_writable(folder)
     if len(images) != config.num_images:
         raise ValueError(f"expected num_images = {config.num_images} images, got {len(images)}")
     absent = tuple(name for name in ("pythae",) if not (util.find_spec(name) and util.find_spec("torch")))
@@ -789,8 +791,6 @@ def run(config: Config, images: np.ndarray, command: str) -> dict:
         "known": known,
     }
     print(*table(rows), "", *outcome(rows, known), sep="\n")
-    folder = config.folder or (Path("runs") / "bench_training" if config.quick else RESULTS)
-    folder.mkdir(parents=True, exist_ok=True)
     stem = folder / "bench_training"
     write_json(stem.with_suffix(".json"), report)
     stem.with_suffix(".md").write_text(markdown(rows, known, report, kept_notes(stem.with_suffix(".md"))))

@@ -1,10 +1,11 @@
 """What `experiments.study` has written, read back."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from experiments.files import read_json
 
 BASELINE, FLAT = "Gaussian", "HVI-4"
 
@@ -36,12 +37,10 @@ def read(folder: Path) -> list[Decoder]:
     """
     decoders = []
     for path in sorted(folder.glob("*/pinned.json")):
-        cells = [json.loads(cell.read_text()) for cell in sorted(path.parent.glob("method-*.json"))]
+        cells = [read_json(cell) for cell in sorted(path.parent.glob("method-*.json"))]
         if cells:
             methods = {cell["method"]: cell for cell in cells}
-            decoders.append(
-                Decoder(cells[0]["latent_dim"], cells[0]["seed"], json.loads(path.read_text()), methods)
-            )
+            decoders.append(Decoder(cells[0]["latent_dim"], cells[0]["seed"], read_json(path), methods))
     if not decoders:
         raise FileNotFoundError(f"no study in {folder}: no */pinned.json with cells beside it")
     return decoders

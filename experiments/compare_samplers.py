@@ -1,12 +1,13 @@
 """HMC and RMHMC side by side: `python -m experiments.compare_samplers`.
 
 On a banana, Neal's funnel (d = 2 and 10) and, with --data-dir, a logistic regression posterior of Girolami & Calderhead
-(2011). Writes under --results: compare_samplers.{json,md}, compare_samplers_trajectories.png (a few trajectories of
-each over the density, with the metric's ellipses), compare_samplers_convergence.png (errors of running moments against
-the number of derivatives taken and against seconds) and, where ArviZ is installed, its trace and pair plots of one
-target, compare_samplers_{trace,pair}.png.
+(2011). Writes into --results, by default runs/compare_samplers: compare_samplers.{json,md},
+compare_samplers_trajectories.png (a few trajectories of each over the density, with the metric's ellipses),
+compare_samplers_convergence.png (errors of running moments against the number of derivatives taken and against
+seconds) and, where ArviZ is installed, its trace and pair plots of one target, compare_samplers_{trace,pair}.png.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import util
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +23,18 @@ import numpy as np
 
 import hmcvae
 from experiments import plots, targets
-from experiments.config import fail_cleanly
+from experiments.checks import check_fields, check_whole
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable, save_report
 from experiments.plots import plt, save_figure
-from experiments.runs import save_report
 from experiments.targets import Target
-from hmcvae import integrators, solvers
+from hmcvae import data, integrators, solvers
+from hmcvae._checks import check_seed
 from hmcvae.sampling import Samples
 
 METHODS = ("HMC", "RMHMC")
-TARGETS = ("banana", "funnel_2", "funnel_10", "logistic")
+# Each with the number that its draws are divided by: in ten dimensions they cost most.
+TARGETS = {"banana": 1, "funnel_2": 1, "funnel_10": 4, "logistic": 1}
 # Curved enough that plain iterations leave solvable equations unsolved.
 SOLVER = solvers.newton()
 
@@ -40,11 +44,11 @@ class SamplersConfig:
     """Compare HMC with RMHMC on curved and on badly scaled densities.
 
     Attributes:
-        data_dir: the folder that holds logreg/*.npz; without it that target is left out.
+        data_dir: the folder that holds logreg/*.npz, by default HMCVAE_DATA_DIR; without it that target is left out.
         dataset: of the logistic regression.
         targets: of banana, funnel_2, funnel_10, logistic.
         num_chains: chains side by side.
-        num_samples: draws of each chain of RMHMC; a quarter of it in ten dimensions, where they cost most.
+        num_samples: draws of each chain of RMHMC; a quarter of it for funnel_10, where they cost most.
         hmc_factor: how many times as many draws HMC makes, whose transitions are so much cheaper.
         num_warmup: transitions before them, to tune the step size (and HMC's diagonal masses).
         max_steps: integration steps are drawn from 1 to this.
@@ -57,7 +61,7 @@ class SamplersConfig:
 
     data_dir: Path | None = None
     dataset: str = "ripley"
-    targets: tuple[Literal["banana", "funnel_2", "funnel_10", "logistic"], ...] = TARGETS
+    targets: tuple[str, ...] = tuple(TARGETS)
     num_chains: int = 16
     num_samples: int = 2000
     hmc_factor: int = 10
@@ -66,7 +70,27 @@ class SamplersConfig:
     check_reversibility: bool = True
     traced: str = "funnel_2"
     seed: int = 0
-    results: Path = Path("experiments/results")
+    results: Path = Path("runs/compare_samplers")
+
+    def __post_init__(self):
+        counts = ("num_chains", "num_samples", "hmc_factor", "max_steps")
+        check_fields(
+            self,
+            {name: check_whole(1) for name in counts} | {"num_warmup": check_whole(0), "seed": check_seed},
+        )
+        for name in (*self.targets, self.traced):
+            num_draws(name, "RMHMC", self)
+
+
+def num_draws(name: str, method: str, config: SamplersConfig) -> int:
+    """Draws of each chain.
+
+    Raises:
+        ValueError: for a target that is not there.
+    """
+    if name not in TARGETS:
+        raise ValueError(f"targets must be among {', '.join(TARGETS)}, got {name!r}")
+    return config.num_samples // TARGETS[name] * (config.hmc_factor if method == "HMC" else 1)
 
 
 def algorithm_of(method: str, target: Target, config: SamplersConfig) -> Any:
@@ -84,8 +108,9 @@ def algorithm_of(method: str, target: Target, config: SamplersConfig) -> Any:
     )
 
 
-def run(method: str, target: Target, config: SamplersConfig) -> tuple[Samples, float]:
-    """(draws, their seconds), compilation not among them."""
+def run(name: str, method: str, target: Target, config: SamplersConfig) -> tuple[Samples, float]:
+    """(draws, their seconds), compilation not among them; `name` is one of TARGETS."""
+    count = num_draws(name, method, config)
     algorithm = algorithm_of(method, target, config)
     starts = jnp.tile(jnp.asarray(target.start, float), (config.num_chains, 1))
     # Where RMHMC's equations have no solution the transition is rejected: its step size is better chosen with a margin.
@@ -99,11 +124,9 @@ def run(method: str, target: Target, config: SamplersConfig) -> tuple[Samples, f
         target_acceptance=acceptance,
     )
     tuned = algorithm._replace(step_size=warm.adaptation.step_size, metric=warm.adaptation.metric)
-    num_samples = config.num_samples // (4 if target.name == "funnel_10" else 1)
 
     @jax.jit
     def draw(key: jax.Array, positions: jax.Array) -> Samples:
-        count = num_samples * (config.hmc_factor if method == "HMC" else 1)
         return hmcvae.sample(key, tuned, positions, num_samples=count)
 
     arguments = jax.random.key(config.seed + 1), warm.position[:, -1]
@@ -192,9 +215,9 @@ def markdown(report: dict) -> str:
         "",
         f"`{report['command']}`",
         "",
-        "| target | method | step size | accepted | failed solves | irreversible | divergent | R̂ | E-BFMI | "
+        "| target | method | draws | step size | accepted | failed solves | irreversible | divergent | R̂ | E-BFMI | "
         "min ESS of z | min ESS of z² | ESS per 1000 derivatives | ESS per second | mean off by (s.e.) |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, rows in report["targets"].items():
         for r in rows:
@@ -202,14 +225,14 @@ def markdown(report: dict) -> str:
                 str(r[f"num_{kind}"]) for kind in ("unconverged", "irreversible", "divergent")
             )
             lines.append(
-                f"| {name} | {r['method']} | {r['step_size']:.3g} | {r['acceptance_rate']:.3f} | {counts} | "
+                f"| {name} | {r['method']} | {r['num_transitions']:,} | {r['step_size']:.3g} | "
+                f"{r['acceptance_rate']:.3f} | {counts} | "
                 f"{r['rhat']:.3f} | {r['e_bfmi']:.2f} | {r['ess_mean']:.0f} | {r['ess_square']:.0f} | "
                 f"{r['ess_per_1000_derivatives']:.3g} | {r['ess_per_second']:.3g} | {r['largest_deviation']:.1f} |"
             )
     lines += [
         "",
-        f"{config['num_chains']} chains of {config['num_samples']} draws ({config['hmc_factor']} times as "
-        f"many of HMC; on funnel_10 a quarter of both) "
+        f"{config['num_chains']} chains, the draws of all of them in the table, "
         f"after {config['num_warmup']} transitions of warm-up, 1 to {config['max_steps']} steps. Step "
         "sizes tuned to an acceptance of 0.8 (HMC, which also adapts diagonal masses) and 0.95 (RMHMC, whose steps are "
         "rejected where the equations have no solution; solved by Newton's method). A derivative is one of log p, of "
@@ -332,17 +355,16 @@ def make_target(name: str, config: SamplersConfig) -> Target:
 
 def compare(config: SamplersConfig, command: str) -> dict:
     """Measure all targets, and write the results."""
-    chosen = {
-        name: make_target(name, config) for name in config.targets if name != "logistic" or config.data_dir
-    }
+    check_writable(config.results)
+    has_data = config.data_dir or os.environ.get(data.DATA_DIR_VARIABLE)
+    chosen = {name: make_target(name, config) for name in config.targets if name != "logistic" or has_data}
     found, curves, tuned = {}, {}, {}
     for name, target in chosen.items():
-        drawn = {method: run(method, target, config) for method in METHODS}
+        drawn = {method: run(name, method, target, config) for method in METHODS}
         found[target.name], curves[target.name], tuned[target.name] = measure(target, drawn)
         if name == config.traced and util.find_spec("arviz"):
             coordinates = [f"z{i + 1}" for i in range(min(3, len(target.start)))]
             trace, pair = (config.results / f"compare_samplers_{kind}.png" for kind in ("trace", "pair"))
-            config.results.mkdir(parents=True, exist_ok=True)
             plots.trace_and_pair({m: samples for m, (samples, _) in drawn.items()}, coordinates, trace, pair)
         for row in found[target.name]:
             print(

@@ -1,14 +1,14 @@
 """What a training run is made of, its named presets, and its command line."""
 
+import copy
 import dataclasses
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from experiments.checks import check_above_zero, check_fields, check_images, check_number, check_whole
 from hmcvae import data
-from hmcvae._checks import check_count
 from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
@@ -16,6 +16,31 @@ METHODS = ("vae", "iwae", "hvi", "whitened", "rhvi")
 # Those with dynamics, and those in coordinates of a chart.
 DYNAMIC, CHARTED = ("hvi", "whitened", "rhvi"), ("whitened", "rhvi")
 METRICS = ("diagonal", "amortised", "fisher", "sketched")
+# K where num_samples is 0; 1 for the others.
+DEFAULT_SAMPLES = {"iwae": 5}
+# Of steps, samples and the like: each is kept for the way back, and beyond it an allocation aborts the process.
+MAX_LOOP, MAX_WIDTH, MAX_TEMPERATURES = 10_000, 100_000, 1_000_000
+_NUMBERS = {
+    "num_samples": check_whole(1, MAX_LOOP),
+    "num_recentrings": check_whole(0, MAX_LOOP),
+    "num_probes": check_whole(1, MAX_LOOP),
+    "rank": check_whole(0),
+    "num_iterations": check_whole(0, MAX_LOOP),
+    "num_transitions": check_whole(0, MAX_LOOP),
+    "num_steps": check_whole(0, MAX_LOOP),
+    "latent_dim": check_whole(1, MAX_WIDTH),
+    "hidden": check_whole(1, MAX_WIDTH),
+    "reverse_hidden": check_whole(1, MAX_WIDTH),
+    "monitor_samples": check_whole(0),
+    "eval_samples": check_whole(1),
+    "eval_images": check_images(),
+    "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
+    "num_validation": check_whole(0),
+    "distillation": check_number(0),
+    "position_dependence": check_number(0, 1, optional=True),
+    "initial_step_size": check_above_zero,
+    "max_step_size": check_above_zero,
+}
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
 NOT_THE_MODEL = (
     "run_dir",
@@ -61,7 +86,7 @@ class TrainConfig:
         latent_dim: the dimension d of z.
         architecture: mlp or conv.
         hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
-        num_samples: K, draws of the bound in one importance-weighted term (iwae's default is 5).
+        num_samples: K, draws of the bound in one importance-weighted term; 0: 5 of iwae, 1 of the others.
         num_transitions: T, transitions of hvi.
         num_steps: L, leapfrog steps of each transition.
         initial_step_size: of the learned leapfrog step, in units of z over the square root of the masses.
@@ -97,7 +122,7 @@ class TrainConfig:
     latent_dim: int = 8
     architecture: Literal["mlp", "conv"] = "mlp"
     hidden: tuple[int, ...] = (100, 100)
-    num_samples: int = 1
+    num_samples: int = 0
     num_transitions: int = 1
     num_steps: int = 4
     initial_step_size: float = 0.1
@@ -124,33 +149,20 @@ class TrainConfig:
         for name, known in choices:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.num_samples == 0:
+            object.__setattr__(self, "num_samples", DEFAULT_SAMPLES.get(self.method, 1))
         # What is needed only after hours of training is checked before them.
-        for name, minimum in (
-            ("num_samples", 1),
-            ("num_recentrings", 0),
-            ("num_probes", 1),
-            ("rank", 0),
-            ("num_iterations", 0),
-            ("monitor_samples", 0),
-            ("eval_samples", 1),
-            ("eval_images", 0),
-            ("eval_temperatures", 0),
-            ("num_validation", 0),
-        ):
-            check_count(name, getattr(self, name), minimum)
+        check_fields(self, _NUMBERS)
+        if self.num_transitions * self.num_steps > MAX_LOOP:
+            raise ValueError(
+                f"num_transitions times num_steps must be at most {MAX_LOOP}, got {self.num_transitions} and "
+                f"{self.num_steps}"
+            )
         if self.rank > self.latent_dim:
             raise ValueError(f"rank must be at most latent_dim = {self.latent_dim}, got {self.rank}")
-        if not 0 <= self.distillation < float("inf"):
-            raise ValueError(f"distillation must be 0 (off) or a positive number, got {self.distillation!r}")
-        if self.position_dependence is not None and not 0 <= self.position_dependence <= 1:
-            raise ValueError(
-                f"position_dependence must be None or in [0, 1], got {self.position_dependence!r}"
-            )
         needs_chart = [name for name in ("rank", "distillation") if getattr(self, name)]
         if needs_chart and self.method not in CHARTED:
             raise ValueError(f"{' and '.join(needs_chart)} need method whitened or rhvi, got {self.method}")
-        if self.eval_images == 1:
-            raise ValueError("eval_images must be 0 (all) or at least 2, for a standard error; got 1")
         if self.method == "iwae" and self.num_samples < 2:
             raise ValueError(f"iwae needs num_samples of at least 2, got {self.num_samples}")
         if self.training.patience and not self.num_validation:
@@ -272,12 +284,17 @@ def parse(arguments: list[str]) -> TrainConfig:
             name, rest = argument.removeprefix("--preset="), arguments[:index] + arguments[index + 1 :]
     if arguments and arguments[-1] == "--preset":
         raise ValueError(f"--preset needs a name: one of {', '.join(PRESETS)}")
+    base = copy.copy(preset(name))
+    if base.num_samples == DEFAULT_SAMPLES.get(
+        base.method, 1
+    ):  # not set by the preset: another method has its own
+        object.__setattr__(base, "num_samples", 0)
     description = f"Train a variational auto-encoder. --preset NAME chooses one of: {', '.join(PRESETS)}."
     return tyro.cli(
         TrainConfig,
         prog="python -m experiments.train",
         description=description,
-        default=preset(name),
+        default=base,
         args=rest,
         config=(tyro.conf.OmitArgPrefixes,),
     )
@@ -323,13 +340,3 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     if old.training.schedule == new.training.schedule == "constant":
         free.add("num_epochs")  # a longer run begins like a shorter one only without a schedule
     return [f"{name}: {a[name]} -> {b[name]}" for name in a if name not in free and a[name] != b[name]]
-
-
-def fail_cleanly(main):
-    """Run a script's main: the errors that a user can mend end in their message, not in a traceback."""
-    from hmcvae.training import NotFiniteError
-
-    try:
-        main()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, NotFiniteError) as error:
-        sys.exit(f"error: {error}")

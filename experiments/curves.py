@@ -46,9 +46,13 @@ def quantities(runs: list[list[dict]]) -> Quantities:
         return {f"{split} bound, nats": lambda record: record[f"{split}_bound"]}
     draws = sorted({record[f"{split}_draws"] for record in records})
     count = f"{draws[0]}" + (f" to {draws[-1]}" if len(draws) > 1 else "")
+    sizes = [record[f"{split}_ess"] for record in records if f"{split}_ess" in record]
+    weights = f", ESS {min(sizes):.0f} to {max(sizes):.0f}" if sizes else ""
     return {
         f"{split} bound, nats": lambda record: record[f"{split}_log_likelihood"] - record[f"{split}_gap"],
-        f"{split} log p(x), nats\n({count} draws an image)": lambda record: record[f"{split}_log_likelihood"],
+        f"{split} log p(x), nats\n({count} draws an image{weights})": lambda record: record[
+            f"{split}_log_likelihood"
+        ],
     }
 
 

@@ -4,7 +4,6 @@ Writes into the run folder: samples.png (from the prior), reconstructions.png, i
 (shortest paths in the decoder's Fisher metric), and for a 2-d latent space manifold.png.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,13 @@ import numpy as np
 from jax.scipy.stats import norm
 
 from experiments import plots
-from experiments.config import fail_cleanly
-from experiments.runs import Model, load_run, test_examples
+from experiments.checks import check_fields, check_whole
+from experiments.config import MAX_LOOP
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable
+from experiments.runs import Model, find_data, load_run, test_examples
 from hmcvae import geodesics, metrics
+from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.bounds import BoundInfo
 
@@ -30,11 +33,20 @@ class GenerateConfig:
         run: the run folder.
         seed: of the draws.
         num_samples: images drawn from the prior.
+        data_dir: the data's folder; by default the one that the run was trained with, or HMCVAE_DATA_DIR.
+        download: let tensorflow-datasets download the data.
+        output: the folder for the pictures, by default the run's.
     """
 
     run: Path
     seed: int = 0
     num_samples: int = 100
+    data_dir: Path | None = None
+    download: bool = False
+    output: Path | None = None
+
+    def __post_init__(self):
+        check_fields(self, {"seed": check_seed, "num_samples": check_whole(1, MAX_LOOP)})
 
 
 def samples(model: Model, params: Any, latent_dim: int, rng_key: jax.Array, num_samples: int) -> np.ndarray:
@@ -139,10 +151,19 @@ def main() -> None:
     config = tyro.cli(
         GenerateConfig, prog="python -m experiments.generate", config=(tyro.conf.PositionalRequiredArgs,)
     )
-    run, train_config, dataset, model, params, epoch = load_run(config.run)
+    run, train_config, model, params, epoch = load_run(
+        config.run, data_dir=config.data_dir, download=config.download
+    )
+    folder = config.output or run.folder
+    try:
+        check_writable(folder)
+    except OSError as error:
+        error.add_note("give a folder for the pictures by --output")
+        raise
+    dataset = find_data(train_config, config.data_dir, config.download)
     examples = test_examples(train_config, dataset, model.binarize, 240)
     paths = draw_all(
-        run.folder, model, params, train_config.latent_dim, examples, config.seed, config.num_samples
+        folder, model, params, train_config.latent_dim, examples, config.seed, config.num_samples
     )
     print(f"epoch {epoch} of {run.folder}")
     for path in paths:
@@ -151,4 +172,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     fail_cleanly(main)
-    sys.exit(0)

@@ -2,7 +2,7 @@
 Girolami & Calderhead (2011, Tables 3-7): `python -m experiments.logistic_regression --data-dir DIR`.
 
 Each method makes `num_runs` runs of one chain, one after the other, from w = 1e-3: a warm-up that is not timed, then
-`num_samples` draws that are. Writes logistic_regression.{json,md,png} under --results.
+`num_samples` draws that are. Writes logistic_regression.{json,md,png} into --results, by default runs/.
 """
 
 import sys
@@ -18,8 +18,9 @@ import numpy as np
 
 import hmcvae
 from experiments import targets
-from experiments.config import fail_cleanly
-from experiments.runs import save_report
+from experiments.checks import check_above_zero, check_fields, check_whole
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable, save_report
 from hmcvae.sampling import Samples, Tally
 
 # s, (min, median, max ESS) and s per min ESS of their Tables 3-7: 5000 draws, means of 10 runs, MATLAB.
@@ -85,12 +86,24 @@ class LogisticConfig:
     step_size: float = 0.5
     check_reversibility: bool = True
     float64: bool = True
-    results: Path = Path("experiments/results")
+    results: Path = Path("runs/logistic_regression")
 
     def __post_init__(self):
         for name in self.methods:
             if name not in METHODS:
                 raise ValueError(f"methods must be among {', '.join(METHODS)}, got {name!r}")
+        for name in self.datasets:
+            if name not in targets.LOGISTIC:
+                raise ValueError(f"datasets must be among {', '.join(targets.LOGISTIC)}, got {name!r}")
+        check_fields(
+            self,
+            {
+                "num_runs": check_whole(1),
+                "num_samples": check_whole(1),
+                "num_warmup": check_whole(0),
+                "step_size": check_above_zero,
+            },
+        )
 
 
 # A run: key -> (samples of one chain, seconds of the draws).
@@ -296,6 +309,7 @@ def draw(report: dict, path: Path) -> None:
 
 def run_all(config: LogisticConfig, command: str) -> dict:
     """Measure everything, and write the results."""
+    check_writable(config.results)
     loaded = {name: targets.load_logistic(name, config.data_dir) for name in config.datasets}
     datasets = {}
     for name, (X, t) in loaded.items():

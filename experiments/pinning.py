@@ -1,4 +1,6 @@
-"""What is known of a fixed decoder's posteriors, whatever the bound: log p(x) by annealing, and their shape."""
+"""What is known of a decoder's posteriors, whatever the bound: log p(x) by annealing, and their shape."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +11,54 @@ from jax.scipy.linalg import solve_triangular
 from experiments.runs import Model
 from hmcvae import annealing, metrics
 from hmcvae._random import stream
+from hmcvae.annealing import AISEstimate
+from hmcvae.charts import Chart
 from hmcvae.types import Metric, PRNGKey, PyTree
+from hmcvae.vae import VAE
 
 NUM_VARIATION_DRAWS = 8
 MAX_SIMULATED = 100  # images that the decoder makes, between whose two estimates log p(x) is
+
+
+def anneal(
+    vae: VAE,
+    params: PyTree,
+    seed: int,
+    name: str,
+    examples: jax.Array,
+    num_simulated: int,
+    *,
+    num_temperatures: int,
+    num_chains: int,
+    chart: Chart | None = None,
+    chart_params: PyTree = None,
+    batch_size: int = 20,
+) -> tuple[AISEstimate, AISEstimate, AISEstimate]:
+    """(test images, made images from below, the same from above): log p(x) by annealed importance sampling.
+
+    What is made by the model itself has an exact draw of its posterior, so log p(x) lies between two estimates; how far
+    they are apart says how loose the one on test images may be. `name` goes into the names of the random streams.
+    """
+    settings: dict[str, Any] = {
+        "num_temperatures": num_temperatures,
+        "num_chains": num_chains,
+        "num_steps": 3,
+        "chart": chart,
+        "chart_params": chart_params,
+        "batch_size": batch_size,
+    }
+    positions, simulated = annealing.simulate(vae, params, stream(seed, f"{name}simulate"), num_simulated)
+    # In one call: it compiles once.
+    together = jnp.concatenate([examples, simulated.astype(examples.dtype)])
+    forwards = annealing.ais(vae, params, stream(seed, f"{name}ais"), together, **settings)
+    found, below = (
+        AISEstimate(*(values[part] for values in forwards))
+        for part in (slice(None, len(examples)), slice(len(examples), None))
+    )
+    above = annealing.reverse_ais(
+        vae, params, stream(seed, f"{name}reverse"), simulated, positions, **settings
+    )
+    return found, below, above
 
 
 def pin(
@@ -20,31 +66,61 @@ def pin(
 ) -> dict:
     """log p(x) of the test images by annealed importance sampling, the same between both bounds on simulated data, and
     each posterior's condition number in the coordinates of the encoder's Gaussian."""
-    settings: dict = {
-        "num_temperatures": num_temperatures,
-        "num_chains": num_chains,
-        "num_steps": 3,
-        "batch_size": 20,
-    }
-    vae, own = model.vae, params["vae"]
+    own = params["vae"]
     num_simulated = min(max(2, len(examples) // 3), MAX_SIMULATED)
-    found = annealing.ais(vae, own, stream(seed, "ais"), examples, **settings)
-    positions, simulated = annealing.simulate(vae, own, stream(seed, "simulate"), num_simulated)
-    below = annealing.ais(vae, own, stream(seed, "ais, simulated"), simulated, **settings)
-    above = annealing.reverse_ais(vae, own, stream(seed, "reverse"), simulated, positions, **settings)
-    sandwich = {
-        "lower": np.asarray(below.log_likelihood, np.float64).tolist(),
-        "upper": np.asarray(above.log_likelihood, np.float64).tolist(),
-    }
+    found, below, above = anneal(
+        model.vae,
+        own,
+        seed,
+        "",
+        examples,
+        num_simulated,
+        num_temperatures=num_temperatures,
+        num_chains=num_chains,
+    )
     return {
-        "log_likelihood": np.asarray(found.log_likelihood, np.float64).tolist(),
-        "log_weight_sd": float(np.mean(np.asarray(found.log_weight_sd))),
-        "acceptance_rate": float(np.mean(np.asarray(found.acceptance_rate))),
-        "nonfinite": float(np.mean(np.asarray(found.nonfinite))),
+        "log_likelihood": _floats(found.log_likelihood),
+        "log_weight_sd": _mean(found.log_weight_sd),
+        "effective_sample_size": _mean(found.effective_sample_size),
+        "acceptance_rate": _mean(found.acceptance_rate),
+        "nonfinite": _mean(found.nonfinite),
         "condition_number": condition_numbers(model, own, examples).tolist(),
         "metric_variation": metric_variations(model, own, examples, stream(seed, "variation")).tolist(),
-        "simulated": sandwich,
+        "simulated": {"lower": _floats(below.log_likelihood), "upper": _floats(above.log_likelihood)},
     }
+
+
+def sandwich(found: AISEstimate, below: AISEstimate, above: AISEstimate) -> dict:
+    """The three estimates of `anneal` as JSON: means over the images with standard errors, the width of the sandwich on
+    made images, and the effective sizes of the chains' weights."""
+    width = np.asarray(above.log_likelihood, np.float64) - np.asarray(below.log_likelihood, np.float64)
+    return mean_and_error(found.log_likelihood) | {
+        "log_weight_sd": _mean(found.log_weight_sd),
+        "effective_sample_size": _mean(found.effective_sample_size),
+        "acceptance_rate": _mean(found.acceptance_rate),
+        "nonfinite": _mean(found.nonfinite),
+        "made": {
+            "num_images": len(width),
+            "lower": mean_and_error(below.log_likelihood),
+            "upper": mean_and_error(above.log_likelihood),
+            "width": mean_and_error(width),
+            "effective_sample_size": _mean(below.effective_sample_size),
+        },
+    }
+
+
+def mean_and_error(values: Any) -> dict:
+    """Of at least two values: their mean, and its standard error."""
+    values = np.asarray(values, np.float64)
+    return {"mean": float(values.mean()), "error": float(values.std(ddof=1) / np.sqrt(len(values)))}
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(np.asarray(values, np.float64)))
+
+
+def _floats(values: Any) -> list[float]:
+    return np.asarray(values, np.float64).tolist()
 
 
 def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Tables and pictures of a study: `python -m experiments.report RUNS/STUDY`.
 
 Reads the cells that `experiments.study` has written, whole or in part, and writes NAME.json, NAME.md, NAME_gaps.png,
-NAME_curves.png and NAME_condition.png under --results, and NAME_grid.png if it has a grid.
+NAME_curves.png and NAME_condition.png into --results (by default the study's folder), and NAME_grid.png if it has a
+grid.
 """
 
 import sys
@@ -11,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments.cells import BASELINE, FLAT, Decoder, read
-from experiments.config import fail_cleanly
+from experiments.failures import fail_cleanly
+from experiments.files import save_report
 from experiments.report_figures import draw_condition, draw_curves, draw_gaps, draw_grid
-from experiments.runs import save_report
 from experiments.study_methods import METHODS
 
 # A metric that goes with the position, and the same held constant.
@@ -30,12 +31,12 @@ class ReportConfig:
 
     Attributes:
         study: its folder.
-        results: where the table and the pictures go.
+        results: where the table and the pictures go, by default the study's folder.
         name: theirs.
     """
 
     study: Path
-    results: Path = Path("experiments/results")
+    results: Path | None = None
     name: str = "study"
 
 
@@ -82,6 +83,10 @@ def _row(latent_dim: int, method: str, decoders: list[Decoder]) -> dict:
         "seeds": [decoder.seed for decoder in decoders],
         "bound": _mean([np.mean(cell["per_image"]["bound"]) for cell in cells]),
         "importance_weighted": _mean([np.mean(cell["per_image"]["log_likelihood"]) for cell in cells]),
+        # Studies of before did not keep it.
+        "effective_sample_size": _mean(
+            [np.mean(cell["per_image"].get("effective_sample_size", np.nan)) for cell in cells]
+        ),
         "gap": _mean([gap.mean() for gap in gaps]),
         "gap_over_seeds": [float(gap.mean()) for gap in gaps],
         # Paired, image by image: what is common to the methods drops out.
@@ -132,6 +137,7 @@ def _sandwich(decoders: list[Decoder]) -> list[dict]:
                 "width": float(width.mean()),
                 "width_error": float(width.std(ddof=1) / np.sqrt(len(width))),
                 "num_simulated": len(width),
+                "effective_sample_size": decoder.pinned.get("effective_sample_size"),
             }
         )
     return found
@@ -201,39 +207,46 @@ def markdown(report: dict) -> str:
     settings = report["settings"]
     images = f"{settings['num_train']} training images" if settings["num_train"] else "all training images"
     budget = (
-        f"{settings['passes']:g} passes" if settings["passes"] else f"{settings['seconds']:.0f} CPU seconds"
+        f"{settings['passes']:g} passes"
+        if settings.get("passes")
+        else f"{settings['seconds']:.0f} CPU seconds"
     )
     lines = [
         f"One decoder held fixed; encoder, dynamics and reverse model trained on {images} for about "
         f"{budget} a method; {settings['num_images']} test images. Nats. The gap is "
         "log p(x) by annealed importance sampling minus the bound; closed: the share of the Gaussian's gap; cost: "
-        f"seconds an epoch over those of {FLAT} (-: not in the study). ± is the gain's standard error, over images "
+        f"seconds an epoch over those of {FLAT} (-: not in the study). Unconverged: the share of draws with an "
+        "implicit solve that was not, in evaluation and in training (-: not kept). A method whose gap is more than "
+        "twice the Gaussian's has **failed**: it is no baseline. ± is the gain's standard error, over images "
         "and seeds (of one seed: over its images).",
         "",
-        "| d | method | seeds | bound | gap | gain over the Gaussian | closed | cost | epochs | failed | skipped |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| d | method | seeds | bound | gap | gain over the Gaussian | closed | cost | epochs | unconverged | "
+        "in training | skipped |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in report["rows"]:
         gain = f"{r['gain']:.2f} ± {r['gain_error']:.2f}"
         lines.append(
             f"| {r['latent_dim']} | {r['method']} | {len(r['seeds'])} | {r['bound']:.2f} | {r['gap']:.2f} | {gain} | "
-            f"{r['closed']:.0%} | {_or_dash(r['cost'])} | {r['epochs']:.1f} | {r['unconverged']:.3%} | "
-            f"{r['skipped_steps']} |"
+            f"{_closed(r['closed'])} | {_or_dash(r['cost'])} | {r['epochs']:.1f} | {r['unconverged']:.3%} | "
+            f"{_training_share(r)} | {r['skipped_steps']} |"
         )
     lines += [
         "",
-        "log p(x) of the test images by annealed importance sampling (± standard error over the images); on images "
-        "that the decoder made itself, the mean of the lower and of the upper estimate, and of their difference.",
+        "log p(x) of the test images by annealed importance sampling (± standard error over the images), and the "
+        "effective size of its chains' weights (-: not kept); on images that the decoder made itself, the mean of the "
+        "lower and of the upper estimate, and of their difference.",
         "",
-        "| d | seed | log p(x), test images | lower, made images | upper | difference |",
-        "|---|---|---|---|---|---|",
+        "| d | seed | log p(x), test images | ESS | lower, made images | upper | difference |",
+        "|---|---|---|---|---|---|---|",
     ]
     for s in report["sandwich"]:
         lines.append(
             f"| {s['latent_dim']} | {s['seed']} | {s['log_likelihood']:.2f} ± {s['log_likelihood_error']:.2f} | "
+            f"{_or_dash(s.get('effective_sample_size') or np.nan)} | "
             f"{s['lower']:.2f} | {s['upper']:.2f} | {s['width']:.3f} ± {s['width_error']:.3f} |"
         )
-    lines += _position_table(report["position_dependence"])
+    lines += _position_table(report.get("position_dependence", []))
     lines += _learned_table(report["rows"])
     device = report["environment"]
     lines += ["", f"`{report['command']}`, {device['device']}, JAX {device['jax']}."]
@@ -264,11 +277,20 @@ def _learned_table(found: list[dict]) -> list[str]:
         rounds = [v["recentring_steps"] for v in own if "recentring_steps" in v]
         gammas = ", ".join(f"{gamma:.2f}" for gamma in np.mean(rounds, axis=0)) if rounds else "-"
         step = mean("step_sizes")
-        cells = [_or_dash(step), _or_dash(step * (r["num_steps"] or np.nan))]
+        num_steps = r.get("num_steps", METHODS.get(r["method"], {}).get("num_steps", 4))
+        cells = [_or_dash(step), _or_dash(step * (num_steps or np.nan))]
         cells += [_or_dash(_mean(ratios)), gammas]
         cells += [_or_dash(mean("fisher_weight")), _or_dash(mean("position_dependence"))]
         lines.append(f"| {r['latent_dim']} | {r['method']} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _closed(share: float) -> str:
+    return "**failed**" if share < -1 else f"{share:.0%}"
+
+
+def _training_share(row: dict) -> str:
+    return f"{row['training_unconverged']:.3%}" if "training_unconverged" in row else "-"
 
 
 def _or_dash(value: float) -> str:
@@ -294,7 +316,7 @@ def make(options: ReportConfig, command: str) -> dict:
             ),
         },
     }
-    stem = options.results / options.name
+    stem = (options.results or options.study) / options.name
     report = save_report(stem, command, options, figures, markdown)
     budget = "equal passes" if figures["settings"]["passes"] else "equal CPU seconds"
     draw_gaps(figures["rows"], stem.with_name(f"{options.name}_gaps.png"), budget)

@@ -24,22 +24,25 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.config import DYNAMIC, TrainConfig, derivatives_per_image, fail_cleanly, preset
-from experiments.pinning import pin
-from experiments.runs import (
-    Model,
-    RunFolder,
-    environment,
-    load_run,
-    make_bound,
-    start_encoder,
-    test_examples,
-    write_json,
+from experiments.checks import check_above_zero, check_fields, check_images, check_number, check_whole
+from experiments.config import (
+    DYNAMIC,
+    MAX_LOOP,
+    MAX_TEMPERATURES,
+    MAX_WIDTH,
+    TrainConfig,
+    derivatives_per_image,
+    preset,
 )
+from experiments.failures import fail_cleanly
+from experiments.files import environment, read_json, write_json
+from experiments.pinning import pin
+from experiments.run_folder import RunFolder
+from experiments.runs import Model, find_data, load_run, make_bound, start_encoder, test_examples
 from experiments.study_methods import AS_TRAINED, FAMILIES, METHODS, grid
 from experiments.train import train
 from hmcvae import charts, data, training
-from hmcvae._checks import check_count
+from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
@@ -68,6 +71,7 @@ class StudyConfig:
         eval_samples: draws for each of them.
         num_temperatures, num_chains: of annealed importance sampling.
         data_dir: the data's folder.
+        download: let tensorflow-datasets download the data.
         folder: where the cells are.
     """
 
@@ -87,6 +91,7 @@ class StudyConfig:
     num_temperatures: int = 300
     num_chains: int = 8
     data_dir: Path | None = None
+    download: bool = False
     folder: Path = Path("runs/study")
 
     def __post_init__(self):
@@ -96,16 +101,24 @@ class StudyConfig:
         unknown = set(self.families) - set(FAMILIES)
         if unknown:
             raise ValueError(f"families must be among {list(FAMILIES)}; got {sorted(unknown)}")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds must be positive, got {self.seconds}")
-        if self.passes < 0:
-            raise ValueError(f"passes must be at least 0, got {self.passes}")
-        check_count("num_images", self.num_images, 0)
-        if self.num_images == 1:
-            raise ValueError("num_images must be 0 (all) or at least 2, got 1")
-        for name in ("transitions", "steps"):
-            for count in getattr(self, name):
-                check_count(name, count, 1)
+        preset(self.base)
+        check_fields(
+            self,
+            {
+                "latent_dims": check_whole(1, MAX_WIDTH),
+                "seeds": check_seed,
+                "transitions": check_whole(1, MAX_LOOP),
+                "steps": check_whole(1, MAX_LOOP),
+                "decoder_epochs": check_whole(1),
+                "seconds": check_above_zero,
+                "passes": check_number(0),
+                "num_train": check_whole(0),
+                "num_images": check_images(),
+                "eval_samples": check_whole(1),
+                "num_temperatures": check_whole(1, MAX_TEMPERATURES),
+                "num_chains": check_whole(1, MAX_LOOP),
+            },
+        )
 
     @property
     def chosen(self) -> dict[str, dict]:
@@ -256,7 +269,7 @@ def run_method(
     values = estimate(exact, trained, key, examples, num_samples=options.eval_samples, batch_size=50)
     per_image = {
         field: np.asarray(getattr(values, field), np.float64).tolist()
-        for field in ("bound", "log_likelihood", "weight_sd")
+        for field in ("bound", "log_likelihood", "weight_sd", "effective_sample_size")
     }
     return figures | {
         "method": name,
@@ -281,14 +294,16 @@ def decoder_run(options: StudyConfig, latent_dim: int, seed: int) -> Path:
         latent_dim=latent_dim,
         training=dataclasses.replace(base.training, num_epochs=options.decoder_epochs, seed=seed),
         data_dir=options.data_dir,
+        download=options.download,
         eval_samples=100,
         eval_images=300,
         run_dir=folder,
         resume=(folder / "config.json").is_file(),
     )
-    if not (folder / "evaluation.json").is_file():
+    records = RunFolder(folder).records()
+    if not records or not (folder / "evaluation.json").is_file():
         train(config)
-    elif RunFolder(folder).records()[-1]["epoch"] != options.decoder_epochs:
+    elif records[-1]["epoch"] != options.decoder_epochs:
         raise ValueError(
             f"the decoder in {folder} was trained for another number of epochs than {options.decoder_epochs}; "
             "give its number, or another --folder"
@@ -319,7 +334,7 @@ def check_settings(cells: Path, options: StudyConfig) -> None:
     if not path.is_file():
         write_json(path, own)
         return
-    before = {"passes": 0.0} | json.loads(path.read_text())  # studies of before had none
+    before = {"passes": 0.0} | read_json(path)  # studies of before had none
     changed = [f"{name}: {before[name]} -> {own[name]}" for name in SETTINGS if before[name] != own[name]]
     if changed:
         raise ValueError(
@@ -330,7 +345,7 @@ def check_settings(cells: Path, options: StudyConfig) -> None:
 
 def check_definition(path: Path, definition: dict) -> None:
     """Raise ValueError if a cell that is there was made by another method of the same name."""
-    before = json.loads(path.read_text()).get("definition", definition)
+    before = read_json(path).get("definition", definition)
     if before != json.loads(json.dumps(definition)):
         raise ValueError(
             f"{path} was made with {before}, this method is {definition} now; give another --folder"
@@ -348,7 +363,8 @@ def study(options: StudyConfig) -> None:
         for seed in options.seeds:
             run = decoder_run(options, latent_dim, seed)
             check_settings(run.parent, options)
-            _, config, dataset, model, params, _ = load_run(run)
+            _, config, model, params, _ = load_run(run, data_dir=options.data_dir, download=options.download)
+            dataset = find_data(config, options.data_dir, options.download)
             cells = run.parent
             path = cells / "pinned.json"
             if not path.is_file():
@@ -370,9 +386,11 @@ def study(options: StudyConfig) -> None:
                 result = run_method(name, config, model, params, dataset, options)
                 settings = {"num_images": options.num_images, "num_train": options.num_train, "seed": seed}
                 write_json(path, result | settings | {"latent_dim": latent_dim, "environment": environment()})
+                figures = {field: np.mean(values) for field, values in result["per_image"].items()}
                 print(
-                    f"d = {latent_dim}, seed {seed}, {name}: bound {np.mean(result['per_image']['bound']):.2f}, "
-                    f"{result['epochs']:.1f} epochs",
+                    f"d = {latent_dim}, seed {seed}, {name}: bound {figures['bound']:.2f}, importance-weighted "
+                    f"log p(x) {figures['log_likelihood']:.2f} (ESS {figures['effective_sample_size']:.0f} of "
+                    f"{options.eval_samples}), {result['epochs']:.1f} epochs",
                     flush=True,
                 )
 

@@ -1,5 +1,6 @@
 """Densities to sample from, each with a metric that suits it and what is known of its moments."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae import metrics
+from hmcvae import data, metrics
 
 LOGISTIC = ("australian", "german", "heart", "pima", "ripley")
 PRIOR_VARIANCE = 100.0
@@ -74,7 +75,8 @@ def funnel(dimension: int, softness: float = 10.0) -> Target:
 
 
 def load_logistic(name: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """(X, t) of a data set of Girolami & Calderhead (2011), prepared as they did: features standardised (by the sample
+    """(X, t) of a data set of Girolami & Calderhead (2011), in data_dir or HMCVAE_DATA_DIR, prepared as they did:
+    features standardised (by the sample
     standard deviation), a column of ones before them; for ripley the features, their squares and cubes.
 
     Raises:
@@ -83,7 +85,7 @@ def load_logistic(name: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndar
     """
     if name not in LOGISTIC:
         raise ValueError(f"the data set must be one of {', '.join(LOGISTIC)}, got {name!r}")
-    path = Path(data_dir or "data") / "logreg" / f"{name}.npz"
+    path = Path(data_dir or os.environ.get(data.DATA_DIR_VARIABLE) or "data") / "logreg" / f"{name}.npz"
     if not path.is_file():
         raise FileNotFoundError(
             f"no data at {path}; --data-dir must name the folder that holds logreg/{name}.npz"

@@ -9,24 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
 from experiments import config as configs
 from experiments import plots
-from experiments.config import TrainConfig, fail_cleanly
+from experiments.config import TrainConfig
 from experiments.evaluate import evaluate, make_likelihood_monitor, table
+from experiments.failures import advised, fail_cleanly, resume_advice
+from experiments.files import write_json
 from experiments.generate import draw_all
-from experiments.runs import (
-    Model,
-    RunFolder,
-    build,
-    load_data,
-    monitored_images,
-    start_params,
-    test_examples,
-    write_json,
-)
+from experiments.run_folder import RunFolder
+from experiments.runs import Model, build, load_data, monitored_images, start_params, test_examples
 from hmcvae import data, training
 from hmcvae._random import stream
 
@@ -37,14 +32,37 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"one process trains a run, with all of its devices; got {jax.process_count()} processes of "
+            "jax.distributed, which is not supported yet"
+        )
     run = RunFolder(config.folder)
     run.check_free(config)
     dataset = load_data(config)
     training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     model = build(config, dataset)
     params = start_params(config, model)
-    split, monitor = make_monitors(config, model, dataset)
-    run.create(config, dataset)
+    monitors = make_monitors(config, model, dataset)
+    with advised(resume_advice(run.folder)), run.held():
+        run.create(config, dataset)
+        state = train_epochs(config, run, dataset, model, params, monitors, quiet)
+        result = finish(config, run, dataset, model, state, monitors[0], quiet)
+    return run.folder, result
+
+
+def train_epochs(
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: data.Dataset,
+    model: Model,
+    params: Any,
+    monitors: tuple[str, Callable[[Any, dict], dict]],
+    quiet: bool,
+) -> training.TrainState:
+    """Train what is left of a run, log its epochs, and give the state to evaluate: the best on validation images where
+    there are any, else the last."""
+    split, monitor = monitors
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
     start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
@@ -79,7 +97,6 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
             bar.set_postfix(shown, refresh=False)
             bar.update()
             last = state
-    run.close()
     optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
     like = training.init_state(model.params, optimizer, config.training.seed)
     if best is not None and best.epochs():
@@ -89,8 +106,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     for manager in (checkpoints, best):
         if manager is not None:
             manager.close()
-    result = finish(config, run, dataset, model, last, split, quiet)
-    return run.folder, result
+    return last
 
 
 def make_monitors(
@@ -132,6 +148,9 @@ def finish(
         num_samples=config.eval_samples,
         num_temperatures=config.eval_temperatures,
     )
+    if not quiet:
+        print(table(result))
+    run.check_there()
     write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
     title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
     plots.bound_curves(
@@ -144,7 +163,6 @@ def finish(
     )
     paths = [run.folder / "bound.png", *draw_all(run.folder, model, params, config.latent_dim, examples)]
     if not quiet:
-        print(table(result))
         last = records[-1]
         print(
             f"steps skipped for not being finite: {last['skipped_steps']}, gradients clipped: {last['clipped_steps']}"

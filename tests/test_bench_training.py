@@ -67,9 +67,9 @@ def test_notes_by_hand_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be between 1 and num_images = 64, got 0"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"batch_size": 65}, "batch_size must be between 1 and num_images = 64, got 65"),
-        ({"rounds": 0}, "rounds must be at least 1, got 0"),
+        ({"rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

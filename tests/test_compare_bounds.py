@@ -23,6 +23,7 @@ def options(tmp_path, **changes) -> CompareConfig:
         "num_epochs": (1,),
         "eval_samples": 4,
         "eval_images": 10,
+        "eval_temperatures": 0,
         "folder": tmp_path / "runs",
         "results": tmp_path / "results",
         "name": "digits_bounds",
@@ -39,6 +40,7 @@ def test_compare_writes_a_table_and_repeats_nothing(tmp_path, monkeypatch):
     assert all(row["num_seeds"] == 2 and row["seconds_per_epoch"] > 0 for row in rows)
     report = json.loads((tmp_path / "results/digits_bounds.json").read_text())
     assert len(report["rows"][0]["bound"]["values"]) == 2
+    assert all(1 <= row["ess"] <= 4 for row in report["rows"])
     assert "the command" in (tmp_path / "results/digits_bounds.md").read_text()
     assert (tmp_path / "results/digits_bounds.png").stat().st_size > 10_000
 
@@ -63,7 +65,7 @@ def test_epochs_are_for_all_or_for_each(tmp_path):
     with pytest.raises(ValueError, match="one number or one for each of 2 presets, got \\(1, 2, 3\\)"):
         options(tmp_path, num_epochs=(1, 2, 3))
     with pytest.raises(ValueError, match="preset must be one of"):
-        run_config(options(tmp_path, presets=("nope",)), "nope", 0)
+        options(tmp_path, presets=("nope",))
 
 
 @pytest.mark.slow
@@ -84,9 +86,21 @@ def test_at_equal_seconds_the_others_go_on_from_the_vae(tmp_path, monkeypatch):
     more = dataclasses.replace(own, presets=(*own.presets, "digits_2d"))
     with pytest.raises(ValueError, match="has no pace of digits_2d"):
         compare(more, "the command")
-    # Another number of temperatures is another evaluation.
+    text = (tmp_path / "results/digits_bounds.md").read_text()
+    assert "sandwich's width" in text
+    assert "8 chains" in text
+    assert rows[1]["ess_ais"] > 1
+    assert rows[1]["width"]["mean"] > 0
+    # Another number of temperatures is another evaluation, of a file of its own and without training.
     config = dataclasses.replace(run_config(own, "digits", 0), eval_temperatures=6)
+    monkeypatch.setattr(compare_bounds, "train", lambda _: pytest.fail("trained again"))
+    before = (tmp_path / "runs/digits-seed0/evaluation.json").read_text()
     assert compare_bounds.run_one(config)[0]["ais"]["num_temperatures"] == 6
+    assert (tmp_path / "runs/digits-seed0/evaluation.json").read_text() == before
+    assert (tmp_path / "runs/digits-seed0/evaluation-epoch1-k4-n10-t6x8-seed0.json").is_file()
+    other = dataclasses.replace(config, latent_dim=3)
+    with pytest.raises(ValueError, match="of another config: latent_dim: 8 -> 3"):
+        compare_bounds.run_one(other)
 
 
 def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
@@ -98,7 +112,7 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
         training=dataclasses.replace(preset("digits_vae").training, num_epochs=1),
     )
     train(first, quiet=True)
-    trained = load_run(tmp_path / "first")[4]["vae"]
+    trained = load_run(tmp_path / "first")[3]["vae"]
     for changes in ({"method": "whitened"}, {"method": "whitened", "metric": "fisher"}):
         config = dataclasses.replace(first, start_from=tmp_path / "first", **changes)
         model = build(config, load_data(config))
@@ -117,8 +131,8 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seconds": -1.0}, "seconds of at least 0"),
-        ({"warm_start": 1.0, "seconds": 3.0}, "warm_start in"),
+        ({"seconds": -1.0}, "seconds must be a finite number of at least 0, got -1.0"),
+        ({"warm_start": 1.0, "seconds": 3.0}, "warm_start must be below 1"),
         ({"warm_start": 0.5}, "warm_start needs seconds"),
         ({"monitor_samples": -1}, "monitor_samples must be a whole number of at least 0, got -1"),
     ],

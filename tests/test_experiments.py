@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from experiments import config as configs
-from experiments import evaluate, generate, plots, runs, train
+from experiments import evaluate, failures, generate, plots, runs, train
 from experiments.config import PRESETS, TrainConfig
 from hmcvae import bounds, data, training
 from hmcvae.data import Dataset
@@ -34,7 +34,7 @@ TINY = TrainConfig(
     eval_samples=3,
     eval_images=12,
 )
-LIKELIHOOD_FIGURES = ("log_likelihood", "gap", "draws")
+LIKELIHOOD_FIGURES = ("log_likelihood", "gap", "draws", "ess")
 PICTURES = {"bound", "samples", "reconstructions", "interpolations", "manifold"}
 
 
@@ -107,7 +107,8 @@ def test_a_runs_evaluation_has_both_proposals(whole_run):
         assert figures["bound"]["error"] > 0
         assert (figures["nonfinite"], figures["unconverged"]) == (0.0, 0.0)
     lines = evaluate.table(result).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["proposal", "encoder", "hvi"]
+    assert [line.split()[0] for line in lines[1:]] == ["proposal", "encoder", "hvi", "caution:", "caution:"]
+    assert "effective size of" in lines[4]
     bound = result["proposals"]["hvi"]["bound"]
     assert f"{bound['mean']:.2f} ± {bound['error']:.2f}" in lines[3]
 
@@ -399,8 +400,8 @@ def test_bad_arguments_end_with_their_message(arguments, message, capsys):
         ({"dataset": "svhn"}, "dataset must be one of digits, mnist, .* got 'svhn'"),
         ({"method": "gan"}, "method must be one of vae, iwae, hvi, whitened, rhvi, got 'gan'"),
         ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, .* got 'poisson'"),
-        ({"method": "iwae"}, "iwae needs num_samples of at least 2, got 1"),
-        ({"num_samples": 0}, "num_samples must be a whole number of at least 1, got 0"),
+        ({"method": "iwae", "num_samples": 1}, "iwae needs num_samples of at least 2, got 1"),
+        ({"num_samples": -1}, "num_samples must be a whole number of at least 1, got -1"),
         ({"monitor_samples": -1}, "monitor_samples must be a whole number of at least 0, got -1"),
         ({"eval_samples": 0}, "eval_samples must be a whole number of at least 1, got 0"),
         ({"eval_images": -1}, "eval_images must be a whole number of at least 0, got -1"),
@@ -448,12 +449,12 @@ def test_errors_that_a_user_can_mend_end_in_their_message(kind):
         raise kind("do this")
 
     with pytest.raises(SystemExit, match="error: do this"):
-        configs.fail_cleanly(main)
+        failures.fail_cleanly(main)
 
 
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
-        configs.fail_cleanly(lambda: 1 / 0)
+        failures.fail_cleanly(lambda: 1 / 0)
 
 
 def made_up(name: str, num_images: int = 4) -> Dataset:

@@ -129,6 +129,23 @@ def test_the_comparison_writes_its_table_and_pictures(tmp_path):
     assert "| banana | RMHMC |" in (tmp_path / "compare_samplers.md").read_text()
 
 
+def test_targets_have_the_draws_that_are_said(tmp_path):
+    """A quarter in ten dimensions; and a target that is not there is an error, not another number of draws."""
+    config = compare_samplers.SamplersConfig(num_chains=2, num_samples=8, num_warmup=2, max_steps=2)
+    target = compare_samplers.make_target("funnel_10", config)
+    samples, _ = compare_samplers.run("funnel_10", "HMC", target, config)
+    assert samples.position.shape == (2, 8 // 4 * 10, 10)
+    for method, counts in (("HMC", [80, 80, 20, 80]), ("RMHMC", [8, 8, 2, 8])):
+        assert [
+            compare_samplers.num_draws(name, method, config) for name in compare_samplers.TARGETS
+        ] == counts
+    with pytest.raises(ValueError, match="targets must be among banana, .* got 'funnel, d = 10'"):
+        compare_samplers.run(target.name, "HMC", target, config)
+    for changes in ({"targets": ("funnel_11",)}, {"traced": "funnel"}):
+        with pytest.raises(ValueError, match="targets must be among"):
+            compare_samplers.SamplersConfig(**changes)
+
+
 def test_trajectories_end_where_a_solve_fails():
     target = targets.banana()
     metric = metrics.from_tensor(lambda z: jnp.eye(2) * (1 - 10 * z[0]))  # not positive definite to the right

@@ -230,11 +230,11 @@ def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
     ("changes", "message"),
     [
         ({"methods": ("HVI-5",)}, "methods must be among"),
-        ({"seconds": 0.0}, "seconds must be positive"),
+        ({"seconds": 0.0}, "seconds must be finite and greater than 0"),
         ({"num_images": 1}, "num_images must be 0 .all. or at least 2"),
         ({"families": ("VAE",)}, "families must be among"),
         ({"families": ("HVI",), "steps": (0,)}, "steps must be a whole number of at least 1"),
-        ({"passes": -1.0}, "passes must be at least 0"),
+        ({"passes": -1.0}, "passes must be a finite number of at least 0"),
     ],
 )
 def test_bad_settings_are_refused(changes, message):

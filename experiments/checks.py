@@ -1,0 +1,71 @@
+"""Checks of a config's numbers when it is made, from a table of its fields."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hmcvae._checks import MAX_COUNT, check_count, check_positive, check_real
+
+Check = Callable[[str, Any], Any]
+
+
+def check_whole(minimum: int, maximum: int = MAX_COUNT) -> Check:
+    """A whole number from minimum to maximum."""
+
+    def check(name: str, value: Any) -> int:
+        number = check_count(name, value, minimum)
+        if number > maximum:
+            raise ValueError(f"{name} must be at most {maximum}, got {number}")
+        return number
+
+    return check
+
+
+def check_above_zero(name: str, value: Any) -> float:
+    """A finite number above 0."""
+    check_positive(name, value)
+    return check_real(name, value)
+
+
+def check_number(
+    minimum: float = -np.inf, maximum: float = np.inf, *, is_open: bool = False, optional: bool = False
+) -> Check:
+    """A finite number in the range; or None, where it is optional."""
+
+    def check(name: str, value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        return check_real(name, value, minimum, maximum, is_open=is_open)
+
+    return check
+
+
+def check_images(minimum: int = 2) -> Check:
+    """A number of images to average over: 0 for all, or at least 2, for a standard error."""
+
+    def check(name: str, value: Any) -> int:
+        number = check_count(name, value, 0)
+        if 0 < number < minimum:
+            raise ValueError(
+                f"{name} must be 0 (all) or at least {minimum}, for a standard error; got {number}"
+            )
+        return number
+
+    return check
+
+
+def check_fields(config: Any, checks: Mapping[str, Check]) -> None:
+    """Check the fields of a frozen dataclass, each entry of those that are tuples or lists, and keep the normalised
+    values (NumPy's numbers become Python's, for JSON).
+
+    Raises:
+        ValueError: for the first that is not what it should be.
+    """
+    for name, check in checks.items():
+        value = getattr(config, name)
+        if isinstance(value, (tuple, list)):
+            found: Any = tuple(check(name, entry) for entry in value)
+        else:
+            found = check(name, value)
+        object.__setattr__(config, name, found)

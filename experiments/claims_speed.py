@@ -1,0 +1,208 @@
+"""The sentences and rows of the published pages about speed and samplers: a part of `experiments.claims_list`."""
+
+import numpy as np
+
+from experiments.claims import PAGE, README, Claim, load, table
+
+
+def claims() -> list[Claim]:
+    """All of them."""
+    return [*_bounds(), *_leapfrog(), *_riemannian(), *_training(), *_samplers(), *_logistic()]
+
+
+def _ratio(value: float) -> str:
+    """Two digits, as these ratios are told."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def _bounds() -> list[Claim]:
+    rows = {r["model"]: r for r in load("bench_bounds")["rows"]}
+    peer, rhvi = rows["RHVAE"]["seconds"], rows["RHVI"]["seconds"]
+    amortised, fisher = (peer / rows[f"{name} recentred"]["seconds"] for name in ("amortised", "Fisher"))
+    over_hvi, over_peer = f"{rows['RHVI']['over_hvi']:.0f}", _ratio(rhvi / peer)
+    return [
+        Claim(
+            PAGE,
+            "the frozen Fisher metric {} × HVI, which is {} × the sum of the metric alone and the steps alone; the "
+            "amortised metric {} ×.",
+            (
+                _ratio(rows["Fisher"]["over_hvi"]),
+                f"{rows['Fisher']['over_parts']:.2f}",
+                f"{rows['amortised']['over_hvi']:.2f}",
+            ),
+        ),
+        Claim(
+            PAGE,
+            "takes {} × the time of our amortised, recentred bound and {} × that of the Fisher one.",
+            (_ratio(amortised), _ratio(fisher)),
+        ),
+        Claim(
+            PAGE,
+            "takes {} × RHVAE's time and {} × HVI's: {} × its necessary parts",
+            (over_peer, over_hvi, f"{rows['RHVI']['over_parts']:.2f}"),
+        ),
+        Claim(PAGE, "(21 s against {} s)", (f"{peer:.0f}",)),
+        Claim(README, "costs {} times as much as HVI on a CPU", (over_hvi,)),
+        Claim(README, "with the amortised metric is {} × faster than pythae's RHVAE's", (_ratio(amortised),)),
+        Claim(README, "the decoder's own everywhere, {} × slower", (over_peer,)),
+    ]
+
+
+def _leapfrog() -> list[Claim]:
+    rows = load("bench_integrators")["rows"]
+    speeds, costs = ([r[key] for r in rows] for key in ("blackjax_over_ours", "ours_over_gradient"))
+    return [
+        Claim(
+            PAGE,
+            "between {} × and {} × BlackJAX's rate (median {} ×), and within 1.15 × of the gradient's own cost in {} "
+            "of {} cases",
+            (
+                f"{min(speeds):.2f}",
+                f"{max(speeds):.2f}",
+                f"{np.median(speeds):.1f}",
+                str(sum(cost <= 1.15 for cost in costs)),
+                str(len(costs)),
+            ),
+        ),
+        Claim(PAGE, "whose gradient is four multiplications, costs {} ×", (f"{max(costs):.2f}",)),
+    ]
+
+
+def _riemannian() -> list[Claim]:
+    made = load("bench_riemannian")
+    found = {
+        (r["contestant"], r["dtype"], r["chains"]): r["seconds_over_ours"] for r in made["against_blackjax"]
+    }
+    peer = {key[1:]: value for key, value in found.items() if key[0] == "blackjax"}
+    loose = [
+        _ratio(found["blackjax", "float64", chains] / value)
+        for (name, dtype, chains), value in found.items()
+        if name == "loose" and dtype == "float64"
+    ]
+    rates = [r["ess_per_cpu_second"] for r in made["against_mici"]["rows"]]
+    floors = [r["over_floor"] for r in made["floor"]]
+    single, many = ([_ratio(peer[dtype, chains]) for chains in (1, 64)] for dtype in ("float32", "float64"))
+    return [
+        Claim(
+            PAGE,
+            "`rmhmc` is {} × (one chain) and {} × (64 chains) BlackJAX's `rmhmc` in float32, {} × and {} × in float64",
+            (*single, *many),
+        ),
+        Claim(PAGE, "with solves about as loose as BlackJAX's, {} × and {} ×.", tuple(loose)),
+        Claim(PAGE, "it is {} × mici's implicit leapfrog", (_ratio(rates[0] / rates[1]),)),
+        Claim(
+            PAGE, "A step costs {} to {} × the sum of its parts", (f"{min(floors):.2f}", f"{max(floors):.2f}")
+        ),
+        Claim(
+            README, "`rmhmc` is {} to {} × BlackJAX's in float32 and {} to {} × in float64", (*single, *many)
+        ),
+    ]
+
+
+def _training() -> list[Claim]:
+    rows = load("bench_training")["rows"]
+
+    def over(model: str, cores: int, key: str, variant: str) -> str:
+        own = [
+            r[key]
+            for r in rows
+            if (r["library"], r["model"], r["num_cores"], r["variant"]) == ("pythae", model, cores, variant)
+        ]
+        (value,) = own
+        return _ratio(value)
+
+    models = (("VAE", ""), ("HVI", ""), ("HVI", "second-order terms added"))
+    clock, cpu, one = (
+        [over(model, cores, key, variant) for model, variant in models]
+        for cores, key in ((2, "seconds_over_ours"), (2, "cpu_seconds_over_ours"), (1, "seconds_over_ours"))
+    )
+    return [
+        Claim(PAGE, "an epoch of our VAE is {} × faster than theirs", (clock[0],)),
+        Claim(PAGE, "with three leapfrog steps {} × faster than their HVAE", (clock[1],)),
+        Claim(PAGE, "and {} × faster than their HVAE with the terms put in", (clock[2],)),
+        Claim(PAGE, "the factors are {}, {} and {}; on a single core {}, {} and {}.", (*cpu, *one)),
+        Claim(
+            README,
+            "an epoch of the VAE is {} ×, of HVI {} × faster than pythae's (on one core {} and {} ×)",
+            (*clock[:2], *one[:2]),
+        ),
+    ]
+
+
+def _samplers() -> list[Claim]:
+    lines = []
+    for target, rows in load("compare_samplers")["targets"].items():
+        for r in rows:
+            first = target if r["method"] == "HMC" else ""
+            per_1000, per_second = r["ess_per_1000_derivatives"], r["ess_per_second"]
+            counts = [r[f"num_{kind}"] for kind in ("divergent", "unconverged", "irreversible")]
+            figures = [
+                f"{per_1000:.2g}" if per_1000 >= 10 or per_1000 < 0.1 else f"{per_1000:.3g}",
+                f"{per_second:.3g}" if per_second < 1000 else f"{float(f'{per_second:.3g}'):,.0f}",
+            ]
+            if any(counts):
+                cells = "{}, {}, {} of {}"
+                figures += [f"{n:,}" if n >= 10_000 else str(n) for n in counts]
+                figures += [f"{r['num_transitions']:,}"]
+            else:
+                cells = "none"
+            # A very slow run is told with fewer digits.
+            figures[1] = f"{per_second:.2g}" if per_second < 1 else figures[1]
+            figures += [f"{r['largest_deviation']:.1f}"]
+            end = ": wrong" if r["largest_deviation"] > 4 else ""
+            if r["rhat"] > 1.05:
+                end, figures = ", R̂ {}: too short a run", [*figures, f"{r['rhat']:.2f}"]
+            row = f"| {first} | {r['method']} | {{}} | {{}} | {cells} | {{}}{end} |".replace("|  |", "| |")
+            lines.append((row, tuple(figures)))
+    targets = load("compare_samplers")["targets"]
+    two, ten = (targets[f"funnel, d = {d}"] for d in (2, 10))
+    return [
+        table(PAGE, lines),
+        Claim(
+            PAGE,
+            "its means are {} and {} standard errors off",
+            (f"{two[0]['largest_deviation']:.0f}", f"{ten[0]['largest_deviation']:.0f}"),
+        ),
+        Claim(README, "where HMC is {} standard errors off", (f"{two[0]['largest_deviation']:.0f}",)),
+    ]
+
+
+def _logistic() -> list[Claim]:
+    data = load("logistic_regression")["datasets"]
+    rows = {name: {r["method"]: r for r in entry["rows"]} for name, entry in data.items()}
+    least = {name: {m: r["ess"][0] for m, r in own.items()} for name, own in rows.items()}
+    pace = {name: {m: r["seconds_per_min_ess"] for m, r in own.items()} for name, own in rows.items()}
+    good = [least[name]["RMHMC"] for name in ("pima", "heart", "australian")]
+    rest = [name for name in rows if name != "ripley"]
+    over = {m: [pace[name][m] / pace[name]["RMHMC"] for name in rest] for m in ("HMC", "mMALA")}
+    ripley = {m: value / pace["ripley"]["RMHMC"] for m, value in pace["ripley"].items()}
+    return [
+        Claim(
+            PAGE,
+            "({} to {} of 5000), less on german ({})",
+            (*(f"{f(good):.0f}" for f in (min, max)), f"{least['german']['RMHMC']:.0f}"),
+        ),
+        Claim(
+            PAGE,
+            "({} at their step size, where their fixed number of iterations does not see that the equations have no "
+            "solution; {} at a tuned one)",
+            (f"{least['ripley']['RMHMC']:.0f}", f"{least['ripley']['RMHMC, tuned']:.0f}"),
+        ),
+        Claim(
+            PAGE,
+            "means agree within {} standard errors",
+            (f"{max(entry['disagreement'] for entry in data.values()):.1f}",),
+        ),
+        Claim(PAGE, "of RMHMC's time (ripley: {} ×)", (f"{1 / ripley['NUTS']:.0f}",)),
+        Claim(
+            PAGE,
+            "HMC in {} to {} of it (ripley: {}), mMALA in {} to 1 (ripley: {}).",
+            (
+                f"{min(over['HMC']):.1f}",
+                f"{max(over['HMC']):.2f}",
+                f"{ripley['HMC']:.2f}",
+                f"{min(over['mMALA']):.1f}",
+                f"{ripley['mMALA']:.2f}",
+            ),
+        ),
+    ]

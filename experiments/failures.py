@@ -1,0 +1,72 @@
+"""How a script ends that cannot go on: in one line that says what to do, and an exit status that is not 0."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hmcvae.training import NotFiniteError
+
+# What JAX and Orbax say of a full disk and of too little memory, in exceptions of kinds of their own.
+FULL = ("No space left on device", "RESOURCE_EXHAUSTED", "Out of memory", "Unable to allocate")
+
+# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks.
+_leave: Callable[[int], object] = os._exit
+
+
+def fail_cleanly(main: Callable[[], object]) -> None:
+    """Run a script's main: errors that a user can mend, a full disk and Ctrl-C end in their message, not in a
+    traceback. What is in neither list is a defect, and keeps its traceback."""
+    try:
+        main()
+    except KeyboardInterrupt as error:
+        print(_line("interrupted", error), file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        is_full = _is_full(error)
+        if not is_full and not isinstance(error, (ValueError, OSError, ImportError, NotFiniteError)):
+            raise
+        line = _line(f"error: {_what(error)}", error)
+        if not is_full:
+            sys.exit(line)
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        _leave(1)
+
+
+@contextmanager
+def advised(advice: str) -> Iterator[None]:
+    """What to do where the block is interrupted, or runs out of disk or memory."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, KeyboardInterrupt) or _is_full(error):
+            error.add_note(advice)
+        raise
+
+
+def resume_advice(folder: Path) -> str:
+    """How to go on with a training in this folder."""
+    return f"go on with it by the same command and --resume --run-dir {folder}"
+
+
+def _line(what: str, error: BaseException) -> str:
+    return "; ".join([what, *getattr(error, "__notes__", [])])
+
+
+def _what(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {error.filename or 'the files'}"
+    if _is_full(error) and not isinstance(error, (ValueError, OSError)):
+        return f"{type(error).__name__}: " + (str(error).strip().splitlines() or ["out of memory"])[0][:300]
+    return str(error) or type(error).__name__
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    ):
+        return True
+    return any(words in str(error) for words in FULL)

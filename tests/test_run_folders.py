@@ -1,0 +1,353 @@
+"""Run folders that were cut off, damaged, removed, locked or moved; and what is refused before it costs anything."""
+
+import dataclasses
+import errno
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import config as configs
+from experiments import evaluate, failures, files, generate, runs, train
+from experiments.compare_bounds import CompareConfig
+from experiments.compare_samplers import SamplersConfig
+from experiments.config import TrainConfig
+from experiments.evaluate import EvaluateConfig
+from experiments.generate import GenerateConfig
+from experiments.logistic_regression import LogisticConfig
+from experiments.report import ReportConfig
+from experiments.run_folder import RunFolder
+from experiments.study import StudyConfig
+from hmcvae import data
+from hmcvae.training import Options
+from tests.conftest import REPOSITORY
+from tests.test_experiments import TINY, files_of, tiny, write_cifar
+
+
+@pytest.fixture
+def without_end(monkeypatch):
+    """Runs without their evaluation and pictures."""
+    monkeypatch.setattr(train, "finish", lambda *_: {})
+
+
+# What a crash leaves behind.
+
+
+def test_a_folder_whose_config_was_never_written_is_free(tmp_path):
+    for name in ("config.tmp", "environment.json", "environment.tmp", files.LOCK):
+        (tmp_path / name).write_text("{")
+    RunFolder(tmp_path).check_free(tiny(tmp_path))
+    with pytest.raises(FileNotFoundError, match="config.json is not there; start it without --resume"):
+        RunFolder(tmp_path).check_free(tiny(tmp_path, resume=True))
+
+
+def test_a_folder_of_something_else_is_never_said_to_be_resumable(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(
+        FileExistsError, match="it holds no run .no config.json., so choose another"
+    ) as caught:
+        RunFolder(tmp_path).check_free(tiny(tmp_path))
+    assert "--resume" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="config.json is not there$"):
+        RunFolder(tmp_path).check_free(tiny(tmp_path, resume=True))
+
+
+def test_the_config_is_written_last(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr("experiments.run_folder.write_json", lambda path, _: order.append(path.name))
+    RunFolder(tmp_path / "run").create(tiny(tmp_path / "run"), runs.load_data(TINY))
+    assert order == ["environment.json", "config.json"]
+
+
+GOOD = '{"epoch": 1, "bound": -2.0}\n'
+
+
+@pytest.mark.parametrize("end", ["", '{"epoch": 2, "bou', "[1]\n", '{"bound": 2}\n', "\x00\x00"])
+def test_a_last_line_that_was_cut_short_is_left_out(tmp_path, end):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(GOOD + end)
+    assert files.read_records(path) == [{"epoch": 1, "bound": -2.0}]
+    assert files.read_records(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"epoch": 2, "bou', b"7", b'{"bound": 2}', b'{"epoch": "2"}', b"\xff\xfe", b""]
+)
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(GOOD.encode() + line + b"\n" + GOOD.encode())
+    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is damaged"):
+        RunFolder(tmp_path).records()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '{"data": 3}', '{"data": {"source": "x"}}'])
+def test_a_damaged_environment_is_named(tmp_path, text):
+    (tmp_path / "environment.json").write_text(text)
+    with pytest.raises(ValueError, match=r"environment.json is damaged"):
+        RunFolder(tmp_path).environment()
+
+
+# Runs that lose their folder, or find it taken.
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_run_whose_folder_is_removed_stops(tmp_path, monkeypatch, without_end, is_made_anew):
+    folder, log = tmp_path / "run", RunFolder.log
+
+    def remove(self, record):
+        log(self, record)
+        shutil.rmtree(folder)
+        if is_made_anew:
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(RunFolder, "log", remove)
+    with pytest.raises(FileNotFoundError, match="was removed or replaced while the run was training"):
+        train.train(tiny(folder), quiet=True)
+    assert sorted(path.name for path in folder.glob("*")) == (["config.json"] if is_made_anew else [])
+
+
+def test_one_process_works_in_a_folder(tmp_path, without_end):
+    folder = tmp_path / "run"
+    with files.locked(folder) as is_ours:
+        assert is_ours()
+        with pytest.raises(
+            FileExistsError, match=f"another process is at work in {folder} .pid {os.getpid()} on "
+        ):
+            train.train(tiny(folder, num_epochs=1), quiet=True)
+        assert [path.name for path in folder.iterdir()] == [files.LOCK]
+    # A lock that a dead process left is none.
+    (folder / files.LOCK).write_text("pid 1 on elsewhere\n")
+    train.train(tiny(folder, num_epochs=1), quiet=True)
+    with files.locked(folder), pytest.raises(FileExistsError, match="another process"):
+        train.train(tiny(folder, num_epochs=2, resume=True), quiet=True)
+
+
+def test_processes_of_jax_distributed_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="got 2 processes of jax.distributed, which is not supported yet"):
+        train.train(tiny(tmp_path / "run"), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+# A trained model, and where its data are.
+
+
+@pytest.fixture(scope="module")
+def colour_run(tmp_path_factory) -> tuple[Path, Path]:
+    """(folder with the run and the data): a run on a few made-up images in colour."""
+    folder = tmp_path_factory.mktemp("colour")
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    config = write_cifar(folder, images)
+    config = dataclasses.replace(config, eval_images=4, training=Options(num_epochs=1, batch_size=3))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(train, "finish", lambda *_: {})
+    train.train(config, quiet=True)
+    patch.undo()
+    (folder / "moved").mkdir()
+    (folder / "cifar10.npz").rename(folder / "moved" / "cifar10.npz")
+    return config.folder, folder / "moved"
+
+
+def test_a_model_is_loaded_without_its_data(colour_run, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda *_, **__: pytest.fail("the data were read"))
+    *_, model, params, epoch = runs.load_run(colour_run[0])
+    assert epoch == 1
+    pictures = generate.samples(model, params, 2, jax.random.key(0), 3)
+    assert pictures.shape == (3, 32, 32, 3)
+
+
+def test_moved_data_are_found_by_flag_or_variable(colour_run, monkeypatch, tmp_path):
+    folder, moved = colour_run
+    options = EvaluateConfig(folder, num_samples=2, num_images=4, output=tmp_path)
+    monkeypatch.delenv(data.DATA_DIR_VARIABLE, raising=False)
+    with pytest.raises(FileNotFoundError, match=r"--data-dir(.|\n)*--download"):
+        evaluate.evaluate_run(options)
+    assert {"data_dir", "download"} <= {f.name for f in dataclasses.fields(EvaluateConfig)}
+    assert {"data_dir", "download"} <= {f.name for f in dataclasses.fields(GenerateConfig)}
+    by_flag = evaluate.evaluate_run(dataclasses.replace(options, data_dir=moved))
+    monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(moved))
+    by_variable = evaluate.evaluate_run(options)
+    for result in (by_flag, by_variable):
+        for figures in result["proposals"].values():
+            del figures["seconds"]
+    assert by_flag == by_variable
+    assert [path.name for path in tmp_path.iterdir()] == ["evaluation-epoch1-k2-n4-seed0.json"]
+
+
+def test_a_run_of_before_is_loaded_with_its_data(colour_run, tmp_path):
+    folder = shutil.copytree(colour_run[0], tmp_path / "run")
+    values = json.loads((folder / "environment.json").read_text())
+    del values["data"]["image_shape"], values["data"]["max_value"]
+    (folder / "environment.json").write_text(json.dumps(values))
+    *_, epoch = runs.load_run(folder, data_dir=colour_run[1])
+    assert epoch == 1
+
+
+def test_an_evaluation_that_cannot_be_written_is_refused_first(colour_run, monkeypatch, tmp_path, capsys):
+    folder, moved = colour_run
+
+    def refuse(_):
+        raise OSError(errno.EROFS, "Read-only file system", str(folder))
+
+    options = EvaluateConfig(folder, num_samples=2, num_images=4, data_dir=moved, output=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "check_writable", refuse)
+        patch.setattr(evaluate, "evaluate", lambda *_, **__: pytest.fail("computed first"))
+        with pytest.raises(
+            SystemExit, match="Read-only file system.*; give a folder for the figures by --output"
+        ):
+            failures.fail_cleanly(lambda: evaluate.evaluate_run(options))
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "here")
+
+    monkeypatch.setattr(evaluate, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        evaluate.evaluate_run(options)
+    assert "log p(x) ≥" in capsys.readouterr().out, "what was computed is lost"
+
+
+# Numbers, checked when a config is made.
+
+COUNTS = [
+    (
+        lambda **v: TrainConfig(**v),
+        ["latent_dim", "num_transitions", "num_steps", "reverse_hidden", "eval_samples"],
+    ),
+    (
+        lambda **v: EvaluateConfig(Path("x"), **v),
+        ["num_samples", "num_images", "chunk_size", "num_chains", "seed"],
+    ),
+    (lambda **v: GenerateConfig(Path("x"), **v), ["num_samples", "seed"]),
+    (lambda **v: CompareConfig(**v), ["eval_samples", "eval_images", "eval_temperatures"]),
+    (lambda **v: StudyConfig(**v), ["decoder_epochs", "num_train", "num_chains"]),
+    (lambda **v: SamplersConfig(**v), ["num_chains", "num_samples", "seed"]),
+    (lambda **v: LogisticConfig(**v), ["num_runs", "num_samples", "num_warmup"]),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), [(make, name) for make, names in COUNTS for name in names])
+def test_counts_of_every_command_are_checked_and_normalised(make, name):
+    for wrong in (True, 2.5, -1, 10**20, "3", None):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            make(**{name: wrong})
+    assert type(getattr(make(**{name: np.int64(4)}), name)) is int
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_transitions": 3_000_000_000}, "num_transitions must be a whole number .* got 3000000000"),
+        ({"num_transitions": 10_001}, "num_transitions must be at most 10000, got 10001"),
+        ({"num_transitions": 200, "num_steps": 200}, "num_transitions times num_steps must be at most 10000"),
+        ({"hidden": (4, 10**6)}, "hidden must be at most 100000, got 1000000"),
+        ({"distillation": float("nan")}, "distillation must be a finite number of at least 0"),
+        ({"position_dependence": 1.5}, r"position_dependence must be a finite number in \[0, 1\]"),
+    ],
+)
+def test_what_would_abort_the_process_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)
+
+
+def test_a_model_too_large_to_allocate_is_refused():
+    config = tiny(Path("x"), hidden=(100_000, 100_000))
+    with pytest.raises(ValueError, match=r"would have 2[\d,]{13} parameters; expected at most 1,000,000,000"):
+        runs.build(config, runs.load_data(config))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--method", "iwae"], 5),
+        (["--method", "iwae", "--num-samples", "3"], 3),
+        (["--preset", "mnist_iwae", "--method", "vae"], 1),
+        (["--preset", "mnist_iwae"], 5),
+        ([], 1),
+    ],
+)
+def test_the_number_of_samples_is_the_methods_own_where_it_is_not_given(arguments, expected):
+    assert configs.parse(arguments).num_samples == expected
+    assert TrainConfig(method="iwae").num_samples == 5
+
+
+# Where figures go, and how commands end.
+
+
+def test_nothing_published_is_written_over_by_default():
+    own = [
+        SamplersConfig().results,
+        LogisticConfig().results,
+        CompareConfig().results,
+        ReportConfig(Path("s")).results,
+    ]
+    assert not any("results" in str(path) for path in own if path)
+    for name in ("bounds", "training", "integrators", "riemannian"):
+        assert not hasattr(importlib.import_module(f"experiments.bench_{name}"), "RESULTS")
+
+
+class Runtime(RuntimeError):
+    """As JAX's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; go on"),
+        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "error: no space left for a/b; go on"),
+        (
+            Runtime("RESOURCE_EXHAUSTED: Out of memory allocating\nmore"),
+            1,
+            "error: Runtime: RESOURCE_EXHAUSTED",
+        ),
+        (MemoryError("Unable to allocate 3 TiB"), 1, "error: MemoryError: Unable to allocate"),
+        (PermissionError(errno.EACCES, "Permission denied", "c"), 1, "error: .*Permission denied: 'c'$"),
+    ],
+)
+def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys, monkeypatch):
+    monkeypatch.setattr(failures, "_leave", sys.exit)  # os._exit would end the tests
+
+    def main():
+        with failures.advised("go on"):
+            raise error
+
+    with pytest.raises(SystemExit) as caught:
+        failures.fail_cleanly(main)
+    said = capsys.readouterr().err.strip() or str(caught.value.code)
+    assert (caught.value.code if isinstance(caught.value.code, int) else 1) == code
+    (only,) = said.splitlines()
+    assert re.match(line, only)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_interrupted_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["--method", "vae", "--num-epochs", "100000", "--run-dir", str(folder)]
+    command = [sys.executable, "-m", "experiments.train", *arguments]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    assert process.stderr is not None
+    for line in iter(lambda: process.stderr.readline(1), ""):  # the first bar is drawn when epochs begin
+        if line == "e":
+            break
+    while not (folder / "metrics.jsonl").is_file() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130
+    lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip() and "epoch/s" not in line]
+    expected = f"interrupted; go on with it by the same command and --resume --run-dir {folder}"
+    assert lines[-1] == expected
+    assert "Traceback" not in said
+    assert len(files_of(folder)) > 3
