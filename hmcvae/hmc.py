@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_count, check_positive, is_concrete
+from hmcvae._numerics import max_abs
 from hmcvae.integrators import IntegratorState
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
@@ -62,7 +64,7 @@ class HMCInfo(NamedTuple):
     num_integration_steps: L of this transition.
     solver: report of the implicit solves of the whole trajectory; `solver.converged` False rejects.
     reversibility_error: largest relative distance to the start, over positions and momenta, after
-        integrating the trajectory back; NaN when it was not checked.
+        integrating the trajectory back; 0 when it was not checked.
     is_reversible: False where the check found an error above its tolerance; True when it was not checked.
     """
 
@@ -115,9 +117,9 @@ def hmc(
     logdensity_fn: LogDensityFn,
     step_size: Any,
     num_integration_steps: Any,
-    metric: Metric = _IDENTITY,
+    metric: Any = _IDENTITY,
     *,
-    integrator: IntegratorFn = integrators.leapfrog,
+    integrator: Any = integrators.leapfrog,
     divergence_threshold: Any = 1000.0,
     check_reversibility: bool = False,
     reversibility_tolerance: Any = None,
@@ -134,7 +136,7 @@ def hmc(
         num_integration_steps: L ≥ 1; or `uniform_steps(low, high)`; or any `rng_key -> integer`, drawn
             anew for each transition.
         metric: of the ravelled position (`jax.flatten_util.ravel_pytree`).
-        integrator: `(logdensity_fn, metric) -> step` on flat vectors, built when the kernel is traced.
+        integrator: an `IntegratorFn`, `(logdensity_fn, metric) -> step`, on flat vectors, built when the kernel is traced.
         divergence_threshold: |ΔH| above which a transition is flagged divergent.
         check_reversibility: integrate every trajectory back, and reject where that misses the start. For
             implicit integrators; it doubles the cost.
@@ -150,8 +152,11 @@ def hmc(
             or num_integration_steps is neither a whole number ≥ 1 nor a function of a key.
     """
     step_size = check_positive("step_size", step_size)
-    check_positive("divergence_threshold", divergence_threshold)
-    check_positive("reversibility_tolerance", reversibility_tolerance, optional=True)
+    divergence_threshold = _check_number("divergence_threshold", divergence_threshold)
+    if reversibility_tolerance is not None:
+        reversibility_tolerance = _check_number("reversibility_tolerance", reversibility_tolerance)
+    metrics.check_is_metric(metric)
+    build: IntegratorFn = _check_integrator(integrator)
     if not callable(num_integration_steps):
         num_integration_steps = check_count("num_integration_steps", num_integration_steps, 1)
 
@@ -159,7 +164,7 @@ def hmc(
         del rng_key  # BlackJAX's drivers pass one
         z, unravel = ravel(position)
         check_dimension(metric, step_size, z)
-        check_finite("initial position", z)
+        check_finite("initial position", position)
         logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
         check_finite("logdensity at the initial position", logdensity)
         check_finite("gradient of the logdensity at the initial position", gradient)
@@ -172,7 +177,7 @@ def hmc(
     ) -> tuple[HMCState, HMCInfo]:
         z, unravel = ravel(state.position)
         check_dimension(metric, step_size, z)
-        take_step = integrator(flatten(logdensity_fn, unravel), metric)
+        take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
         num_steps = _draw_num_steps(num_integration_steps, key_length)
         noise = jax.random.normal(key_momentum, z.shape, z.dtype)
@@ -180,7 +185,7 @@ def hmc(
         gradient = ravel_pytree(state.logdensity_grad)[0]
         start = IntegratorState(z, momentum, state.logdensity, gradient, state.geometry)
         end, solver = integrators.integrate(take_step, start, step_size, num_steps)
-        retrace = jnp.full((), jnp.nan, z.dtype), jnp.asarray(True)
+        retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
         if check_reversibility:
             back, back_solver = integrators.integrate(take_step, end, -jnp.asarray(step_size), num_steps)
             error = _distance(back, start)
@@ -194,6 +199,24 @@ def hmc(
         return kernel(rng_key, state, step_size, metric)
 
     return SamplingAlgorithm(init, step, kernel, step_size, metric)
+
+
+def _check_integrator(integrator: Any) -> Any:
+    is_step = isinstance(integrator, integrators.Step)
+    if is_step or not callable(integrator):
+        raise ValueError(
+            "integrator must build a step, (logdensity_fn, metric) -> step, such as integrators.leapfrog; "
+            f"got {'a step' if is_step else repr(integrator)}"
+        )
+    return integrator
+
+
+def _check_number(name: str, value: Any) -> Any:
+    """One positive number, or a traced one."""
+    value = check_positive(name, value)
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be one positive number, got shape {jnp.shape(value)}")
+    return value
 
 
 def _energy(metric: Metric, state: IntegratorState) -> Scalar:
@@ -240,7 +263,7 @@ def _judge(
 def _distance(a: IntegratorState, b: IntegratorState) -> Scalar:
     """Largest difference of positions and momenta, relative where they exceed 1."""
     x, y = (jnp.concatenate([state.position, state.momentum]) for state in (a, b))
-    return jnp.max(jnp.abs(x - y) / jnp.maximum(1.0, jnp.abs(y)))
+    return max_abs((x - y) / jnp.maximum(1.0, jnp.abs(y)))
 
 
 def _tolerance(tolerance: Any, dtype: Any) -> Any:
@@ -293,13 +316,18 @@ def check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
     expected = f"metric must fit the position's dimension d = {d}"
     try:
         shape = jax.eval_shape(metric.tensor, z).shape
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}, got {type(metric).__name__}, which fails there: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{expected}, got {type(metric).__name__}, which fails there: {error} "
+            f"(a metric takes the ravelled position, a vector [{d}]; see jax.flatten_util.ravel_pytree)"
+        ) from error
     if shape != (d, d):
         raise ValueError(f"{expected}, got {type(metric).__name__} with a tensor of shape {shape}")
 
 
-def check_finite(name: str, value: Array) -> None:
+def check_finite(name: str, value: PyTree) -> None:
     """Raise ValueError for a start from which no chain can move; traced values pass unseen."""
-    if is_concrete(value) and not bool(jnp.all(jnp.isfinite(value))):
-        raise ValueError(f"the {name} must be finite, got {value}")
+    for leaf in jax.tree.leaves(value):
+        # NumPy, since inside `jit` jax.numpy traces even what is done to constants.
+        if is_concrete(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
+            raise ValueError(f"the {name} must be finite, got {leaf}")

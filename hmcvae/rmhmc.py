@@ -5,17 +5,16 @@ from typing import Any
 
 from hmcvae import integrators, solvers
 from hmcvae.hmc import SamplingAlgorithm, hmc
-from hmcvae.solvers import Solver
-from hmcvae.types import LogDensityFn, Metric
+from hmcvae.types import LogDensityFn
 
 
 def rmhmc(
     logdensity_fn: LogDensityFn,
     step_size: Any,
     num_integration_steps: Any,
-    metric: Metric,
+    metric: Any,
     *,
-    solver: Solver = solvers.TO_TOLERANCE,
+    solver: Any = solvers.TO_TOLERANCE,
     check_reversibility: bool = False,
     reversibility_tolerance: Any = None,
     divergence_threshold: Any = 1000.0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hmcvae import solvers
-from hmcvae.solvers import SolverInfo, combine_info, exact_info, fixed_point, newton
+from hmcvae.solvers import SolverInfo, collect_info, combine_info, exact_info, fixed_point, newton
 
 A = np.array([[0.3, -0.2, 0.1], [0.15, 0.2, 0.0], [0.05, 0.1, -0.4]])
 B = np.array([1.0, -0.5, 0.7])
@@ -184,6 +184,32 @@ class TestFailure:
         if solver is not EVERY["count"]:
             assert info.num_iterations == 1
 
+    @over_every
+    @pytest.mark.parametrize("batch", [10, 1000, 16_000])
+    def test_nan_in_a_large_batch(self, solver, batch):
+        """XLA's `max` over the last axis drops NaN in arrays of some thousands of entries: no batch is so large that
+        a solve that is NaN passes."""
+        starts = jnp.ones((batch, 10))
+        _, info = jax.jit(jax.vmap(lambda x: solver(lambda x: x * jnp.nan, x)))(starts)
+        assert not info.converged.any()
+        assert not np.isfinite(info.residual).any()
+        # A single bad entry among good ones.
+        rates = jnp.full((batch, 10), 0.1).at[:, 3].set(jnp.nan)
+        _, info = jax.jit(jax.vmap(lambda x, r: solver(lambda x: r * x + 1, x)))(starts, rates)
+        assert not info.converged.any()
+
+    @over_every
+    @pytest.mark.parametrize("scale", [np.inf, np.nan, [1.0, np.inf, 1.0], [np.nan, 1.0, 1.0]])
+    def test_a_scale_that_is_not_finite_passes_nothing(self, solver, scale):
+        _, info = solver(lambda x: affine(x), jnp.zeros(3), jnp.asarray(scale))
+        assert not info.converged
+
+    @over_every
+    def test_overflow_is_no_solution(self, solver):
+        """inf = g(inf), and the rounding of inf is inf."""
+        _, info = solver(lambda x: jnp.full_like(x, jnp.inf), jnp.ones(2))
+        assert not info.converged
+
     def test_nan_later(self):
         _, info = fixed_point(accelerate=False)(lambda x: jnp.sqrt(x) - 0.2, jnp.full(1, 0.05))
         assert not info.converged
@@ -253,6 +279,18 @@ class TestDerivative:
 
         came = jax.jit(mode(solution))(jnp.asarray(self.P))
         np.testing.assert_allclose(came, self.exact(), rtol=1e-9, atol=1e-11)
+
+    @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+    def test_a_fixed_count_differentiated_as_asked(self, mode):
+        """Two iterations x₂ of x = r x + p from 0, r = 1/2: unrolled d x₂ / dp = 1 + r, implicit 1 / (1 - r)."""
+        for asked, expected in ((None, 1.5), ("unrolled", 1.5), ("implicit", 2.0)):
+            solver = fixed_point(num_iterations=2, differentiate=asked)
+
+            def solve(p):
+                return solver(lambda x: 0.5 * x + p, jnp.zeros(1))[0][0]  # noqa: B023
+
+            np.testing.assert_allclose(solve(3.0), 4.5, rtol=1e-14)
+            np.testing.assert_allclose(jax.jit(mode(solve))(3.0), expected, rtol=1e-12)
 
     def test_matrix_in_a_closure(self):
         """d sum(x) / dM of x = M x + b is (I - M)⁻ᵀ 1 xᵀ."""
@@ -354,6 +392,16 @@ class TestInfo:
         bad = SolverInfo(jnp.asarray(False), jnp.asarray(1, jnp.int32), jnp.asarray(jnp.nan))
         assert np.isnan(combine_info(good, bad).residual)
         assert np.isnan(combine_info(bad, good).residual)
+
+    def test_nan_residual_of_one_step_among_many(self):
+        for size in (4, 20_000):
+            residuals = jnp.zeros((size, 5)).at[:, 2].set(jnp.nan)
+            infos = SolverInfo(residuals == 0, jnp.ones((size, 5), jnp.int32), residuals)
+            together = jax.jit(jax.vmap(collect_info))(infos)
+            assert not together.converged.any()
+            assert (together.num_iterations == 5).all()
+            assert together.num_iterations.dtype == jnp.int32
+            assert np.isnan(together.residual).all()
 
     def test_default(self):
         assert fixed_point() == solvers.TO_TOLERANCE

@@ -10,9 +10,9 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from hmcvae._checks import check_count, check_vector, is_concrete
-from hmcvae.metrics import check_metric
-from hmcvae.solvers import SolverInfo, combine_info, exact_info
-from hmcvae.types import ArrayLike, LogDensityFn, Metric, Scalar, StepSize, Vector
+from hmcvae.metrics import check_is_metric, check_metric
+from hmcvae.solvers import SolverInfo, collect_info, combine_info, exact_info
+from hmcvae.types import ArrayLike, LogDensityFn, Scalar, StepSize, Vector
 
 
 class IntegratorState(NamedTuple):
@@ -50,7 +50,7 @@ class Step:
 
 
 def init(
-    logdensity_fn: LogDensityFn, metric: Metric, position: ArrayLike, momentum: ArrayLike
+    logdensity_fn: LogDensityFn, metric: Any, position: ArrayLike, momentum: ArrayLike
 ) -> IntegratorState:
     """The state at (position, momentum): evaluates log p, its gradient, and what the metric keeps, once.
 
@@ -58,6 +58,7 @@ def init(
         ValueError: unless position and momentum are finite float vectors of the same shape [d], and a metric that
             depends on the position is finite, symmetric and positive definite there (unless that is being traced).
     """
+    check_is_metric(metric)
     position = check_vector("position", position)
     momentum = check_vector("momentum", momentum)
     if position.shape != momentum.shape:
@@ -115,9 +116,7 @@ def integrate(
         )
     state, info = finish(carry, step_size)
     if infos is not None:
-        iterations = infos.num_iterations.sum(dtype=infos.num_iterations.dtype)  # not widened to int64
-        inner = SolverInfo(infos.converged.all(), iterations, infos.residual.max())
-        info = combine_info(inner, info)
+        info = combine_info(collect_info(infos), info)
     return state, info
 
 

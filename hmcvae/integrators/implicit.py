@@ -13,7 +13,8 @@ from jaxtyping import Array
 from hmcvae import solvers
 from hmcvae.integrators.base import IntegratorState, Step
 from hmcvae.integrators.explicit import leapfrog
-from hmcvae.solvers import Solver, SolverInfo, combine_info
+from hmcvae.metrics import check_is_metric
+from hmcvae.solvers import SolverInfo, combine_info
 from hmcvae.types import Factor, LogDensityFn, StepSize, Vector
 
 
@@ -34,7 +35,7 @@ class _Half(NamedTuple):
 
 
 def generalized_leapfrog(
-    logdensity_fn: LogDensityFn, metric: Any, solver: Solver = solvers.TO_TOLERANCE
+    logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE
 ) -> Step:
     """The generalized leapfrog (Leimkuhler & Reich 2004, section 4.1; Girolami & Calderhead 2011, eq. 16-18).
 
@@ -58,6 +59,8 @@ def generalized_leapfrog(
         metric: `metrics.fisher`, `softabs`, `monge`, `from_tensor`, or one with their methods.
         solver: see `hmcvae.solvers`.
     """
+    check_is_metric(metric)
+    _check_solver(solver)
     if not metric.is_position_dependent:
         return leapfrog(logdensity_fn, metric)
 
@@ -125,9 +128,7 @@ def generalized_leapfrog(
     return Step(begin, advance, finish)
 
 
-def implicit_midpoint(
-    logdensity_fn: LogDensityFn, metric: Any, solver: Solver = solvers.TO_TOLERANCE
-) -> Step:
+def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE) -> Step:
     """The implicit midpoint rule (Leimkuhler & Reich 2004, section 4.1; Brofos & Lederman 2021).
 
         (z₁, v₁) = (z, v) + ε J ∇H((z + z₁)/2, (v + v₁)/2)
@@ -137,6 +138,9 @@ def implicit_midpoint(
 
     Args: as for `generalized_leapfrog`; a Euclidean metric will do as well.
     """
+
+    check_is_metric(metric)
+    _check_solver(solver)
 
     def velocity_and_force(position: Vector, momentum: Vector) -> tuple[Vector, Vector]:
         gradient = jax.grad(logdensity_fn)(position)
@@ -165,6 +169,12 @@ def implicit_midpoint(
         return IntegratorState(z, v, *jax.value_and_grad(logdensity_fn)(z), metric.carry(z)), info
 
     return Step(lambda state, _: state, step, step)
+
+
+def _check_solver(solver: Any) -> None:
+    if not callable(solver) or solver in (solvers.fixed_point, solvers.newton):
+        name = getattr(solver, "__name__", repr(solver))
+        raise ValueError(f"solver must be one that is made, as solvers.fixed_point() makes it, got {name}")
 
 
 def _size(value: Array) -> Array:

@@ -65,6 +65,20 @@ def factorise(G: Float[Array, "d d"]) -> tuple[DenseFactor, Float[Array, "d d"]]
     return DenseFactor(lower, columns @ columns.T), columns
 
 
+def check_is_metric(metric: Any) -> None:
+    """Raise ValueError for what is no metric at all: an array, a function, a constructor that was not called."""
+    if hasattr(metric, "is_position_dependent") and hasattr(metric, "tensor"):
+        return
+    came, instead = repr(metric), "see hmcvae.metrics"
+    if callable(metric):
+        came = f"the function {getattr(metric, '__name__', type(metric).__name__)}"
+        instead = "for a function z -> G(z) of the ravelled position use metrics.from_tensor(function)"
+    elif hasattr(metric, "shape"):
+        came = f"an array of shape {tuple(metric.shape)}"
+        instead = "for a constant mass use metrics.diagonal(mass) or metrics.dense(mass)"
+    raise ValueError(f"metric must be one of hmcvae.metrics or have their methods, got {came}; {instead}")
+
+
 def check_metric(metric: Metric, z: Vector) -> None:
     """Raise ValueError unless G(z) is [d, d], finite, symmetric to rounding and positive definite. A traced position
     passes unseen but for the shape."""
