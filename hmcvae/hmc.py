@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_count, check_positive, is_concrete
-from hmcvae._numerics import max_abs
 from hmcvae.integrators import IntegratorState
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
@@ -63,9 +62,10 @@ class HMCInfo(NamedTuple):
     energy_error: ΔH of the proposal, accepted or not; may be infinite or NaN.
     num_integration_steps: L of this transition.
     solver: report of the implicit solves of the whole trajectory; `solver.converged` False rejects.
-    reversibility_error: largest relative distance to the start, over positions and momenta, after
-        integrating the trajectory back; 0 when it was not checked.
-    is_reversible: False where the check found an error above its tolerance; True when it was not checked.
+    reversibility_error: largest distance from where the way back should have come to, over positions and momenta, in
+        units of their standard deviations under the metric; 0 when it was not checked.
+    is_reversible: False where the check found an error above its tolerance, or a solve on the way back failed; True
+        when it was not checked.
     """
 
     acceptance_rate: Scalar
@@ -121,7 +121,7 @@ def hmc(
     *,
     integrator: Any = integrators.leapfrog,
     divergence_threshold: Any = 1000.0,
-    check_reversibility: bool = False,
+    check_reversibility: bool | None = None,
     reversibility_tolerance: Any = None,
 ) -> SamplingAlgorithm:
     """Hamiltonian Monte Carlo.
@@ -136,11 +136,14 @@ def hmc(
         num_integration_steps: L ≥ 1; or `uniform_steps(low, high)`; or any `rng_key -> integer`, drawn
             anew for each transition.
         metric: of the ravelled position (`jax.flatten_util.ravel_pytree`).
-        integrator: an `IntegratorFn`, `(logdensity_fn, metric) -> step`, on flat vectors, built when the kernel is traced.
+        integrator: an `IntegratorFn`, `(logdensity_fn, metric) -> step`, on flat vectors; it is called when the kernel
+            is traced.
         divergence_threshold: |ΔH| above which a transition is flagged divergent.
-        check_reversibility: integrate every trajectory back, and reject where that misses the start. For
-            implicit integrators; it doubles the cost.
-        reversibility_tolerance: largest relative error that passes; √eps of the position's dtype if None.
+        check_reversibility: take every trajectory back, and reject where that misses the start or a solve on the way
+            fails: see `integrators.integrate_retraced`. None: where the integrator is implicit. Without it what can be
+            solved forwards and not backwards is accepted one way only, and the draws are biased.
+        reversibility_tolerance: largest error that passes, in units of the standard deviations of momenta, √G_ii, and of
+            velocities, √(G⁻¹)_ii, rounding aside; √eps of the position's dtype if None.
 
     Returns:
         A `SamplingAlgorithm`. Its functions raise ValueError at trace time for a position that is not
@@ -184,12 +187,16 @@ def hmc(
         momentum = metric.carried_factor(z, state.geometry).sqrt_matvec(noise)
         gradient = ravel_pytree(state.logdensity_grad)[0]
         start = IntegratorState(z, momentum, state.logdensity, gradient, state.geometry)
-        end, solver = integrators.integrate(take_step, start, step_size, num_steps)
+        check = check_reversibility
+        if check is None:
+            check = getattr(take_step, "is_implicit", metric.is_position_dependent)
         retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
-        if check_reversibility:
-            back, back_solver = integrators.integrate(take_step, end, -jnp.asarray(step_size), num_steps)
-            error = _distance(back, start)
-            retrace = error, back_solver.converged & (error <= _tolerance(reversibility_tolerance, z.dtype))
+        if check:
+            end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
+            most = _tolerance(reversibility_tolerance, z.dtype)
+            retrace = back.error, back.converged & (back.excess <= most)
+        else:
+            end, solver = integrators.integrate(take_step, start, step_size, num_steps)
         energies = _energy(metric, start), _energy(metric, end)
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, divergence_threshold)
         proposal = HMCState(unravel(end.position), end.logdensity, unravel(end.logdensity_grad), end.geometry)
@@ -258,12 +265,6 @@ def _judge(
         reversibility_error=reversibility_error,
         is_reversible=is_reversible | ~solver.converged | is_divergent,
     )
-
-
-def _distance(a: IntegratorState, b: IntegratorState) -> Scalar:
-    """Largest difference of positions and momenta, relative where they exceed 1."""
-    x, y = (jnp.concatenate([state.position, state.momentum]) for state in (a, b))
-    return max_abs((x - y) / jnp.maximum(1.0, jnp.abs(y)))
 
 
 def _tolerance(tolerance: Any, dtype: Any) -> Any:

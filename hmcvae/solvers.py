@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hmcvae._checks import check_count, check_positive
 from hmcvae._numerics import all_finite, max_abs
-from hmcvae.types import ArrayLike, Vector
+from hmcvae.types import ArrayLike, Scalar, Vector
 
 MapFn = Callable[[Vector], Vector]
 # Iterations of a fixed count that stand side by side in the program: what they have in common is then done once, and
@@ -34,6 +34,8 @@ MapFn = Callable[[Vector], Vector]
 UNROLL = 4
 # Roundings of x itself, in units of eps |x|, that no correction is asked to be below.
 NUM_ROUNDINGS = 4
+# Iterations after which their rate is judged.
+TRIAL = 3
 
 
 class SolverInfo(NamedTuple):
@@ -136,6 +138,26 @@ def newton(tolerance: float | None = None, max_iterations: int = 20) -> "Newton"
     return Newton(tolerance, max_iterations)
 
 
+def switching(
+    tolerance: float | None = None, max_iterations: int = 100, *, max_newton_iterations: int = 12
+) -> "Switching":
+    """`fixed_point`, which goes over to Newton's method where it does not contract.
+
+    After three iterations the mean rate at which the corrections have shrunk tells how many more are to be expected.
+    Where these would cost more than a few Newton iterations, of d derivatives each, or the corrections grow, the solve
+    begins again as `newton`. Where the iteration contracts, the outcome and the cost are those of `fixed_point`: the
+    Newton loop is not entered. Under `vmap` all lanes wait while any one is in it.
+
+    Raises:
+        ValueError: for a tolerance that is not positive, or a count below 1.
+    """
+    check_positive("tolerance", tolerance, optional=True)
+    max_iterations = check_count("max_iterations", max_iterations, 1)
+    return Switching(
+        tolerance, max_iterations, check_count("max_newton_iterations", max_newton_iterations, 1)
+    )
+
+
 @dataclass(frozen=True)
 class FixedPoint:
     """See `fixed_point`."""
@@ -157,7 +179,7 @@ class FixedPoint:
         def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
             if self.num_iterations is not None:
                 return _count(map_fn, start, limit, self.num_iterations)
-            return _iterate(map_fn, start, limit, self.max_iterations, self.accelerate)
+            return _outcome(_iterate(map_fn, _begin(start), limit, self.max_iterations, self.accelerate))
 
         return _implicit(map_fn, start, limit, solve, _iterate_tangent)
 
@@ -175,9 +197,29 @@ class Newton:
         limit = _limit(self.tolerance, start, scale, floor)
 
         def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
-            return _iterate(_newton_map(map_fn), start, limit, self.max_iterations, accelerate=False)
+            loop = _iterate(_newton_map(map_fn), _begin(start), limit, self.max_iterations, False)
+            return _outcome(loop)
 
         return _implicit(map_fn, start, limit, solve, _dense_tangent)
+
+
+@dataclass(frozen=True)
+class Switching:
+    """See `switching`."""
+
+    tolerance: float | None = None
+    max_iterations: int = 100
+    max_newton_iterations: int = 12
+
+    def __call__(
+        self, map_fn: MapFn, start: Vector, scale: ArrayLike = 1.0, floor: ArrayLike = 0.0
+    ) -> tuple[Vector, SolverInfo]:
+        limit = _limit(self.tolerance, start, scale, floor)
+
+        def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
+            return _switch(map_fn, start, limit, self.max_iterations, self.max_newton_iterations)
+
+        return _implicit(map_fn, start, limit, solve, _switch_tangent)
 
 
 def _newton_map(map_fn: MapFn) -> MapFn:
@@ -234,14 +276,24 @@ class _Loop(NamedTuple):
     is_met: Bool[Array, ""]
     is_over: Bool[Array, ""]
     count: Int[Array, ""]
+    first_size: Scalar
+
+
+def _begin(start: Vector) -> _Loop:
+    zero, no = jnp.zeros_like(start), jnp.zeros((), bool)
+    return _Loop(start, zero, zero, no, no, jnp.zeros((), jnp.int32), jnp.zeros((), start.dtype))
 
 
 def _iterate(
-    map_fn: MapFn, start: Vector, limit: _Limit, max_iterations: int, accelerate: bool
-) -> tuple[Vector, _Outcome]:
-    """x ← g(x) until the correction is within `limit`, is not finite, or the iterations are spent."""
-    zero, no = jnp.zeros_like(start), jnp.zeros((), bool)
-    first = _Loop(start, zero, zero, no, no, jnp.zeros((), jnp.int32))
+    map_fn: MapFn,
+    first: _Loop,
+    limit: _Limit,
+    max_iterations: int,
+    accelerate: bool,
+    patience: int | None = None,
+) -> _Loop:
+    """x ← g(x) until the correction is within `limit`, is not finite, or the iterations are spent; with `patience`,
+    also where more than so many iterations more are to be expected."""
 
     def goes_on(loop: _Loop) -> Bool[Array, ""]:
         return ~loop.is_over & (loop.count < max_iterations)
@@ -260,10 +312,39 @@ def _iterate(
             x = value - theta * (value - loop.value)
         is_met = _within(residual, value, limit)
         # An infinite or NaN correction never becomes finite again.
-        return _Loop(x, value, residual, is_met, is_met | ~all_finite(residual), loop.count + 1)
+        is_over = is_met | ~all_finite(residual)
+        count, first_size = loop.count + 1, loop.first_size
+        if patience is not None:
+            # log of the correction over its limit, now and at first; NaN only where is_over is decided already.
+            most = limit.absolute + limit.relative * jnp.abs(value)
+            size = jnp.log(jnp.max(jnp.abs(residual) / jnp.where(most > 0, most, limit.unit)))
+            first_size = jnp.where(loop.count == 0, size, first_size)
+            steps = (count - 1).astype(size.dtype)
+            is_slow = size * steps > patience * (first_size - size)
+            is_over = is_over | (is_slow & (count >= TRIAL))
+        return _Loop(x, value, residual, is_met, is_over, count, first_size)
 
-    end = lax.while_loop(goes_on, body, first)
+    return lax.while_loop(goes_on, body, first)
+
+
+def _outcome(end: _Loop) -> tuple[Vector, _Outcome]:
     return end.x, _Outcome(end.residual, end.is_met, end.count)
+
+
+def _switch(
+    map_fn: MapFn, start: Vector, limit: _Limit, max_iterations: int, max_newton_iterations: int
+) -> tuple[Vector, _Outcome]:
+    """See `switching`."""
+    patience = 2 * (start.shape[0] + 4)  # some two or three Newton iterations
+    plain = _iterate(map_fn, _begin(start), limit, max_iterations, True, patience)
+    # Newton's method starts where the iteration did: what it has come to since may be far off. Where nothing is known at
+    # the start itself it would fare no better.
+    needs = ~plain.is_met & (plain.count > 1)
+    again = plain._replace(
+        x=jnp.where(needs, start, plain.x), is_over=~needs, count=jnp.zeros_like(plain.count)
+    )
+    end = _iterate(_newton_map(map_fn), again, limit, max_newton_iterations, False)
+    return _outcome(end._replace(count=plain.count + end.count))
 
 
 def _count(map_fn: MapFn, start: Vector, limit: _Limit, count: int) -> tuple[Vector, _Outcome]:
@@ -305,10 +386,26 @@ def _iterate_tangent(matvec: MapFn, b: Vector) -> Vector:
 
     NaN where it does not, so that a derivative that could not be had is seen and not taken for one.
     """
+    t, is_right = _iterated_tangent(matvec, b, 200)
+    return jnp.where(is_right, t, jnp.nan)
+
+
+def _iterated_tangent(matvec: MapFn, b: Vector, max_iterations: int) -> tuple[Vector, Bool[Array, ""]]:
     size = max_abs(b)
-    t, outcome = _iterate(lambda t: t + (b - matvec(t)), b, _limit(None, b, size), 200, accelerate=True)
+    loop = _begin(b)
+    end = _iterate(lambda t: t + (b - matvec(t)), loop, _limit(None, b, size), max_iterations, True)
     enough = _limit(float(jnp.finfo(b.dtype).eps) ** 0.5, b, size)
-    return jnp.where(_within(outcome.residual, jnp.zeros_like(b), enough), t, jnp.nan)
+    return end.x, _within(end.residual, jnp.zeros_like(b), enough)
+
+
+def _switch_tangent(matvec: MapFn, b: Vector) -> Vector:
+    """By iteration, and with the matrix where that does not contract: a loop of one pass, or none."""
+    t, is_right = _iterated_tangent(matvec, b, 50)
+
+    def by_matrix(_: tuple) -> tuple:
+        return _dense_tangent(matvec, b), jnp.ones((), bool)
+
+    return lax.while_loop(lambda carry: ~carry[1], by_matrix, (t, is_right))[0]
 
 
 def _dense_tangent(matvec: MapFn, b: Vector) -> Vector:
@@ -322,4 +419,4 @@ def _report(outcome: _Outcome, limit: _Limit) -> SolverInfo:
 
 
 # What implicit integrators use unless told otherwise.
-TO_TOLERANCE = fixed_point()
+TO_TOLERANCE = switching()

@@ -168,6 +168,13 @@ class RankOneFactor:
     def log_det(self) -> Scalar:
         return jnp.log1p(self._size)
 
+    @property
+    def diagonals(self) -> tuple[Vector, Vector]:
+        """The diagonals of G and G⁻¹."""
+        squares = self.weight * self.direction**2
+        # 1 - a g_i² / (1 + a |g|²), in a form that rounding does not take to 0.
+        return 1 + squares, (1 + jnp.maximum(self._size - squares, 0)) / (1 + self._size)
+
     def _add(self, b: Float[Array, "d ..."], coefficient: Scalar) -> Float[Array, "d ..."]:
         along = coefficient * (self.direction @ b)
         return b + (self.direction * along if b.ndim == 1 else self.direction[:, None] * along[None, :])
