@@ -14,9 +14,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae import metrics, solvers
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_real
 from hmcvae.charts import Chart, Frame
-from hmcvae.solvers import Solver, SolverInfo, exact_info
+from hmcvae.solvers import Solver, SolverInfo, collect_info, exact_info
 from hmcvae.transitions import Transition, hamiltonian, riemannian
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, Image, gaussian_log_prob, log_prior
@@ -215,9 +215,7 @@ def _run_chain(
         position, logdensity = state.position, state.logdensity
     log_ratio = jnp.sum(infos.log_reverse - infos.log_forward)
     energy_error = jnp.mean(jnp.abs(infos.energy_error))
-    s = infos.solver
-    solver = SolverInfo(s.converged.all(), s.num_iterations.sum(), s.residual.max())
-    return _End(position, logdensity, log_ratio, energy_error, solver)
+    return _End(position, logdensity, log_ratio, energy_error, collect_info(infos.solver))
 
 
 def _scan(body: Callable, carry: Any, inputs: PyTree, length: int) -> tuple[Any, PyTree]:
@@ -407,8 +405,12 @@ def rhvi(
     Raises:
         ValueError: see `hvi`; or unless κ is None or in [0, 1].
     """
-    if position_dependence is not None and not 0 <= position_dependence <= 1:
-        raise ValueError(f"position_dependence must be None or in [0, 1], got {position_dependence!r}")
+    if position_dependence is not None:
+        try:
+            position_dependence = check_real("position_dependence", position_dependence, 0, 1)
+        except ValueError:
+            came = repr(position_dependence)
+            raise ValueError(f"position_dependence must be None or in [0, 1], got {came}") from None
 
     def init_metric(_: PRNGKey) -> PyTree:
         masses = {} if position_dependence == 1 else {"log_mass": jnp.zeros((vae.latent_dim or 1,))}

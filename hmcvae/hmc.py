@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int
 
@@ -61,9 +62,10 @@ class HMCInfo(NamedTuple):
     energy_error: ΔH of the proposal, accepted or not; may be infinite or NaN.
     num_integration_steps: L of this transition.
     solver: report of the implicit solves of the whole trajectory; `solver.converged` False rejects.
-    reversibility_error: largest relative distance to the start, over positions and momenta, after
-        integrating the trajectory back; NaN when it was not checked.
-    is_reversible: False where the check found an error above its tolerance; True when it was not checked.
+    reversibility_error: largest distance from where the way back should have come to, over positions and momenta, in
+        units of their standard deviations under the metric; 0 when it was not checked.
+    is_reversible: False where the check found an error above its tolerance, or a solve on the way back failed; True
+        when it was not checked.
     """
 
     acceptance_rate: Scalar
@@ -115,11 +117,11 @@ def hmc(
     logdensity_fn: LogDensityFn,
     step_size: Any,
     num_integration_steps: Any,
-    metric: Metric = _IDENTITY,
+    metric: Any = _IDENTITY,
     *,
-    integrator: IntegratorFn = integrators.leapfrog,
+    integrator: Any = integrators.leapfrog,
     divergence_threshold: Any = 1000.0,
-    check_reversibility: bool = False,
+    check_reversibility: bool | None = None,
     reversibility_tolerance: Any = None,
 ) -> SamplingAlgorithm:
     """Hamiltonian Monte Carlo.
@@ -134,11 +136,14 @@ def hmc(
         num_integration_steps: L ≥ 1; or `uniform_steps(low, high)`; or any `rng_key -> integer`, drawn
             anew for each transition.
         metric: of the ravelled position (`jax.flatten_util.ravel_pytree`).
-        integrator: `(logdensity_fn, metric) -> step` on flat vectors, built when the kernel is traced.
+        integrator: an `IntegratorFn`, `(logdensity_fn, metric) -> step`, on flat vectors; it is called when the kernel
+            is traced.
         divergence_threshold: |ΔH| above which a transition is flagged divergent.
-        check_reversibility: integrate every trajectory back, and reject where that misses the start. For
-            implicit integrators; it doubles the cost.
-        reversibility_tolerance: largest relative error that passes; √eps of the position's dtype if None.
+        check_reversibility: take every trajectory back, and reject where that misses the start or a solve on the way
+            fails: see `integrators.integrate_retraced`. None: where the integrator is implicit. Without it what can be
+            solved forwards and not backwards is accepted one way only, and the draws are biased.
+        reversibility_tolerance: largest error that passes, in units of the standard deviations of momenta, √G_ii, and of
+            velocities, √(G⁻¹)_ii, rounding aside; √eps of the position's dtype if None.
 
     Returns:
         A `SamplingAlgorithm`. Its functions raise ValueError at trace time for a position that is not
@@ -150,8 +155,11 @@ def hmc(
             or num_integration_steps is neither a whole number ≥ 1 nor a function of a key.
     """
     step_size = check_positive("step_size", step_size)
-    check_positive("divergence_threshold", divergence_threshold)
-    check_positive("reversibility_tolerance", reversibility_tolerance, optional=True)
+    divergence_threshold = _check_number("divergence_threshold", divergence_threshold)
+    if reversibility_tolerance is not None:
+        reversibility_tolerance = _check_number("reversibility_tolerance", reversibility_tolerance)
+    metrics.check_is_metric(metric)
+    build: IntegratorFn = _check_integrator(integrator)
     if not callable(num_integration_steps):
         num_integration_steps = check_count("num_integration_steps", num_integration_steps, 1)
 
@@ -159,7 +167,7 @@ def hmc(
         del rng_key  # BlackJAX's drivers pass one
         z, unravel = ravel(position)
         check_dimension(metric, step_size, z)
-        check_finite("initial position", z)
+        check_finite("initial position", position)
         logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
         check_finite("logdensity at the initial position", logdensity)
         check_finite("gradient of the logdensity at the initial position", gradient)
@@ -172,19 +180,23 @@ def hmc(
     ) -> tuple[HMCState, HMCInfo]:
         z, unravel = ravel(state.position)
         check_dimension(metric, step_size, z)
-        take_step = integrator(flatten(logdensity_fn, unravel), metric)
+        take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
         num_steps = _draw_num_steps(num_integration_steps, key_length)
         noise = jax.random.normal(key_momentum, z.shape, z.dtype)
         momentum = metric.carried_factor(z, state.geometry).sqrt_matvec(noise)
         gradient = ravel_pytree(state.logdensity_grad)[0]
         start = IntegratorState(z, momentum, state.logdensity, gradient, state.geometry)
-        end, solver = integrators.integrate(take_step, start, step_size, num_steps)
-        retrace = jnp.full((), jnp.nan, z.dtype), jnp.asarray(True)
-        if check_reversibility:
-            back, back_solver = integrators.integrate(take_step, end, -jnp.asarray(step_size), num_steps)
-            error = _distance(back, start)
-            retrace = error, back_solver.converged & (error <= _tolerance(reversibility_tolerance, z.dtype))
+        check = check_reversibility
+        if check is None:
+            check = getattr(take_step, "is_implicit", metric.is_position_dependent)
+        retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
+        if check:
+            end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
+            most = _tolerance(reversibility_tolerance, z.dtype)
+            retrace = back.error, back.converged & (back.excess <= most)
+        else:
+            end, solver = integrators.integrate(take_step, start, step_size, num_steps)
         energies = _energy(metric, start), _energy(metric, end)
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, divergence_threshold)
         proposal = HMCState(unravel(end.position), end.logdensity, unravel(end.logdensity_grad), end.geometry)
@@ -194,6 +206,24 @@ def hmc(
         return kernel(rng_key, state, step_size, metric)
 
     return SamplingAlgorithm(init, step, kernel, step_size, metric)
+
+
+def _check_integrator(integrator: Any) -> Any:
+    is_step = isinstance(integrator, integrators.Step)
+    if is_step or not callable(integrator):
+        raise ValueError(
+            "integrator must build a step, (logdensity_fn, metric) -> step, such as integrators.leapfrog; "
+            f"got {'a step' if is_step else repr(integrator)}"
+        )
+    return integrator
+
+
+def _check_number(name: str, value: Any) -> Any:
+    """One positive number, or a traced one."""
+    value = check_positive(name, value)
+    if jnp.shape(value) != ():
+        raise ValueError(f"{name} must be one positive number, got shape {jnp.shape(value)}")
+    return value
 
 
 def _energy(metric: Metric, state: IntegratorState) -> Scalar:
@@ -235,12 +265,6 @@ def _judge(
         reversibility_error=reversibility_error,
         is_reversible=is_reversible | ~solver.converged | is_divergent,
     )
-
-
-def _distance(a: IntegratorState, b: IntegratorState) -> Scalar:
-    """Largest difference of positions and momenta, relative where they exceed 1."""
-    x, y = (jnp.concatenate([state.position, state.momentum]) for state in (a, b))
-    return jnp.max(jnp.abs(x - y) / jnp.maximum(1.0, jnp.abs(y)))
 
 
 def _tolerance(tolerance: Any, dtype: Any) -> Any:
@@ -293,13 +317,18 @@ def check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
     expected = f"metric must fit the position's dimension d = {d}"
     try:
         shape = jax.eval_shape(metric.tensor, z).shape
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}, got {type(metric).__name__}, which fails there: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(
+            f"{expected}, got {type(metric).__name__}, which fails there: {error} "
+            f"(a metric takes the ravelled position, a vector [{d}]; see jax.flatten_util.ravel_pytree)"
+        ) from error
     if shape != (d, d):
         raise ValueError(f"{expected}, got {type(metric).__name__} with a tensor of shape {shape}")
 
 
-def check_finite(name: str, value: Array) -> None:
+def check_finite(name: str, value: PyTree) -> None:
     """Raise ValueError for a start from which no chain can move; traced values pass unseen."""
-    if is_concrete(value) and not bool(jnp.all(jnp.isfinite(value))):
-        raise ValueError(f"the {name} must be finite, got {value}")
+    for leaf in jax.tree.leaves(value):
+        # NumPy, since inside `jit` jax.numpy traces even what is done to constants.
+        if is_concrete(leaf) and not np.all(np.isfinite(np.asarray(leaf))):
+            raise ValueError(f"the {name} must be finite, got {leaf}")

@@ -22,7 +22,7 @@ class MMALAInfo(NamedTuple):
     is_divergent: Bool[Array, ""]
 
 
-def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Metric) -> SamplingAlgorithm:
+def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingAlgorithm:
     """Simplified manifold MALA (Girolami & Calderhead 2011, section 4.2: the proposal of their eq. 10 without the terms
     in the derivatives of G).
 
@@ -35,12 +35,13 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Metric) -> Sampli
         ValueError: as for `hmc`.
     """
     step_size = check_positive("step_size", step_size)
+    metrics.check_is_metric(metric)
 
     def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
         del rng_key
         z, unravel = ravel(position)
         check_dimension(metric, step_size, z)
-        check_finite("initial position", z)
+        check_finite("initial position", position)
         logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
         check_finite("logdensity at the initial position", logdensity)
         if metric.is_position_dependent:

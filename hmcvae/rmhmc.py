@@ -5,18 +5,17 @@ from typing import Any
 
 from hmcvae import integrators, solvers
 from hmcvae.hmc import SamplingAlgorithm, hmc
-from hmcvae.solvers import Solver
-from hmcvae.types import LogDensityFn, Metric
+from hmcvae.types import LogDensityFn
 
 
 def rmhmc(
     logdensity_fn: LogDensityFn,
     step_size: Any,
     num_integration_steps: Any,
-    metric: Metric,
+    metric: Any,
     *,
-    solver: Solver = solvers.TO_TOLERANCE,
-    check_reversibility: bool = False,
+    solver: Any = solvers.TO_TOLERANCE,
+    check_reversibility: bool | None = None,
     reversibility_tolerance: Any = None,
     divergence_threshold: Any = 1000.0,
 ) -> SamplingAlgorithm:
@@ -31,11 +30,11 @@ def rmhmc(
         logdensity_fn, step_size, num_integration_steps, divergence_threshold: see `hmc`.
         metric: `metrics.fisher`, `softabs`, `monge`, `from_tensor`; of the ravelled position.
         solver: of the implicit equations, see `hmcvae.solvers`.
-        check_reversibility: integrate every trajectory back, and reject where that misses the start by more than
-            reversibility_tolerance (√eps of the dtype if None); doubles the cost.
-            Without it a trajectory whose solves succeed one way and fail the other is accepted one way only, and
-            the draws are biased: by many standard errors where one solve in five fails. Use it, or a smaller step,
-            where failed solves are not rare.
+        check_reversibility: take each step back as well, and reject where that misses by more than
+            reversibility_tolerance, or cannot be solved; see `hmc`. None is True here. It costs the solves again, and
+            nothing of the metric. Without it a trajectory whose solves succeed one way and fail the other is accepted
+            one way only: where one solve in a hundred fails, expectations are off by some per cent. Switch it off only
+            where none does.
 
     Raises:
         ValueError: see `hmc`; `init` also for a metric that is not finite, symmetric and positive definite at the

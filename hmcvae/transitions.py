@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hmcvae import integrators, metrics, solvers
-from hmcvae._checks import check_count, check_positive
+from hmcvae._checks import check_count, check_real
 from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import gaussian_log_prob
@@ -167,8 +167,8 @@ def _begin(logdensity_fn: LogDensityFn, position: Vector) -> integrators.Integra
 
 def _raw_step_size(initial: float, maximum: float) -> float:
     """The unconstrained parameter of a step size that starts at `initial` and stays below `maximum`."""
-    check_positive("initial_step_size", initial)
-    check_positive("max_step_size", maximum)
+    initial = check_real("initial_step_size", initial, 0, is_open=True)
+    maximum = check_real("max_step_size", maximum, 0, is_open=True)
     if initial >= maximum:
         raise ValueError(f"initial_step_size must be below max_step_size = {maximum}, got {initial}")
     return math.log(initial / maximum) - math.log1p(-initial / maximum)
@@ -233,6 +233,7 @@ def riemannian(
         start = state.position
         dtype = start.dtype
         metric = metric_fn(params["metric"])
+        metrics.check_is_metric(metric)
         geometry = metric.carry(start)
         factor = metric.carried_factor(start, geometry)
         mean, log_scale = momentum.apply(params["momentum"], features, start)

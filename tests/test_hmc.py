@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from hmcvae import integrators, metrics
+from hmcvae import integrators, metrics, solvers
 from hmcvae.hmc import HMCState, hmc, uniform_steps
+from hmcvae.mmala import mmala
 from hmcvae.solvers import SolverInfo
 
 with warnings.catch_warnings():
@@ -297,8 +298,27 @@ class TestReport:
         assert 0 < info.reversibility_error < 1000 * jnp.finfo(dtype).eps
         _, unchecked = hmc(gaussian, 0.3, count).step(rng_key, algorithm.init(jnp.ones(2, dtype)))
         assert unchecked.is_reversible
-        assert np.isnan(unchecked.reversibility_error)
+        assert unchecked.reversibility_error == 0
         assert unchecked.energy_error == info.energy_error
+
+    @pytest.mark.parametrize("batch", [10, 2000])
+    def test_a_way_back_that_ends_in_nan_is_not_reversible(self, batch):
+        """In every batch: where a `max` drops NaN, all of them would pass."""
+
+        def one_way(logdensity_fn, metric):
+            step = integrators.leapfrog(logdensity_fn, metric)
+
+            def wrapped(state, step_size):
+                state, info = step(state, step_size)
+                return state._replace(position=jnp.where(step_size > 0, state.position, jnp.nan)), info
+
+            return wrapped
+
+        algorithm = hmc(normal, 0.1, 2, integrator=one_way, check_reversibility=True)
+        states = jax.vmap(algorithm.init)(jnp.ones((batch, 10)))
+        _, info = jax.jit(jax.vmap(algorithm.step))(jax.random.split(jax.random.key(0), batch), states)
+        assert not info.is_reversible.any()
+        assert not info.is_accepted.any()
 
 
 class TestNumberOfSteps:
@@ -397,6 +417,64 @@ class TestFit:
 
 
 class TestErrors:
+    @pytest.mark.parametrize("value", [True, None, 1j, "0.1", [0.1, [0.2]], [], np.bool_(True), [0.1, -0.2]])
+    def test_what_is_no_step_size(self, value):
+        with pytest.raises(ValueError, match="step_size must be"):
+            hmc(normal, value, 3)
+
+    def test_what_is_a_step_size(self):
+        for value in (1, np.float32(0.1), np.int64(1), [0.1, 0.2], (0.1, 0.2), jnp.array([0.1, 0.2])):
+            algorithm = hmc(normal, value, np.int64(3))
+            assert algorithm.step(jax.random.key(0), algorithm.init(jnp.ones(2)))[1].acceptance_rate > 0.5
+
+    @pytest.mark.parametrize("name", ["divergence_threshold", "reversibility_tolerance"])
+    def test_one_number_each(self, name):
+        for value in (True, 1j, [1.0], jnp.ones(2), np.nan):
+            with pytest.raises(ValueError, match=name):
+                hmc(normal, 0.1, 3, **{name: value})
+
+    @pytest.mark.parametrize(
+        ("metric", "advice"),
+        [
+            (np.eye(2), "metrics.dense"),
+            (jnp.ones(2), "metrics.diagonal"),
+            (lambda z: jnp.eye(2), "metrics.from_tensor"),
+            (metrics.identity, "the function identity"),
+            (None, "got None"),
+        ],
+    )
+    def test_what_is_no_metric(self, metric, advice):
+        state = integrators.init(normal, metrics.identity(), jnp.ones(2), jnp.ones(2))
+        for make in (
+            lambda: hmc(normal, 0.1, 3, metric),
+            lambda: mmala(normal, 0.1, metric),
+            lambda: integrators.init(normal, metric, state.position, state.momentum),
+            lambda: integrators.leapfrog(normal, metric),
+            lambda: integrators.generalized_leapfrog(normal, metric),
+            lambda: integrators.implicit_midpoint(normal, metric),
+        ):
+            with pytest.raises(ValueError, match=f"metric must be one of hmcvae.metrics.*{advice}"):
+                make()
+
+    def test_a_metric_written_for_the_pytree(self):
+        metric = metrics.from_tensor(lambda p: jnp.diag(1 + p["a"] ** 2))
+        algorithm = hmc(lambda p: normal(p["a"]), 0.1, 3, metric, integrator=integrators.generalized_leapfrog)
+        with pytest.raises(ValueError, match="a metric takes the ravelled position"):
+            algorithm.init({"a": jnp.ones(2)})
+
+    def test_a_step_in_place_of_an_integrator(self):
+        step = integrators.leapfrog(normal, metrics.identity())
+        for wrong, came in ((step, "a step"), (None, "None")):
+            with pytest.raises(ValueError, match=f"integrator must build a step.*got {came}"):
+                hmc(normal, 0.1, 3, integrator=wrong)
+
+    def test_a_solver_that_was_not_made(self):
+        metric = metrics.from_tensor(lambda z: 1 + z**2)
+        for make in (integrators.generalized_leapfrog, integrators.implicit_midpoint):
+            for wrong in (solvers.newton, solvers.fixed_point, None):
+                with pytest.raises(ValueError, match="solver must be one that is made"):
+                    make(normal, metric, wrong)
+
     @pytest.mark.parametrize("step_size", [0.0, -0.1, np.nan, np.inf, "a", jnp.array([0.1, -0.1])])
     def test_step_size(self, step_size):
         with pytest.raises(ValueError, match="step_size"):
@@ -428,6 +506,17 @@ class TestErrors:
     def test_position_not_finite(self, bad):
         with pytest.raises(ValueError, match="initial position must be finite"):
             hmc(normal, 0.1, 3).init(jnp.array([1.0, bad]))
+
+    def test_a_constant_start_inside_jit(self):
+        """The start is concrete and what is computed from it is not: the check must not stage itself."""
+        for start in (jnp.ones(2), np.ones(2), {"a": jnp.ones(2), "b": jnp.zeros(())}):
+            for make in (lambda f: hmc(f, 0.1, 3), lambda f: mmala(f, 0.1, metrics.identity())):
+                algorithm = make(lambda p: sum(normal(leaf) for leaf in jax.tree.leaves(p)))
+                state, _ = jax.jit(lambda key: algorithm.step(key, algorithm.init(start)))(jax.random.key(0))  # noqa: B023
+                assert np.isfinite(state.logdensity)
+        bad = jnp.array([1.0, jnp.nan])
+        with pytest.raises(ValueError, match="initial position must be finite"):
+            jax.jit(lambda: hmc(normal, 0.1, 3).init(bad))()
 
     def test_density_not_finite(self):
         with pytest.raises(ValueError, match="logdensity at the initial position"):

@@ -181,6 +181,16 @@ class TestInvariance:
 
 
 class TestReport:
+    def test_failures_do_not_depend_on_the_number_of_chains(self):
+        """The metric is not definite beyond |z| = 1, and its factor NaN: as many chains fail there in a batch of 16,000
+        as among the first 500 of them, with the same keys."""
+        algorithm = rmhmc(normal, 0.3, 2, metrics.from_tensor(lambda z: 1 - z**2))
+        keys = jax.random.split(jax.random.key(0), 16_000)
+        step = jax.jit(jax.vmap(lambda key, z: algorithm.step(key, algorithm.init(z))[1]))
+        few, many = (step(keys[:n], jnp.full((n, 3), 0.3)).solver.converged for n in (500, 16_000))
+        np.testing.assert_array_equal(few, many[:500])
+        assert 0.1 < 1 - many.mean() < 0.9
+
     def test_creutz_equality(self):
         """E exp(-ΔH) = 1 in equilibrium (Creutz 1988): volume, reversal and energy at once, from exact draws."""
         z0 = 1.5 * jax.random.normal(jax.random.key(1), (20_000,))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hmcvae import solvers
-from hmcvae.solvers import SolverInfo, combine_info, exact_info, fixed_point, newton
+from hmcvae.solvers import SolverInfo, collect_info, combine_info, exact_info, fixed_point, newton, switching
 
 A = np.array([[0.3, -0.2, 0.1], [0.15, 0.2, 0.0], [0.05, 0.1, -0.4]])
 B = np.array([1.0, -0.5, 0.7])
@@ -17,6 +17,7 @@ EVERY = {
     "plain": fixed_point(accelerate=False),
     "anderson": fixed_point(),
     "newton": newton(),
+    "switching": switching(),
     "count": fixed_point(num_iterations=60),
 }
 TO_TOLERANCE = {name: solver for name, solver in EVERY.items() if name != "count"}
@@ -99,7 +100,8 @@ class TestSolution:
             return jnp.asarray([0.45, 0.45, 0.4]) * x + 1.0
 
         plain, mixed, by_newton = (
-            jax.jit(lambda x, s=s: s(slow, x)[1].num_iterations)(jnp.zeros(3)) for s in TO_TOLERANCE.values()
+            jax.jit(lambda x, s=EVERY[name]: s(slow, x)[1].num_iterations)(jnp.zeros(3))
+            for name in ("plain", "anderson", "newton")
         )
         assert by_newton <= 3
         assert mixed < plain
@@ -184,6 +186,32 @@ class TestFailure:
         if solver is not EVERY["count"]:
             assert info.num_iterations == 1
 
+    @over_every
+    @pytest.mark.parametrize("batch", [10, 1000, 16_000])
+    def test_nan_in_a_large_batch(self, solver, batch):
+        """XLA's `max` over the last axis drops NaN in arrays of some thousands of entries: no batch is so large that
+        a solve that is NaN passes."""
+        starts = jnp.ones((batch, 10))
+        _, info = jax.jit(jax.vmap(lambda x: solver(lambda x: x * jnp.nan, x)))(starts)
+        assert not info.converged.any()
+        assert not np.isfinite(info.residual).any()
+        # A single bad entry among good ones.
+        rates = jnp.full((batch, 10), 0.1).at[:, 3].set(jnp.nan)
+        _, info = jax.jit(jax.vmap(lambda x, r: solver(lambda x: r * x + 1, x)))(starts, rates)
+        assert not info.converged.any()
+
+    @over_every
+    @pytest.mark.parametrize("scale", [np.inf, np.nan, [1.0, np.inf, 1.0], [np.nan, 1.0, 1.0]])
+    def test_a_scale_that_is_not_finite_passes_nothing(self, solver, scale):
+        _, info = solver(lambda x: affine(x), jnp.zeros(3), jnp.asarray(scale))
+        assert not info.converged
+
+    @over_every
+    def test_overflow_is_no_solution(self, solver):
+        """inf = g(inf), and the rounding of inf is inf."""
+        _, info = solver(lambda x: jnp.full_like(x, jnp.inf), jnp.ones(2))
+        assert not info.converged
+
     def test_nan_later(self):
         _, info = fixed_point(accelerate=False)(lambda x: jnp.sqrt(x) - 0.2, jnp.full(1, 0.05))
         assert not info.converged
@@ -253,6 +281,18 @@ class TestDerivative:
 
         came = jax.jit(mode(solution))(jnp.asarray(self.P))
         np.testing.assert_allclose(came, self.exact(), rtol=1e-9, atol=1e-11)
+
+    @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+    def test_a_fixed_count_differentiated_as_asked(self, mode):
+        """Two iterations x₂ of x = r x + p from 0, r = 1/2: unrolled d x₂ / dp = 1 + r, implicit 1 / (1 - r)."""
+        for asked, expected in ((None, 1.5), ("unrolled", 1.5), ("implicit", 2.0)):
+            solver = fixed_point(num_iterations=2, differentiate=asked)
+
+            def solve(p):
+                return solver(lambda x: 0.5 * x + p, jnp.zeros(1))[0][0]  # noqa: B023
+
+            np.testing.assert_allclose(solve(3.0), 4.5, rtol=1e-14)
+            np.testing.assert_allclose(jax.jit(mode(solve))(3.0), expected, rtol=1e-12)
 
     def test_matrix_in_a_closure(self):
         """d sum(x) / dM of x = M x + b is (I - M)⁻ᵀ 1 xᵀ."""
@@ -355,5 +395,151 @@ class TestInfo:
         assert np.isnan(combine_info(good, bad).residual)
         assert np.isnan(combine_info(bad, good).residual)
 
+    def test_nan_residual_of_one_step_among_many(self):
+        for size in (4, 20_000):
+            residuals = jnp.zeros((size, 5)).at[:, 2].set(jnp.nan)
+            infos = SolverInfo(residuals == 0, jnp.ones((size, 5), jnp.int32), residuals)
+            together = jax.jit(jax.vmap(collect_info))(infos)
+            assert not together.converged.any()
+            assert (together.num_iterations == 5).all()
+            assert together.num_iterations.dtype == jnp.int32
+            assert np.isnan(together.residual).all()
+
     def test_default(self):
-        assert fixed_point() == solvers.TO_TOLERANCE
+        assert switching() == solvers.TO_TOLERANCE
+
+
+def kick(strength):
+    """v = b + s v², a momentum's equation in one dimension: real solutions for 4 s b < 1, of which the one near b is met
+    by x ← g(x) where |g'| = 1 - √(1 - 4 s b) < 1."""
+    return lambda v: 1.0 + strength * v * v
+
+
+def turning(x):
+    """Rotated and stretched: (1/5, 3/5) is its fixed point, and x ← g(x) runs away from it in a spiral."""
+    return jnp.array([[0.0, -2.0], [2.0, 0.0]], x.dtype) @ x + jnp.array([1.4, 0.2], x.dtype)
+
+
+class TestSwitching:
+    def test_where_the_iteration_contracts_it_is_the_iteration(self):
+        for g in (affine, partial(bent, p=jnp.array([0.3, -0.4, 0.2]))):
+            came, expected = (solver(g, jnp.zeros(3)) for solver in (switching(), fixed_point()))
+            jax.tree.map(np.testing.assert_array_equal, came, expected)
+
+    def test_where_it_does_not_contract_it_is_newton(self):
+        cases = [
+            (turning, [0.2, 0.6]),
+            (lambda x: 3 * x - 2, [1.0, 1.0]),
+            (lambda x: 1.01 * x - 0.01, [1, 1]),
+        ]
+        for g, expected in cases:
+            x, info = jax.jit(lambda x, g=g: switching()(g, x))(jnp.zeros(2))
+            assert info.converged
+            assert info.num_iterations < 12
+            np.testing.assert_allclose(x, expected, rtol=1e-9)
+            assert not fixed_point()(g, jnp.zeros(2))[1].converged or expected == [1, 1]
+
+    def test_a_slow_contraction_is_cut_short(self):
+        def rotating(x):  # depth one of mixing does not help a rotation
+            turn = 0.95 * jnp.array([[0.0, -1.0], [1.0, 0.0]])
+            return turn @ x + jnp.ones(2)
+
+        _, slow = fixed_point(max_iterations=1000)(rotating, jnp.zeros(2))
+        x, info = switching()(rotating, jnp.zeros(2))
+        assert slow.num_iterations > 200
+        assert info.converged
+        assert info.num_iterations < 20
+        np.testing.assert_allclose(rotating(x), x, rtol=1e-12)
+
+    def test_where_there_is_no_solution(self):
+        x, info = switching()(kick(0.3), jnp.ones(1))
+        assert not info.converged
+        x, info = switching()(kick(0.249), jnp.ones(1))  # g' = 0.94 at the solution
+        assert info.converged
+        np.testing.assert_allclose(x, kick(0.249)(x), rtol=1e-9)
+
+    def test_the_newton_loop_is_not_entered_by_a_batch_that_contracts(self):
+        """Evaluations of g, by a callback that counts them: as many as those of `fixed_point`."""
+
+        def count(solver, rates):
+            calls = []
+
+            def one(rate):
+                def g(x):
+                    jax.debug.callback(lambda: calls.append(1))
+                    return rate * x + 1
+
+                return solver(g, jnp.zeros(2))
+
+            jax.block_until_ready(jax.jit(jax.vmap(one))(rates))
+            jax.effects_barrier()
+            return len(calls)
+
+        rates = jnp.array([0.3, 0.1, -0.2])
+        assert count(switching(), rates) == count(fixed_point(), rates)
+        assert count(switching(), rates.at[1].set(-3.0)) > count(fixed_point(), rates)
+
+    @pytest.mark.parametrize("mode", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+    def test_derivative_where_the_iteration_expands(self, mode):
+        """x = M x + p: dx/dp = (I - M)⁻¹, in a batch with a lane that contracts."""
+        M = jnp.array([[0.0, -2.0], [2.0, 0.0]])
+
+        def total(p, size):
+            return switching()(lambda x: size * (M @ x) + p, jnp.zeros(2))[0] @ jnp.array([1.0, 3.0])
+
+        sizes = jnp.array([1.0, 0.1])
+        came = jax.jit(jax.vmap(mode(total), (None, 0)))(jnp.ones(2), sizes)
+        for row, size in zip(came, sizes, strict=True):
+            expected = np.linalg.solve((np.eye(2) - size * M).T, [1.0, 3.0])
+            np.testing.assert_allclose(row, expected, rtol=1e-8)
+
+    @pytest.mark.parametrize("name", ["max_iterations", "max_newton_iterations"])
+    def test_bad_counts(self, name):
+        for value in (0, True, 1.5, None):
+            with pytest.raises(ValueError, match=name):
+                switching(**{name: value})
+
+
+class TestScale:
+    """Corrections are judged coordinate by coordinate, against what the caller says is large there."""
+
+    SIZES = np.array([1e-6, 1.0, 1e6])
+
+    @over_loops
+    def test_other_units_change_nothing(self, solver):
+        """x ↦ D x with powers of two: the very same iterations."""
+        units = 2.0 ** np.array([-30, 0, 25])
+
+        def scaled(x):
+            return units * bent(x / units, p=jnp.array([0.3, -0.4, 0.2]))
+
+        x, info = solver(partial(bent, p=jnp.array([0.3, -0.4, 0.2])), jnp.zeros(3), 1.0)
+        y, other = solver(scaled, jnp.zeros(3), jnp.asarray(units))
+        assert info.num_iterations == other.num_iterations
+        np.testing.assert_allclose(y, units * x, rtol=1e-12)
+
+    @over_loops
+    def test_the_small_coordinate_is_solved_for_too(self, solver):
+        sizes = jnp.asarray(self.SIZES)
+        x, info = solver(lambda x: sizes * affine(x / sizes), jnp.zeros(3), sizes)
+        assert info.converged
+        np.testing.assert_allclose(x, self.SIZES * LINEAR, rtol=1e-9)
+
+    @over_loops
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_rounding_alone_ends_a_solve(self, solver, dtype):
+        """Far from 0, and with no scale at all: a correction of some roundings of x is the least there is."""
+        x, info = solver(lambda x: 0.3 * x + jnp.asarray(700, dtype), jnp.zeros(3, dtype), 0.0)
+        assert info.converged
+        np.testing.assert_allclose(x, 1000, rtol=10 * float(jnp.finfo(dtype).eps))
+
+    @over_loops
+    def test_the_floor_is_what_rounding_inside_the_map_leaves(self, solver):
+        """A position of 1e3 in float32 inside g: what it returns jumps by much more than x is known to."""
+
+        def g(x):
+            return ((jnp.float32(1e3) + 0.4 * x[::-1]) - jnp.float32(1e3)) * jnp.float32(-2.3)
+
+        start = jnp.array([0.03, 0.1], jnp.float32)
+        _, info = jax.jit(lambda x: solver(g, x, 1e-3, 4 * 6.2e-5))(start)
+        assert info.converged

@@ -9,18 +9,28 @@ A step maps a state and a step size to the next state and a report of its implic
 under `jax.jit` a trajectory is one loop on the device, and `jax.vmap` runs many side by side.
 """
 
-from hmcvae.integrators.base import IntegratorState, Step, StepFn, init, integrate
+from hmcvae.integrators.base import (
+    IntegratorState,
+    Retrace,
+    Step,
+    StepFn,
+    init,
+    integrate,
+    integrate_retraced,
+)
 from hmcvae.integrators.explicit import leapfrog, mclachlan, yoshida
 from hmcvae.integrators.implicit import generalized_leapfrog, implicit_midpoint
 
 __all__ = [
     "IntegratorState",
+    "Retrace",
     "Step",
     "StepFn",
     "generalized_leapfrog",
     "implicit_midpoint",
     "init",
     "integrate",
+    "integrate_retraced",
     "leapfrog",
     "mclachlan",
     "yoshida",

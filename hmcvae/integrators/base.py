@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from hmcvae._checks import check_count, check_vector, is_concrete
-from hmcvae.metrics import check_metric
-from hmcvae.solvers import SolverInfo, combine_info, exact_info
+from hmcvae.integrators.scales import distance, rounding, scales, squared_norm
+from hmcvae.metrics import check_is_metric, check_metric
+from hmcvae.solvers import SolverInfo, collect_info, combine_info, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, Scalar, StepSize, Vector
 
 
@@ -39,18 +40,24 @@ class Step:
     L steps are begin, advance (L - 1 times), finish; one step is begin, finish. What passes between the pieces
     belongs to the integrator. So neighbouring half kicks are taken as one, and the density itself, which nobody
     reads before the end, is evaluated once. `advance` may return None for `info` when it solves nothing.
+
+    is_implicit: whether it solves equations, so that the way back may fail where the way there did not.
+    retraced: the same steps, each of them also taken back; its `finish` returns ((state, Retrace), info). None: nothing
+    better than to integrate a trajectory there and back.
     """
 
     begin: Callable[[IntegratorState, StepSize], Any]
     advance: Callable[[Any, StepSize], tuple[Any, SolverInfo | None]]
     finish: Callable[[Any, StepSize], tuple[IntegratorState, SolverInfo]]
+    is_implicit: bool = False
+    retraced: "Step | None" = None
 
     def __call__(self, state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
         return self.finish(self.begin(state, step_size), step_size)
 
 
 def init(
-    logdensity_fn: LogDensityFn, metric: Metric, position: ArrayLike, momentum: ArrayLike
+    logdensity_fn: LogDensityFn, metric: Any, position: ArrayLike, momentum: ArrayLike
 ) -> IntegratorState:
     """The state at (position, momentum): evaluates log p, its gradient, and what the metric keeps, once.
 
@@ -58,6 +65,7 @@ def init(
         ValueError: unless position and momentum are finite float vectors of the same shape [d], and a metric that
             depends on the position is finite, symmetric and positive definite there (unless that is being traced).
     """
+    check_is_metric(metric)
     position = check_vector("position", position)
     momentum = check_vector("momentum", momentum)
     if position.shape != momentum.shape:
@@ -97,13 +105,71 @@ def integrate(
     Raises:
         ValueError: if num_steps is negative or not a whole number.
     """
-    if not isinstance(step, Step):  # a plain function: nothing to merge
-        step = Step(lambda start, _: start, step, step)
+    return _integrate(_as_step(step), state, step_size, num_steps, state, unroll, checkpoint)
+
+
+class Retrace(NamedTuple):
+    """What came of taking a trajectory back.
+
+    converged: whether every solve on the way back reached its tolerance.
+    error: largest distance from where the way back should have come to, in the units of a standard momentum and the
+        velocity that it gives (`scales`), over positions and momenta; NaN if any number is.
+    excess: the same less what rounding of the positions explains.
+    """
+
+    converged: Bool[Array, ""]
+    error: Scalar
+    excess: Scalar
+
+
+def nothing_retraced(dtype: Any) -> Retrace:
+    """Of no steps."""
+    return Retrace(jnp.asarray(True), jnp.zeros((), dtype), jnp.zeros((), dtype))
+
+
+def integrate_retraced(
+    step: StepFn, metric: Metric, state: IntegratorState, step_size: StepSize, num_steps: ArrayLike
+) -> tuple[IntegratorState, SolverInfo, Retrace]:
+    """`integrate`, and whether the same integrator, sent back from the end, comes to the start.
+
+    Where the integrator knows how (`Step.retraced`), each step is taken back as soon as it is made, from where it came
+    to, with the starting guesses that the trajectory back has there: what is known at both ends is not computed again,
+    and rounding does not add up over the steps. Otherwise the trajectory is integrated back as a whole.
+    """
+    step = _as_step(step)
+    if step.retraced is not None:
+        unmoved = state, nothing_retraced(state.position.dtype)
+        (end, retrace), info = _integrate(step.retraced, state, step_size, num_steps, unmoved)
+        return end, info, retrace
+    end, info = _integrate(step, state, step_size, num_steps, state)
+    back, back_info = _integrate(step, end, -jnp.asarray(step_size), num_steps, end)
+    factor = metric.carried_factor(state.position, state.geometry)
+    units, energy = scales(factor, state.position), squared_norm(state.momentum, factor.solve(state.momentum))
+    error = distance((back.position, back.momentum), (state.position, state.momentum), units, energy)
+    allowed = jnp.asarray(num_steps, error.dtype) * rounding(state.position, units.position)
+    return end, info, Retrace(back_info.converged, error, error - allowed)
+
+
+def _as_step(step: StepFn) -> Step:
+    # A plain function: nothing to merge.
+    return step if isinstance(step, Step) else Step(lambda start, _: start, step, step)
+
+
+def _integrate(
+    step: Step,
+    state: IntegratorState,
+    step_size: StepSize,
+    num_steps: ArrayLike,
+    unmoved: Any,
+    unroll: int | bool = 1,
+    checkpoint: bool = False,
+) -> tuple[Any, SolverInfo]:
+    """`integrate`; `unmoved` is what no steps at all come to."""
     if isinstance(num_steps, jax.Array):
-        return _integrate_dynamic(step, state, step_size, _check_dynamic_count(num_steps))
+        return _integrate_dynamic(step, state, step_size, _check_dynamic_count(num_steps), unmoved)
     num_steps = check_count("num_steps", num_steps, 0)
     if num_steps == 0:
-        return state, exact_info(state.position.dtype)
+        return unmoved, exact_info(state.position.dtype)
     advance, finish = step.advance, step.finish
     if checkpoint:
         # Inside a scan nothing can be merged with the forward pass, so the barrier against it is dead weight.
@@ -113,12 +179,8 @@ def integrate(
         carry, infos = lax.scan(
             lambda carry, _: advance(carry, step_size), carry, None, length=num_steps - 1, unroll=unroll
         )
-    state, info = finish(carry, step_size)
-    if infos is not None:
-        iterations = infos.num_iterations.sum(dtype=infos.num_iterations.dtype)  # not widened to int64
-        inner = SolverInfo(infos.converged.all(), iterations, infos.residual.max())
-        info = combine_info(inner, info)
-    return state, info
+    end, info = finish(carry, step_size)
+    return end, info if infos is None else combine_info(collect_info(infos), info)
 
 
 def _check_dynamic_count(num_steps: Array) -> Int[Array, ""]:
@@ -133,9 +195,9 @@ def _check_dynamic_count(num_steps: Array) -> Int[Array, ""]:
 
 
 def _integrate_dynamic(
-    step: Step, state: IntegratorState, step_size: StepSize, num_steps: Int[Array, ""]
-) -> tuple[IntegratorState, SolverInfo]:
-    """`integrate` for a count known only on the device."""
+    step: Step, state: IntegratorState, step_size: StepSize, num_steps: Int[Array, ""], unmoved: Any
+) -> tuple[Any, SolverInfo]:
+    """The same for a count known only on the device."""
     exact = exact_info(state.position.dtype)
 
     def body(_, carry):
@@ -143,9 +205,9 @@ def _integrate_dynamic(
         carry, info = step.advance(carry, step_size)
         return carry, total if info is None else combine_info(total, info)
 
-    def move(state: IntegratorState) -> tuple[IntegratorState, SolverInfo]:
+    def move(state: IntegratorState) -> tuple[Any, SolverInfo]:
         carry, total = lax.fori_loop(0, num_steps - 1, body, (step.begin(state, step_size), exact))
         end, info = step.finish(carry, step_size)
         return end, combine_info(total, info)
 
-    return lax.cond(num_steps > 0, move, lambda state: (state, exact), state)
+    return lax.cond(num_steps > 0, move, lambda _: (unmoved, exact), state)

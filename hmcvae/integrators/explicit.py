@@ -1,25 +1,28 @@
 """Explicit integrators, for metrics that do not depend on the position: kicks and drifts in turns."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from hmcvae.integrators.base import IntegratorState, Step
+from hmcvae.metrics import check_is_metric
 from hmcvae.solvers import SolverInfo, exact_info
-from hmcvae.types import LogDensityFn, Metric, StepSize, Vector
+from hmcvae.types import LogDensityFn, StepSize, Vector
 
 
-def check_euclidean(name: str, metric: Metric) -> None:
+def check_euclidean(name: str, metric: Any) -> None:
     """Raise ValueError for a metric that depends on the position."""
+    check_is_metric(metric)
     if metric.is_position_dependent:
         raise ValueError(
             f"{name} needs a Euclidean metric, got {type(metric).__name__}, which depends on the position"
         )
 
 
-def leapfrog(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
+def leapfrog(logdensity_fn: LogDensityFn, metric: Any) -> Step:
     """The leapfrog (velocity Verlet) step for a Euclidean metric (Neal 2011, eq. 5.18-5.20).
 
         v½ = v + ε/2 ∇log p(z)
@@ -70,7 +73,7 @@ def leapfrog(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
 def _splitting(
     name: str,
     logdensity_fn: LogDensityFn,
-    metric: Metric,
+    metric: Any,
     kicks: tuple[float, ...],
     drifts: tuple[float, ...],
 ) -> Step:
@@ -105,7 +108,7 @@ def _splitting(
     return Step(begin, advance, finish)
 
 
-def mclachlan(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
+def mclachlan(logdensity_fn: LogDensityFn, metric: Any) -> Step:
     """The two-stage splitting of order 2 with the smallest error constant (McLachlan 1995, section 4; Blanes, Casas &
     Sanz-Serna 2014): two gradients a step, and at the same cost in gradients a smaller energy error than leapfrog.
 
@@ -118,7 +121,7 @@ def mclachlan(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
     return _splitting("mclachlan", logdensity_fn, metric, (b, 1 - 2 * b, b), (0.5, 0.5))
 
 
-def yoshida(logdensity_fn: LogDensityFn, metric: Metric) -> Step:
+def yoshida(logdensity_fn: LogDensityFn, metric: Any) -> Step:
     """Order 4: leapfrog steps of w₁ε, w₀ε, w₁ε with w₁ = 1/(2 - 2^{1/3}), w₀ = 1 - 2w₁ (Yoshida 1990, eq. 2.12).
 
     Three gradients a step. For long, accurate trajectories; at the step sizes usual in sampling the lower orders are

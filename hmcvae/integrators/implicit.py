@@ -2,8 +2,13 @@
 
 H(z, v) = U(z) + ½ log |G(z)| + ½ vᵀ G(z)⁻¹ v
 -∂_z H = ∇log p - ½ ∂_z log |G| + ½ ∂_z Q(z, u),   u = G(z)⁻¹ v,   Q(z, u) = uᵀ G(z) u with u held constant
+
+What is solved for is a displacement or a velocity, never a position, and what is small is told by the metric
+(`scales`): neither the place of the origin nor the units of a coordinate change what is computed, but for rounding.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from hmcvae import solvers
-from hmcvae.integrators.base import IntegratorState, Step
+from hmcvae.integrators.base import IntegratorState, Retrace, Step, nothing_retraced
 from hmcvae.integrators.explicit import leapfrog
+from hmcvae.integrators.scales import Scales, distance, rounding, scales, squared_norm
+from hmcvae.metrics import check_is_metric
 from hmcvae.solvers import Solver, SolverInfo, combine_info
-from hmcvae.types import Factor, LogDensityFn, StepSize, Vector
+from hmcvae.types import Factor, LogDensityFn, Scalar, StepSize, Vector
 
 
 class _Half(NamedTuple):
@@ -33,8 +40,28 @@ class _Half(NamedTuple):
     info: SolverInfo
 
 
+class _Local(NamedTuple):
+    """What a kick takes from the position.  factor: of G(z).  static: ∇log p - ½ ∂ log |G|.  force: u ↦ ∂_z Q(z, u).
+    units: of G(z)."""
+
+    factor: Factor
+    static: Vector
+    force: Callable[[Vector], Vector]
+    units: Scales
+
+
+class _Arrival(NamedTuple):
+    """The end of a step.  push: the half kick that it ends with.  velocity: G(z₁)⁻¹ v½.  info: of both its solves."""
+
+    state: IntegratorState
+    local: _Local
+    push: Vector
+    velocity: Vector
+    info: SolverInfo
+
+
 def generalized_leapfrog(
-    logdensity_fn: LogDensityFn, metric: Any, solver: Solver = solvers.TO_TOLERANCE
+    logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE
 ) -> Step:
     """The generalized leapfrog (Leimkuhler & Reich 2004, section 4.1; Girolami & Calderhead 2011, eq. 16-18).
 
@@ -58,76 +85,197 @@ def generalized_leapfrog(
         metric: `metrics.fisher`, `softabs`, `monge`, `from_tensor`, or one with their methods.
         solver: see `hmcvae.solvers`.
     """
+    check_is_metric(metric)
+    _check_solver(solver)
     if not metric.is_position_dependent:
         return leapfrog(logdensity_fn, metric)
+    scheme = _GeneralizedLeapfrog(logdensity_fn, metric, solver)
+    back = _GeneralizedBack(scheme)
+    retraced = Step(back.begin, back.advance, back.finish, is_implicit=True)
+    return Step(scheme.begin, scheme.advance, scheme.finish, is_implicit=True, retraced=retraced)
+
+
+@dataclass(frozen=True)
+class _GeneralizedLeapfrog:
+    """The pieces of `generalized_leapfrog`."""
+
+    logdensity_fn: LogDensityFn
+    metric: Any
+    solver: Solver
 
     def kick(
-        position: Vector, momentum: Vector, static: Vector, guess: Vector, local: tuple, epsilon: Array
-    ) -> tuple[Vector, Vector, SolverInfo]:
-        """(v½, G⁻¹ v½, info) at the beginning of a step."""
-        factor, force = local
-        base = momentum + 0.5 * epsilon * static
+        self, momentum: Vector, guess: Vector, local: _Local, epsilon: Array, energy: Scalar
+    ) -> tuple[Vector, SolverInfo]:
+        """v½ at the beginning of a step; energy: vᵀ G⁻¹ v of the momenta at both its ends."""
+        base = momentum + 0.5 * epsilon * local.static
 
         def equation(v: Vector) -> Vector:
-            return base + 0.25 * epsilon * force(factor.solve(v))
+            return base + 0.25 * epsilon * local.force(local.factor.solve(v))
 
-        v, info = solver(equation, guess, jnp.max(jnp.abs(momentum)) + jnp.max(jnp.abs(base)))
-        return v, factor.solve(v), info
+        scale = local.units.momentum * jnp.sqrt(energy) + jnp.abs(guess - momentum)
+        return self.solver(equation, guess, scale)
 
-    def drift(half: _Half, epsilon: Array) -> tuple[Vector, SolverInfo]:
+    def drift(self, half: _Half, units: Scales, epsilon: Array) -> tuple[Vector, SolverInfo]:
         """z₁ and the report of its solve."""
         z, v, u = half.position, half.momentum, half.velocity
 
         def equation(w: Vector) -> Vector:
-            return w + half.factor.solve(v - metric.matvec(z + 0.5 * epsilon * (u + w), w))
+            return w + half.factor.solve(v - self.metric.matvec(z + 0.5 * epsilon * (u + w), w))
 
-        # A correction of w moves z₁ by ε/2 times it, and matters against the size of z₁.
-        size = jnp.max(jnp.abs(u)) + jnp.max(jnp.abs(z)) / jnp.max(0.5 * jnp.abs(epsilon))
-        w, info = solver(equation, u + half.turn, size)
+        # A correction of w moves z₁ by ε/2 times it, and matters against how far the velocity goes in a unit of time.
+        # The rounding of z₁ is seen in all coordinates of w.
+        length = jnp.clip(0.5 * jnp.abs(epsilon), jnp.finfo(z.dtype).eps, 1)
+        scale = units.position / length
+        floor = scale * rounding(z, units.position)
+        w, info = self.solver(equation, u + half.turn, scale * jnp.sqrt(2 * squared_norm(v, u)), floor)
         return z + 0.5 * epsilon * (u + w), info
 
-    def arrive(half: _Half, epsilon: Array):
-        """(z₁, v₁, what is known there) at the end of a step."""
-        position, info = drift(half, epsilon)
-        geometry, force = metric.geometry(position)
-        logdensity, gradient = jax.value_and_grad(logdensity_fn)(position)
-        velocity = geometry.factor.solve(half.momentum)
+    def local(self, position: Vector, gradient: Vector, geometry: Any, force: Any) -> _Local:
         static = gradient - 0.5 * geometry.log_det_grad
-        push = 0.5 * epsilon * (static + 0.5 * force(velocity))
-        end = IntegratorState(position, half.momentum + push, logdensity, gradient, geometry)
-        return end, (static, push, velocity - half.velocity, force), combine_info(half.info, info)
+        return _Local(geometry.factor, static, force, scales(geometry.factor, position))
 
-    def begin(state: IntegratorState, step_size: StepSize) -> _Half:
+    def arrive(self, half: _Half, epsilon: Array) -> _Arrival:
+        position, info = self.drift(half, scales(half.factor, half.position), epsilon)
+        geometry, force = self.metric.geometry(position)
+        logdensity, gradient = jax.value_and_grad(self.logdensity_fn)(position)
+        velocity = geometry.factor.solve(half.momentum)
+        local = self.local(position, gradient, geometry, force)
+        push = 0.5 * epsilon * (local.static + 0.5 * force(velocity))
+        end = IntegratorState(position, half.momentum + push, logdensity, gradient, geometry)
+        return _Arrival(end, local, push, velocity, combine_info(half.info, info))
+
+    def first_kick(self, momentum: Vector, local: _Local, epsilon: Array) -> tuple[Vector, SolverInfo]:
+        """v½ of a step that nothing went before."""
+        velocity = local.factor.solve(momentum)
+        guess = momentum + 0.5 * epsilon * (local.static + 0.5 * local.force(velocity))
+        # Both, since one of them may be at rest.
+        energy = squared_norm(momentum, velocity) + squared_norm(guess, local.factor.solve(guess))
+        return self.kick(momentum, guess, local, epsilon, energy)
+
+    def begin(self, state: IntegratorState, step_size: StepSize) -> _Half:
         epsilon = jnp.asarray(step_size, state.position.dtype)
-        position, momentum = state.position, state.momentum
-        geometry, force = metric.geometry(position)
+        position = state.position
+        geometry, force = self.metric.geometry(position)
         if state.geometry != ():
             geometry = state.geometry
-        static = state.logdensity_grad - 0.5 * geometry.log_det_grad
-        guess = momentum + 0.5 * epsilon * (static + 0.5 * force(geometry.factor.solve(momentum)))
-        v, u, info = kick(position, momentum, static, guess, (geometry.factor, force), epsilon)
+        local = self.local(position, state.logdensity_grad, geometry, force)
+        v, info = self.first_kick(state.momentum, local, epsilon)
+        u = geometry.factor.solve(v)
         return _Half(position, v, u, geometry.factor, jnp.zeros_like(u), info)
 
-    def advance(half: _Half, step_size: StepSize) -> tuple[_Half, SolverInfo]:
-        epsilon = jnp.asarray(step_size, half.position.dtype)
-        end, (static, push, turn, force), info = arrive(half, epsilon)
-        factor = end.geometry.factor
+    def next_half(self, half: _Half, arrival: _Arrival, epsilon: Array) -> _Half:
+        """The beginning of the step after one that has arrived."""
+        end, local, push, velocity, _ = arrival
         # The half kick that has just been given, given again, is right to second order.
-        v, u, started = kick(
-            end.position, end.momentum, static, end.momentum + push, (factor, force), epsilon
-        )
-        return _Half(end.position, v, u, factor, turn, started), info
+        energy = 2 * squared_norm(half.momentum, velocity)
+        v, info = self.kick(end.momentum, end.momentum + push, local, epsilon, energy)
+        turn = velocity - half.velocity
+        return _Half(end.position, v, local.factor.solve(v), local.factor, turn, info)
 
-    def finish(half: _Half, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
-        end, _, info = arrive(half, jnp.asarray(step_size, half.position.dtype))
-        return end, info
+    def advance(self, half: _Half, step_size: StepSize) -> tuple[_Half, SolverInfo]:
+        epsilon = jnp.asarray(step_size, half.position.dtype)
+        arrival = self.arrive(half, epsilon)
+        return self.next_half(half, arrival, epsilon), arrival.info
 
-    return Step(begin, advance, finish)
+    def finish(self, half: _Half, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
+        arrival = self.arrive(half, jnp.asarray(step_size, half.position.dtype))
+        return arrival.state, arrival.info
 
 
-def implicit_midpoint(
-    logdensity_fn: LogDensityFn, metric: Any, solver: Solver = solvers.TO_TOLERANCE
-) -> Step:
+class _Way(NamedTuple):
+    """A step's drift, to be taken back.  start: z.  momentum: v½.  velocity: G(z₁)⁻¹ v½, with which the way back sets
+    out from z₁.  weight: 1; 0 before the first step, when all else is 0 too and the equation solved at once."""
+
+    start: Vector
+    momentum: Vector
+    velocity: Vector
+    weight: Scalar
+
+
+class _Carry(NamedTuple):
+    """half: of the forward scheme.  way: the step before.  retrace: so far."""
+
+    half: _Half
+    way: _Way
+    retrace: Retrace
+
+
+@dataclass(frozen=True)
+class _GeneralizedBack:
+    """`generalized_leapfrog`, each step of which is also taken back: from (z₁, v₁) with -ε its kick must lead to v½ and
+    its drift to z. That v follows from these two, by the equation that has been solved forwards.
+
+    The trajectory back starts its solves from what it has met on its own way: the last half kick, and the last turn of
+    the velocity. Both are those of the trajectory there with the other sign, but of the step *after* the one to be
+    taken back: so a kick is taken back after the next one has been given, and a drift a step later. The last step is
+    the first on the way back, with the guesses of `begin`.
+    """
+
+    forward: _GeneralizedLeapfrog
+
+    def begin(self, start: IntegratorState, step_size: StepSize) -> _Carry:
+        half = self.forward.begin(start, step_size)
+        zero = jnp.zeros_like(half.position)
+        way = _Way(half.position, zero, zero, jnp.zeros((), zero.dtype))
+        return _Carry(half, way, nothing_retraced(zero.dtype))
+
+    def advance(self, carry: _Carry, step_size: StepSize) -> tuple[_Carry, SolverInfo]:
+        half, way, retrace = carry
+        epsilon = jnp.asarray(step_size, half.position.dtype)
+        arrival = self.forward.arrive(half, epsilon)
+        turn = half.velocity - arrival.velocity
+        retrace = _combine(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
+        new = self.forward.next_half(half, arrival, epsilon)
+        v, local = arrival.state.momentum, arrival.local
+        energy = 2 * squared_norm(new.momentum, new.velocity)
+        back = self.forward.kick(v, 2 * v - new.momentum, local, -epsilon, energy)
+        retrace = _combine(retrace, _compare_momenta(back, half.momentum, arrival))
+        one = jnp.ones((), v.dtype)
+        return _Carry(new, _Way(half.position, half.momentum, arrival.velocity, one), retrace), arrival.info
+
+    def finish(
+        self, carry: _Carry, step_size: StepSize
+    ) -> tuple[tuple[IntegratorState, Retrace], SolverInfo]:
+        half, way, retrace = carry
+        epsilon = jnp.asarray(step_size, half.position.dtype)
+        arrival = self.forward.arrive(half, epsilon)
+        turn = half.velocity - arrival.velocity
+        retrace = _combine(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
+        back = self.forward.first_kick(arrival.state.momentum, arrival.local, -epsilon)
+        retrace = _combine(retrace, _compare_momenta(back, half.momentum, arrival))
+        last = _Way(half.position, half.momentum, arrival.velocity, jnp.ones((), epsilon.dtype))
+        at = arrival.state.position, arrival.local.factor
+        retrace = _combine(retrace, self.drift_back(*at, last, jnp.zeros_like(turn), epsilon))
+        return (arrival.state, retrace), arrival.info
+
+    def drift_back(
+        self, position: Vector, factor: Factor, way: _Way, turn: Vector, epsilon: Array
+    ) -> Retrace:
+        units, energy = scales(factor, position), squared_norm(way.momentum, way.velocity)
+        half = _Half(position, way.momentum, way.velocity, factor, way.weight * turn, None)
+        came, info = self.forward.drift(half, units, -epsilon)
+        pair = (came, way.momentum), (way.weight * way.start + (1 - way.weight) * came, way.momentum)
+        return _retrace(info, *pair, units, energy)
+
+
+def _compare_momenta(back: tuple[Vector, SolverInfo], expected: Vector, arrival: _Arrival) -> Retrace:
+    momentum, info = back
+    position, units = arrival.state.position, arrival.local.units
+    energy = squared_norm(expected, arrival.velocity)
+    return _retrace(info, (position, momentum), (position, expected), units, energy)
+
+
+def _retrace(info: SolverInfo, came: tuple, expected: tuple, units: Scales, energy: Scalar) -> Retrace:
+    error = distance(came, expected, units, energy)
+    return Retrace(info.converged, error, error - 4 * rounding(came[0], units.position))
+
+
+def _combine(a: Retrace, b: Retrace) -> Retrace:
+    # Entry by entry `maximum` keeps NaN.
+    return Retrace(a.converged & b.converged, jnp.maximum(a.error, b.error), jnp.maximum(a.excess, b.excess))
+
+
+def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE) -> Step:
     """The implicit midpoint rule (Leimkuhler & Reich 2004, section 4.1; Brofos & Lederman 2021).
 
         (z₁, v₁) = (z, v) + ε J ∇H((z + z₁)/2, (v + v₁)/2)
@@ -138,36 +286,60 @@ def implicit_midpoint(
     Args: as for `generalized_leapfrog`; a Euclidean metric will do as well.
     """
 
-    def velocity_and_force(position: Vector, momentum: Vector) -> tuple[Vector, Vector]:
+    check_is_metric(metric)
+    _check_solver(solver)
+
+    def velocity_and_force(position: Vector, momentum: Vector) -> tuple[Vector, Vector, Factor]:
         gradient = jax.grad(logdensity_fn)(position)
         if not metric.is_position_dependent:
-            return metric.factor(position).solve(momentum), gradient
+            factor = metric.factor(position)
+            return factor.solve(momentum), gradient, factor
         geometry, force = metric.geometry(position)
         velocity = geometry.factor.solve(momentum)
-        return velocity, gradient - 0.5 * geometry.log_det_grad + 0.5 * force(velocity)
+        return velocity, gradient - 0.5 * geometry.log_det_grad + 0.5 * force(velocity), geometry.factor
 
-    def step(state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
-        z, v = state.position, state.momentum
-        d, epsilon = z.shape[0], jnp.asarray(step_size, z.dtype)
-        velocity, force = velocity_and_force(z, v)
-        # Positions and momenta in units of their own, so that one tolerance serves both.
-        size_z = _size(jnp.max(jnp.abs(z)) + jnp.max(jnp.abs(epsilon * velocity)))
-        size_v = _size(jnp.max(jnp.abs(v)) + jnp.max(jnp.abs(epsilon * force)))
+    def solve(z: Vector, v: Vector, epsilon: Array) -> tuple[Vector, Vector, SolverInfo, tuple]:
+        """Half of the move, (δz, δv) = ε/2 J ∇H(z + δz, v + δv), its report, and (units, vᵀ G⁻¹ v)."""
+        d = z.shape[0]
+        velocity, force, factor = velocity_and_force(z, v)
+        units, ahead = scales(factor, z), v + 0.5 * epsilon * force
+        # Positions and momenta in units of their own, so that one scale serves both.
+        energy = squared_norm(v, velocity) + squared_norm(ahead, factor.solve(ahead))
+
+        def scaled(velocity: Vector, force: Vector) -> Vector:
+            return jnp.concatenate(
+                [0.5 * epsilon * velocity / units.position, 0.5 * epsilon * force / units.momentum]
+            )
 
         def equation(x: Vector) -> Vector:
-            velocity, force = velocity_and_force(x[:d] * size_z, x[d:] * size_v)
-            ahead = z + 0.5 * epsilon * velocity, v + 0.5 * epsilon * force
-            return jnp.concatenate([ahead[0] / size_z, ahead[1] / size_v])
+            return scaled(*velocity_and_force(z + x[:d] * units.position, v + x[d:] * units.momentum)[:2])
 
-        guess = (z + 0.5 * epsilon * velocity) / size_z, (v + 0.5 * epsilon * force) / size_v
-        x, info = solver(equation, jnp.concatenate(guess), 1.0)
-        z, v = 2 * x[:d] * size_z - z, 2 * x[d:] * size_v - v
+        x, info = solver(equation, scaled(velocity, force), jnp.sqrt(energy), rounding(z, units.position))
+        return x[:d] * units.position, x[d:] * units.momentum, info, (units, energy)
+
+    def step(state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
+        epsilon = jnp.asarray(step_size, state.position.dtype)
+        by_z, by_v, info, _ = solve(state.position, state.momentum, epsilon)
+        z, v = state.position + 2 * by_z, state.momentum + 2 * by_v
         return IntegratorState(z, v, *jax.value_and_grad(logdensity_fn)(z), metric.carry(z)), info
 
-    return Step(lambda state, _: state, step, step)
+    def step_and_back(start: tuple[IntegratorState, Retrace], step_size: StepSize):
+        state, retrace = start
+        end, info = step(state, step_size)
+        epsilon = jnp.asarray(step_size, state.position.dtype)
+        by_z, by_v, back_info, scale = solve(end.position, end.momentum, -epsilon)
+        came = end.position + 2 * by_z, end.momentum + 2 * by_v
+        back = _retrace(back_info, came, (state.position, state.momentum), *scale)
+        return (end, _combine(retrace, back)), info
+
+    def begin(state: IntegratorState, _: StepSize) -> tuple[IntegratorState, Retrace]:
+        return state, nothing_retraced(state.position.dtype)
+
+    retraced = Step(begin, step_and_back, step_and_back, is_implicit=True)
+    return Step(lambda state, _: state, step, step, is_implicit=True, retraced=retraced)
 
 
-def _size(value: Array) -> Array:
-    """A unit: `value`, constant for derivatives; 1 for nothing."""
-    value = jax.lax.stop_gradient(value)
-    return jnp.where(value > 0, value, jnp.ones_like(value))
+def _check_solver(solver: Any) -> None:
+    if not callable(solver) or solver in (solvers.fixed_point, solvers.newton, solvers.switching):
+        name = getattr(solver, "__name__", repr(solver))
+        raise ValueError(f"solver must be one that is made, as solvers.fixed_point() makes it, got {name}")

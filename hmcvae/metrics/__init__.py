@@ -22,7 +22,7 @@ from hmcvae.metrics.euclidean import (
 )
 from hmcvae.metrics.hessian import softabs
 from hmcvae.metrics.information import fisher
-from hmcvae.metrics.riemannian import check_metric, from_tensor, monge
+from hmcvae.metrics.riemannian import check_is_metric, check_metric, from_tensor, monge
 
 __all__ = [
     "Dense",
@@ -33,6 +33,7 @@ __all__ = [
     "Geometry",
     "Identity",
     "IdentityFactor",
+    "check_is_metric",
     "check_metric",
     "dense",
     "diagonal",

@@ -136,6 +136,12 @@ class IdentityFactor:
 
     log_det: Leaf
 
+    @property
+    def diagonals(self) -> tuple[Array, Array]:
+        """The diagonals of G and G⁻¹, or numbers."""
+        one = jnp.ones_like(self.log_det)
+        return one, one
+
     def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
         return b
 
@@ -176,6 +182,11 @@ class DiagonalFactor:
     @property
     def log_det(self) -> Scalar:
         return jnp.sum(jnp.log(self.mass))
+
+    @property
+    def diagonals(self) -> tuple[Vector, Vector]:
+        """The diagonals of G and G⁻¹."""
+        return self.mass, 1 / self.mass
 
     def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
         # A product, not a quotient: in a trajectory the reciprocal is the same at every step and leaves the loop.
@@ -221,6 +232,11 @@ class DenseFactor:
     @property
     def log_det(self) -> Scalar:
         return 2 * jnp.sum(jnp.log(jnp.diagonal(self.lower)))
+
+    @property
+    def diagonals(self) -> tuple[Vector, Vector]:
+        """The diagonals of G and G⁻¹."""
+        return jnp.sum(self.lower**2, axis=1), jnp.diagonal(self.inverse)
 
     def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
         return self.inverse.astype(b.dtype) @ b

@@ -65,6 +65,20 @@ def factorise(G: Float[Array, "d d"]) -> tuple[DenseFactor, Float[Array, "d d"]]
     return DenseFactor(lower, columns @ columns.T), columns
 
 
+def check_is_metric(metric: Any) -> None:
+    """Raise ValueError for what is no metric at all: an array, a function, a constructor that was not called."""
+    if hasattr(metric, "is_position_dependent") and hasattr(metric, "tensor"):
+        return
+    came, instead = repr(metric), "see hmcvae.metrics"
+    if callable(metric):
+        came = f"the function {getattr(metric, '__name__', type(metric).__name__)}"
+        instead = "for a function z -> G(z) of the ravelled position use metrics.from_tensor(function)"
+    elif hasattr(metric, "shape"):
+        came = f"an array of shape {tuple(metric.shape)}"
+        instead = "for a constant mass use metrics.diagonal(mass) or metrics.dense(mass)"
+    raise ValueError(f"metric must be one of hmcvae.metrics or have their methods, got {came}; {instead}")
+
+
 def check_metric(metric: Metric, z: Vector) -> None:
     """Raise ValueError unless G(z) is [d, d], finite, symmetric to rounding and positive definite. A traced position
     passes unseen but for the shape."""
@@ -153,6 +167,13 @@ class RankOneFactor:
     @property
     def log_det(self) -> Scalar:
         return jnp.log1p(self._size)
+
+    @property
+    def diagonals(self) -> tuple[Vector, Vector]:
+        """The diagonals of G and G⁻¹."""
+        squares = self.weight * self.direction**2
+        # 1 - a g_i² / (1 + a |g|²), in a form that rounding does not take to 0.
+        return 1 + squares, (1 + jnp.maximum(self._size - squares, 0)) / (1 + self._size)
 
     def _add(self, b: Float[Array, "d ..."], coefficient: Scalar) -> Float[Array, "d ..."]:
         along = coefficient * (self.direction @ b)
