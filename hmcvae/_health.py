@@ -93,7 +93,8 @@ def _of_draws(samples: Samples) -> list[str]:
         stuck = np.asarray(_never_moved(samples))
         if stuck.any():
             return [
-                f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start elsewhere"
+                f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start "
+                "elsewhere"
             ]
     draws = flat_draws(samples.position) if num_draws >= FEWEST_FOR_RHAT else None
     if draws is None or draws.shape[0] < 2 or not 0 < draws.size <= MOST_NUMBERS:
@@ -135,7 +136,7 @@ def split_rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " 
     return np.where(within > 0, np.sqrt(ratio), np.where(between > 0, np.inf, 1.0))
 
 
-def list_of(flags: Bool[np.ndarray, " chain"]) -> str:
+def list_of(flags: Any) -> str:
     """The numbers of the chains that are flagged, the first ten of them."""
     numbers = np.flatnonzero(flags).tolist()
     return (

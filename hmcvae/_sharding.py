@@ -35,10 +35,12 @@ def _mark(leaf: Any, axes: frozenset) -> Any:
     if not axes:
         return leaf
     names = tuple(sorted(axes, key=str))
-    return lax.pcast(leaf, names, to="varying") if hasattr(lax, "pcast") else lax.pvary(leaf, names)
+    if hasattr(lax, "pcast"):
+        return lax.pcast(leaf, names, to="varying")
+    return lax.pvary(leaf, names)  # pyright: ignore[reportAttributeAccessIssue] - JAX before 0.8
 
 
-def explicit_mesh(tree: PyTree) -> Mesh | None:
+def explicit_mesh(tree: PyTree) -> Any:
     """The mesh with Explicit axes that the arrays lie on, if there is one.
 
     Raises:
@@ -65,8 +67,7 @@ def with_axes(kind: AxisType, mesh: Mesh) -> Mesh:
 
 def using_mesh(mesh: Mesh) -> Any:
     """A context in which arrays are made on this mesh, in place of an Explicit one that may be set around it."""
-    set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
-    return set_mesh(mesh)
+    return (jax.set_mesh if hasattr(jax, "set_mesh") else jax.sharding.use_mesh)(mesh)  # pyright: ignore
 
 
 def move_to(tree: PyTree, mesh: Mesh) -> PyTree:

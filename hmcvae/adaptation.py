@@ -9,7 +9,6 @@ moments in units of the draws' own size, so that no scale that the dtype can hol
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax

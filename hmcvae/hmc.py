@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_count, check_positive, is_concrete
+from hmcvae._ravel import ravel_pytree
+from hmcvae._sharding import vary_as
 from hmcvae.integrators import IntegratorState
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
@@ -177,6 +178,8 @@ def hmc(
     def kernel(
         rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
     ) -> tuple[HMCState, HMCInfo]:
+        # Inside `shard_map` all that meets in the loops below must vary over the same axes.
+        state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
         z, unravel = ravel(state.position)
         check_dimension(metric, step_size, z)
         take_step = build(flatten(logdensity_fn, unravel), metric)

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool
 
 from hmcvae import metrics
 from hmcvae._checks import check_positive
+from hmcvae._ravel import ravel_pytree
 from hmcvae.hmc import HMCState, SamplingAlgorithm, check_dimension, check_finite, flatten, ravel
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 

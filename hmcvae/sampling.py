@@ -18,7 +18,7 @@ from jaxtyping import Array
 from hmcvae import adaptation as adapt
 from hmcvae._checks import check_count, check_real, is_concrete
 from hmcvae._health import check_finite, warn_of_rounding, warn_of_trouble
-from hmcvae._programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
+from hmcvae._chain_programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
 from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samples import Adaptation as Adaptation
@@ -152,7 +152,8 @@ def _check_key(rng_key: Any) -> Any:
     """The key, or ValueError for what is none, such as a seed."""
     dtype, shape = getattr(rng_key, "dtype", None), jnp.shape(rng_key)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (is_typed and shape == () or dtype == jnp.uint32 and len(shape) == 1):
+    is_raw = dtype == jnp.uint32 and len(shape) == 1
+    if not (is_raw or (is_typed and shape == ())):
         raise ValueError(f"rng_key must be one key, such as jax.random.key(0), got {rng_key!r}")
     return rng_key
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from hmcvae._checks import check_count, check_positive
 from hmcvae._numerics import all_finite, max_abs
+from hmcvae._sharding import vary_as
 from hmcvae.types import ArrayLike, Scalar, Vector
 
 MapFn = Callable[[Vector], Vector]
@@ -281,7 +282,8 @@ class _Loop(NamedTuple):
 
 def _begin(start: Vector) -> _Loop:
     zero, no = jnp.zeros_like(start), jnp.zeros((), bool)
-    return _Loop(start, zero, zero, no, no, jnp.zeros((), jnp.int32), jnp.zeros((), start.dtype))
+    loop = _Loop(start, zero, zero, no, no, jnp.zeros((), jnp.int32), jnp.zeros((), start.dtype))
+    return vary_as(loop, start)
 
 
 def _iterate(
@@ -403,14 +405,14 @@ def _switch_tangent(matvec: MapFn, b: Vector) -> Vector:
     t, is_right = _iterated_tangent(matvec, b, 50)
 
     def by_matrix(_: tuple) -> tuple:
-        return _dense_tangent(matvec, b), jnp.ones((), bool)
+        return _dense_tangent(matvec, b), vary_as(jnp.ones((), bool), b)
 
     return lax.while_loop(lambda carry: ~carry[1], by_matrix, (t, is_right))[0]
 
 
 def _dense_tangent(matvec: MapFn, b: Vector) -> Vector:
     """Solve A t = b with the matrix, by d products."""
-    matrix = jax.vmap(matvec, in_axes=1, out_axes=1)(jnp.eye(b.shape[0], dtype=b.dtype))
+    matrix = jax.vmap(matvec, in_axes=1, out_axes=1)(vary_as(jnp.eye(b.shape[0], dtype=b.dtype), b))
     return jnp.linalg.solve(matrix, b)
 
 

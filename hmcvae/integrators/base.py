@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int
 
 from hmcvae._checks import check_count, check_vector, is_concrete
+from hmcvae._sharding import vary_as
 from hmcvae.integrators.scales import distance, rounding, scales, squared_norm
 from hmcvae.metrics import check_is_metric, check_metric
 from hmcvae.solvers import SolverInfo, collect_info, combine_info, exact_info
@@ -174,11 +175,14 @@ def _integrate(
     if checkpoint:
         # Inside a scan nothing can be merged with the forward pass, so the barrier against it is dead weight.
         advance, finish = jax.checkpoint(advance, prevent_cse=False), jax.checkpoint(finish)
-    carry, infos = step.begin(state, step_size), None
+    carry, infos = vary_as(step.begin(state, step_size), state, step_size), None
     if num_steps > 1:
-        carry, infos = lax.scan(
-            lambda carry, _: advance(carry, step_size), carry, None, length=num_steps - 1, unroll=unroll
-        )
+
+        def body(carry: Any, _: None) -> tuple[Any, Any]:
+            carry, info = advance(carry, step_size)
+            return vary_as(carry, state, step_size), info
+
+        carry, infos = lax.scan(body, carry, None, length=num_steps - 1, unroll=unroll)
     end, info = finish(carry, step_size)
     return end, info if infos is None else combine_info(collect_info(infos), info)
 
@@ -199,14 +203,17 @@ def _integrate_dynamic(
 ) -> tuple[Any, SolverInfo]:
     """The same for a count known only on the device."""
     exact = exact_info(state.position.dtype)
+    state, unmoved, exact = vary_as((state, unmoved, exact), state, step_size, num_steps)
 
     def body(_, carry):
         carry, total = carry
         carry, info = step.advance(carry, step_size)
-        return carry, total if info is None else combine_info(total, info)
+        return vary_as((carry, total if info is None else combine_info(total, info)), exact)
 
     def move(state: IntegratorState) -> tuple[Any, SolverInfo]:
-        carry, total = lax.fori_loop(0, num_steps - 1, body, (step.begin(state, step_size), exact))
+        carry, total = lax.fori_loop(
+            0, num_steps - 1, body, (vary_as(step.begin(state, step_size), exact), exact)
+        )
         end, info = step.finish(carry, step_size)
         return end, combine_info(total, info)
 

@@ -12,6 +12,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, Float
 
 from hmcvae._checks import is_concrete
+from hmcvae._sharding import vary_as
 from hmcvae.metrics.euclidean import Geometry, Leaf
 from hmcvae.metrics.riemannian import ForceFn, RiemannianMetric, factorise
 from hmcvae.types import ArrayLike, PyTree, Scalar, Vector
@@ -100,7 +101,7 @@ class Fisher(RiemannianMetric):
             offset, rows = self._constants(z)
             return offset + z @ rows, rows
         f, push_forward = jax.linearize(self._predict, z)
-        return f, jax.vmap(push_forward)(jnp.eye(z.shape[0], dtype=z.dtype))
+        return f, jax.vmap(push_forward)(vary_as(jnp.eye(z.shape[0], dtype=z.dtype), z))
 
     def _constants(self, z: Vector) -> tuple[Float[Array, " N"], Float[Array, "d N"]]:
         """(f(0), Jᵀ) of an affine predict_fn, known when the program is made unless predict_fn closes over tracers."""
@@ -160,7 +161,7 @@ class Fisher(RiemannianMetric):
         # predict_fn itself, and in training what comes back to it, is done once and not for each.
         (f, push_forward), pull_back = jax.vjp(lambda z: jax.linearize(self._predict, z), z)
         weights, pull_weights = jax.vjp(lambda f: self._weights(z, f), f)
-        basis = jnp.eye(z.shape[0], dtype=z.dtype)
+        basis = vary_as(jnp.eye(z.shape[0], dtype=z.dtype), z)
         rows, pull_rows = jax.vjp(lambda push: jax.vmap(push)(basis), push_forward)
         factor, columns = factorise(self._add_prior((rows * weights[None, :]) @ rows.T))
         spread = columns.T @ rows

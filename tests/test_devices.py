@@ -1,0 +1,102 @@
+"""Chains spread over devices: inside `shard_map` with its checks on, and on a mesh with Explicit axes.
+
+Each in a process of its own, since the number of (virtual) devices is fixed when JAX starts.
+"""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+HEAD = """
+import os
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import hmcvae
+from hmcvae import metrics, uniform_steps
+
+def normal(z):
+    return -0.5 * jnp.sum(z**2)
+
+keys = jax.random.split(jax.random.key(0), 8)
+starts = jax.random.normal(jax.random.key(1), (8, 2))
+"""
+
+SHARD_MAP = """
+mesh = jax.make_mesh((4,), ("chains",), axis_types=(AxisType.Auto,))
+
+def shard(function):
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=P("chains"), out_specs=P("chains")))
+
+def step(keys, starts):
+    return jax.vmap(algorithm.step)(keys, jax.vmap(algorithm.init)(starts))[0].position
+
+def draw(keys, starts):
+    return hmcvae.sample(keys[0], algorithm, starts, num_samples=3, num_warmup=num_warmup).position
+"""
+
+ALGORITHMS = {
+    "hmc": "hmcvae.hmc(normal, 0.5, 3)",
+    "hmc of random length, retraced": "hmcvae.hmc(normal, 0.5, uniform_steps(1, 3), check_reversibility=True)",
+    "rmhmc": "hmcvae.rmhmc(normal, 0.5, 2, metrics.softabs(normal, 1.0))",
+    "rmhmc of random length": "hmcvae.rmhmc(normal, 0.5, uniform_steps(1, 3), metrics.fisher(jnp.tanh, jnp.exp))",
+    "mmala": "hmcvae.mmala(normal, 0.5, metrics.monge(normal))",
+}
+
+
+def run(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + code], cwd=REPOSITORY, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_steps_inside_shard_map(name):
+    """What varies over the devices is said of every loop's carry; the draws are those of one device."""
+    run(
+        SHARD_MAP
+        + f"algorithm = {ALGORITHMS[name]}\n"
+        + "np.testing.assert_allclose(shard(step)(keys, starts), jax.jit(step)(keys, starts), rtol=1e-4)"
+    )
+
+
+def test_sample_inside_shard_map():
+    """Each device runs its own chains, warm-up and all."""
+    run(
+        SHARD_MAP
+        + f"algorithm, num_warmup = {ALGORITHMS['hmc of random length, retraced']}, 20\n"
+        + "found = shard(draw)(keys, starts)\n"
+        + "for index in range(0, 8, 2):\n"
+        + "    alone = jax.jit(draw)(keys[index : index + 2], starts[index : index + 2])\n"
+        + "    np.testing.assert_allclose(found[index : index + 2], alone, rtol=1e-3)"
+    )
+
+
+def test_sample_of_chains_on_a_mesh_with_explicit_axes():
+    run(
+        """
+mesh = jax.make_mesh((4,), ("chains",), axis_types=(AxisType.Explicit,))
+spread = jax.device_put(starts, NamedSharding(mesh, P("chains")))
+algorithm = hmcvae.hmc(normal, 0.5, uniform_steps(1, 3))
+options = {"num_samples": 20, "num_warmup": 30}
+alone = hmcvae.sample(keys[0], algorithm, starts, **options)
+found = hmcvae.sample(keys[0], algorithm, spread, **options)
+np.testing.assert_allclose(found.position, alone.position, rtol=1e-3)
+assert found.position.sharding.mesh == mesh
+assert found.position.sharding.spec[0] == "chains", found.position.sharding
+tuned = algorithm._replace(step_size=found.adaptation.step_size, metric=found.adaptation.metric)
+with jax.set_mesh(mesh):
+    more = hmcvae.sample(keys[1], tuned, found.last, num_samples=5)
+assert hmcvae.concatenate(found, more).shape == (8, 25, 2)
+try:
+    jax.jit(lambda x: hmcvae.sample(keys[0], algorithm, x, num_samples=3).position)(spread)
+except ValueError as error:
+    assert "Explicit axes" in str(error)
+else:
+    raise AssertionError("not refused")
+"""
+    )
