@@ -24,14 +24,13 @@ def is_concrete(value: Any) -> bool:
 
 def check_count(name: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -> int:
     """Return `value` as an int, or raise ValueError unless it is a whole number from `minimum` to `maximum`."""
-    number = _as_array(value)
-    is_whole = number is not None and number.ndim == 0 and number.dtype.kind in "iu"
-    if not is_whole or not minimum <= int(number) <= maximum:
-        most = (
-            "" if maximum == MAX_COUNT and is_whole and int(number) < minimum else f" and at most {maximum}"
-        )
+    array = _as_array(value)
+    number = int(array) if array is not None and array.ndim == 0 and array.dtype.kind in "iu" else None
+    if number is None or not minimum <= number <= maximum:
+        is_small = number is not None and number < minimum
+        most = "" if maximum == MAX_COUNT and is_small else f" and at most {maximum}"
         raise ValueError(f"{name} must be a whole number of at least {minimum}{most}, got {value!r}")
-    return int(number)
+    return number
 
 
 def check_seed(name: str, value: Any) -> int:
@@ -50,8 +49,9 @@ def check_real(
     """Return `value` as a float, or raise ValueError unless it is one finite real number in [minimum, maximum], or
     inside (minimum, maximum) where `is_open`."""
     number = _as_array(value)
-    is_real = number is not None and number.ndim == 0 and number.dtype.kind in "iufV"
-    x = float(number) if is_real else np.nan
+    x = np.nan
+    if number is not None and number.ndim == 0 and number.dtype.kind in "iufV":
+        x = float(number)
     inside = minimum < x < maximum if is_open else minimum <= x <= maximum
     if not (np.isfinite(x) and inside):
         raise ValueError(f"{name} must be a finite number{_range(minimum, maximum, is_open)}, got {value!r}")

@@ -323,10 +323,8 @@ def _make_step(
         parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
         full = jnp.mean(jax.nn.logsumexp(parts.reshape(len(x), -1), axis=1))
         full = full - math.log(parts.size // len(x))
-        figures = [
-            jnp.asarray(v, jnp.float32) for v in (full, norm, jnp.mean(info.energy_error), unconverged)
-        ]
-        return state, StepMetrics(*figures, is_taken)
+        metrics = StepMetrics(full, norm, jnp.mean(info.energy_error), unconverged, is_taken)
+        return state, jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), metrics)
 
     return take_step
 

@@ -208,7 +208,7 @@ class Checkpoints:
 
 
 def _as_numbers(leaf: Any) -> np.ndarray:
-    if jax.numpy.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise ValueError("a checkpoint holds numbers, got random keys: save jax.random.key_data of them")
     array = np.asarray(leaf)
     if not (array.dtype.kind in "biufc" or jax.numpy.issubdtype(array.dtype, jax.numpy.number)):

@@ -1,6 +1,7 @@
 """Training: what an epoch does with its images and steps, when a run stops, and that a resumed run is the same run."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -607,14 +608,15 @@ def test_images_out_of_range_are_refused_before_any_step(name):
     for likelihood in (hmcvae.likelihoods.bernoulli(), hmcvae.likelihoods.gaussian()):
         with pytest.raises(ValueError, match=message):
             run(with_likelihood(likelihood), images, max_value=max_value, batch_size=2)
-        if name not in ("divided twice", "divided as whole numbers", "all black"):  # one of many may be dark
+        # A few images may be dark; and what is wrong for 255 alone may be right for bits.
+        if name not in ("divided twice", "divided as whole numbers", "all black", "divided, of 255"):
             with pytest.raises(ValueError, match="validation pixels"):
                 run(
                     with_likelihood(likelihood),
                     GREY * 0 + 1,
                     max_value=1,
                     batch_size=2,
-                    validation=images * 1,
+                    validation=images,
                 )
 
 
@@ -681,7 +683,7 @@ def net_of(kind: str):
     def hidden(h):
         if kind == "normalised over a batch of one":
             return h - h.reshape(1, *h.shape).mean(0)
-        return h * generator.integers(0, 2, h.shape) if kind == "drawing masks" else jnp.tanh(h)
+        return h * generator.normal(size=h.shape) if kind == "drawing masks" else jnp.tanh(h)
 
     def encode(p, x):
         h = hidden(p["a"] @ x.reshape(-1))
@@ -761,5 +763,5 @@ def test_images_of_another_shape_than_the_nets_are_refused():
     ],
 )
 def test_options_outside_their_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+    with pytest.raises(ValueError, match=rf"{name} must be .*, {re.escape(f'got {value!r}')}"):
         Options(**{name: value})
