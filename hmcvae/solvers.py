@@ -335,10 +335,10 @@ def _switch(
     map_fn: MapFn, start: Vector, limit: _Limit, max_iterations: int, max_newton_iterations: int
 ) -> tuple[Vector, _Outcome]:
     """See `switching`."""
-    patience = 2 * (start.shape[0] + 4)  # some two or three Newton iterations
+    patience = max(40, 4 * (start.shape[0] + 4))  # what Newton's method is likely to cost, in evaluations
     plain = _iterate(map_fn, _begin(start), limit, max_iterations, True, patience)
-    # Newton's method starts where the iteration did: what it has come to since may be far off. Where nothing is known at
-    # the start itself it would fare no better.
+    # Newton's method starts where the iteration did: what it has come to since may be far off. Where nothing is known
+    # at the start itself it would fare no better.
     needs = ~plain.is_met & (plain.count > 1)
     again = plain._replace(
         x=jnp.where(needs, start, plain.x), is_over=~needs, count=jnp.zeros_like(plain.count)
