@@ -526,6 +526,19 @@ class TestScale:
         np.testing.assert_allclose(x, self.SIZES * LINEAR, rtol=1e-9)
 
     @over_loops
+    @pytest.mark.parametrize("mode", [jax.jacrev, jax.jacfwd], ids=["reverse", "forward"])
+    def test_derivatives_of_the_small_coordinate(self, solver, mode):
+        """x = D (A D⁻¹ x + p): dx/dp = D (I - A)⁻¹, each row to its own last digits, whatever D."""
+        sizes = jnp.asarray(self.SIZES)
+
+        def solution(p):
+            return solver(lambda x: sizes * (A @ (x / sizes) + p), jnp.zeros(3), sizes)[0]
+
+        expected = self.SIZES[:, None] * np.linalg.inv(np.eye(3) - A)
+        came = jax.jit(mode(solution))(jnp.asarray(B))
+        np.testing.assert_allclose(came / expected, 1.0, rtol=1e-7)
+
+    @over_loops
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
     def test_rounding_alone_ends_a_solve(self, solver, dtype):
         """Far from 0, and with no scale at all: a correction of some roundings of x is the least there is."""
