@@ -15,9 +15,11 @@ steps. Chains start at the mode; 20 transitions are made before any clock runs, 
   a step of size ε, so it is given ε/2; that one step is then ours is checked before anything is timed. Its range of
   steps leaves out the upper end (against its documentation), so it is given (1, 7). It has explicit NumPy functions for
   the density, gradient, metric and the metric's vector-Jacobian product, sharing what can be shared, and BLAS on one
-  thread, which is its fastest. It checks the reversibility of every implicit solve, ours does not. The minimum over
+  thread, which is its fastest. It checks the reversibility of every step, as ours does by default. The minimum over
   50 estimates is lower for a shorter chain, so ours is cut into stretches as long as mici's chain, of which the median
   counts.
+- **The way back**: `hmcvae rmhmc` takes every step back, as it does by default; BlackJAX does not, and a row of ours
+  says what it costs: "not taken back". All else here (midpoint rule, looser tolerance, floor, growth) is without.
 - **The floor**: the seconds of a step inside a trajectory, against the sum of its parts, each alone in a loop of its
   own: building G and its Cholesky factor, the gradient of log |G| from there, ∇U, and the iterations that were made.
   For G, Cholesky and log-determinant the less of two counts: the three apart, or `metric.geometry`, which shares their
@@ -201,13 +203,19 @@ def contestants(
     logdensity_fn: Callable, metric: Any, peers: tuple[str, ...], dtype: str
 ) -> dict[str, Contestant]:
     """By name; ours first."""
-    kernel = hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric)
-    midpoint = hmcvae.hmc(logdensity_fn, EPSILON, NUM_STEPS, metric, integrator=integrators.implicit_midpoint)
-    found = {"ours": Contestant(kernel, summarise_ours), "midpoint": Contestant(midpoint, summarise_ours)}
+    make = partial(hmcvae.rmhmc, logdensity_fn, EPSILON, NUM_STEPS, metric)
+    midpoint = hmcvae.hmc(
+        logdensity_fn,
+        EPSILON,
+        NUM_STEPS,
+        metric,
+        integrator=integrators.implicit_midpoint,
+        check_reversibility=False,
+    )
+    kernels = {"ours": make(), "unchecked": make(check_reversibility=False), "midpoint": midpoint}
     if dtype == "float64":
-        solver = solvers.fixed_point(1e-8)
-        loose = hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric, solver=solver)
-        found["loose"] = Contestant(loose, summarise_ours)
+        kernels["loose"] = make(solver=solvers.switching(1e-8), check_reversibility=False)
+    found = {name: Contestant(kernel, summarise_ours) for name, kernel in kernels.items()}
     if "blackjax" in peers:
         peer = importlib.import_module("blackjax").rmhmc(logdensity_fn, EPSILON, metric.tensor, NUM_STEPS)
         # Its integrator throws the report of its solver away.
@@ -307,10 +315,18 @@ def least_ess(draws: np.ndarray) -> float:
     return min(float(arviz.ess(column[None, :])) for column in values.T)
 
 
-def our_draws(model: Regression, num_draws: int) -> tuple[np.ndarray, float, float, float]:
+def our_draws(
+    model: Regression, num_draws: int, check_reversibility: bool
+) -> tuple[np.ndarray, float, float, float]:
     """(draws, CPU seconds, acceptance, share of converged transitions) of one chain in float64."""
     logdensity_fn, metric = model.build("float64")
-    algorithm = hmcvae.rmhmc(logdensity_fn, EPSILON, hmcvae.uniform_steps(1, NUM_STEPS), metric)
+    algorithm = hmcvae.rmhmc(
+        logdensity_fn,
+        EPSILON,
+        hmcvae.uniform_steps(1, NUM_STEPS),
+        metric,
+        check_reversibility=check_reversibility,
+    )
     start = jnp.asarray(model.mode)[None]
     warm = hmcvae.sample(jax.random.key(0), algorithm, start, num_samples=num_draws)  # also compiles
     start = jax.block_until_ready(warm.position[:, NUM_DISCARDED])
@@ -376,9 +392,10 @@ def ess_row(name: str, found: tuple, length: int) -> dict:
 
 
 def against_mici(model: Regression, peers: tuple[str, ...], config: Config) -> dict:
-    """Our row and mici's, and how far a step of mici's is from ours."""
-    length = config.mici_draws
-    rows = [ess_row("ours", our_draws(model, config.stretches * length), length)]
+    """Our rows and mici's, and how far a step of mici's is from ours."""
+    length, num_draws = config.mici_draws, config.stretches * config.mici_draws
+    rows = [ess_row("ours", our_draws(model, num_draws, True), length)]
+    rows.append(ess_row("unchecked", our_draws(model, num_draws, False), length))
     difference = None
     if "mici" in peers:
         difference = difference_from_mici(model)
@@ -403,7 +420,8 @@ def bulk_states(model: Regression, num_chains: int, dtype: str) -> tuple[Any, An
     """(logdensity_fn, metric, step, states with fresh momenta) after a few transitions from the mode."""
     logdensity_fn, metric = model.build(dtype)
     step = integrators.generalized_leapfrog(logdensity_fn, metric)
-    contestant = Contestant(hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric), summarise_ours)
+    kernel = hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric, check_reversibility=False)
+    contestant = Contestant(kernel, summarise_ours)
     chains = Chains(contestant, model.mode, num_chains, dtype)
     chains.warm_up(0.0)
     positions = chains().position
@@ -544,7 +562,7 @@ def growth_row(num_rows: int, dim: int, num_chains: int, dtype: str, config: Con
     """Steps per second of all chains; None where the program would need too much memory."""
     model = regression(num_rows, dim)
     logdensity_fn, metric = model.build(dtype)
-    kernel = hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric)
+    kernel = hmcvae.rmhmc(logdensity_fn, EPSILON, NUM_STEPS, metric, check_reversibility=False)
     chains = Chains(Contestant(kernel, summarise_ours), model.mode, num_chains, dtype)
     row = {"rows": num_rows, "dim": dim, "chains": num_chains, "dtype": dtype}
     row |= {"compile_seconds": chains.compile_seconds, "megabytes": chains.num_bytes / 2**20}
@@ -577,6 +595,7 @@ def grow(config: Config) -> Iterator[dict]:
 
 NAMES = {
     "ours": "hmcvae rmhmc",
+    "unchecked": "hmcvae rmhmc, not taken back",
     "midpoint": "hmcvae, implicit midpoint",
     "loose": "hmcvae rmhmc, BlackJAX's tolerance",
     "blackjax": "BlackJAX rmhmc",
@@ -636,7 +655,7 @@ def mici_table(rows: list[dict]) -> list[str]:
         cells = [NAMES[row["contestant"]], str(row["draws"]), f"{row['least_ess_per_draw']:.3f}"]
         cells += [f"{row['cpu_milliseconds_per_draw']:.3g}", f"{row['ess_per_cpu_second']:.3g}"]
         lines.append(line([*cells, f"{row['acceptance']:.3f}", f"{row['converged']:.4f}"]))
-    if len(rows) == 1:
+    if not any(row["contestant"] == "mici" for row in rows):
         lines.append(line([NAMES["mici"], not_measured("mici"), *[""] * 5]))
     return lines
 
@@ -686,27 +705,40 @@ def outcome(report: dict) -> list[str]:
         target = BLACKJAX_TARGETS[row["dtype"], row["chains"] > 1]
         if row["contestant"] == "blackjax":
             came = row["seconds_over_ours"]
-            same = [
-                came / other["seconds_over_ours"]
+            others = {
+                other["contestant"]: came / other["seconds_over_ours"]
                 for other in report["against_blackjax"]
-                if other["contestant"] == "loose" and case_name(other) == case_name(row)
+                if case_name(other) == case_name(row)
+            }
+            words = [
+                f"{others[name]:.3g} × {condition}"
+                for name, condition in (
+                    ("unchecked", "without the way back"),
+                    ("loose", "at its tolerance too"),
+                )
+                if name in others
             ]
-            at_same = f" ({same[0]:.3g} × at the same tolerance)" if same else ""
+            at_same = f" ({', '.join(words)})" if words else ""
             lines.append(
                 f"- BlackJAX, {case_name(row)}: expected ≥ {target} ×, came {came:.3g} ×{at_same}: "
                 f"{verdict(came, target)}."
             )
     if not lines:
         lines.append(f"- BlackJAX: expected ≥ 10, 100, 8, 8 ×; {not_measured('blackjax')}.")
-    rows = report["against_mici"]["rows"]
-    if len(rows) == 2:
-        came = rows[0]["ess_per_cpu_second"] / rows[1]["ess_per_cpu_second"]
+    rows = {row["contestant"]: row["ess_per_cpu_second"] for row in report["against_mici"]["rows"]}
+    if "mici" in rows:
+        came, unchecked = (rows[name] / rows["mici"] for name in ("ours", "unchecked"))
         lines.append(
-            f"- mici, least ESS per CPU second: expected ≥ {MICI_TARGET} ×, came {came:.3g} ×: "
-            f"{verdict(came, MICI_TARGET)}."
+            f"- mici, least ESS per CPU second: expected ≥ {MICI_TARGET} ×, came {came:.3g} × "
+            f"({unchecked:.3g} × without the way back): {verdict(came, MICI_TARGET)}."
         )
     else:
         lines.append(f"- mici, least ESS per CPU second: expected ≥ {MICI_TARGET} ×; {not_measured('mici')}.")
+    lines += [
+        f"- The way back, {case_name(row)}: a transition costs {1 / row['seconds_over_ours']:.2f} × one without."
+        for row in report["against_blackjax"]
+        if row["contestant"] == "unchecked"
+    ]
     for row in report["floor"]:
         came = row["over_floor"]
         lines.append(
@@ -744,6 +776,7 @@ def markdown(report: dict, notes: str) -> str:
 
 COLOURS = {
     "ours": "tab:blue",
+    "unchecked": "tab:gray",
     "loose": "tab:purple",
     "midpoint": "tab:cyan",
     "blackjax": "tab:orange",
@@ -802,8 +835,8 @@ def draw_mici(axis: Any, rows: list[dict]) -> None:
     axis.margins(x=0.3)
     axis.set_ylabel("least ESS per CPU second (more is better)")
     title = "One chain, float64, 1 … 6 steps"
-    if len(values) == 2:
-        title += f"\n{values[0] / values[1]:.3g} × mici (expected {MICI_TARGET} ×)"
+    if "mici" in names:
+        title += f"\n{values[0] / values[-1]:.3g} × mici (expected {MICI_TARGET} ×)"
     else:
         missing(axis, "mici")
     axis.set_title(title, fontsize=11)

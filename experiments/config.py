@@ -116,7 +116,7 @@ class TrainConfig:
     random_directions: bool = False
     distillation: float = 0.0
     position_dependence: float | None = None
-    num_iterations: int = 4
+    num_iterations: int = 0
     annealed: bool = False
     likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
     latent_dim: int = 8

@@ -143,8 +143,8 @@ def hmc(
         check_reversibility: take every trajectory back, and reject where that misses the start or a solve on the way
             fails: see `integrators.integrate_retraced`. None: where the integrator is implicit. Without it what can be
             solved forwards and not backwards is accepted one way only, and the draws are biased.
-        reversibility_tolerance: largest error that passes, in units of the standard deviations of momenta, √G_ii, and of
-            velocities, √(G⁻¹)_ii, rounding aside; √eps of the position's dtype if None.
+        reversibility_tolerance: largest error that passes, in units of the standard deviations of momenta, √G_ii, and
+            of velocities, √(G⁻¹)_ii, rounding aside; √eps of the position's dtype if None.
 
     Returns:
         A `SamplingAlgorithm`. Its functions raise ValueError at trace time for a position that is not

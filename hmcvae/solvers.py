@@ -140,7 +140,7 @@ def newton(tolerance: float | None = None, max_iterations: int = 20) -> "Newton"
 
 
 def switching(
-    tolerance: float | None = None, max_iterations: int = 100, *, max_newton_iterations: int = 12
+    tolerance: float | None = None, max_iterations: int = 100, *, max_newton_iterations: int = 20
 ) -> "Switching":
     """`fixed_point`, which goes over to Newton's method where it does not contract.
 
@@ -210,7 +210,7 @@ class Switching:
 
     tolerance: float | None = None
     max_iterations: int = 100
-    max_newton_iterations: int = 12
+    max_newton_iterations: int = 20
 
     def __call__(
         self, map_fn: MapFn, start: Vector, scale: ArrayLike = 1.0, floor: ArrayLike = 0.0
@@ -337,10 +337,10 @@ def _switch(
     map_fn: MapFn, start: Vector, limit: _Limit, max_iterations: int, max_newton_iterations: int
 ) -> tuple[Vector, _Outcome]:
     """See `switching`."""
-    patience = 2 * (start.shape[0] + 4)  # some two or three Newton iterations
+    patience = max(40, 4 * (start.shape[0] + 4))  # what Newton's method is likely to cost, in evaluations
     plain = _iterate(map_fn, _begin(start), limit, max_iterations, True, patience)
-    # Newton's method starts where the iteration did: what it has come to since may be far off. Where nothing is known at
-    # the start itself it would fare no better.
+    # Newton's method starts where the iteration did: what it has come to since may be far off. Where nothing is known
+    # at the start itself it would fare no better.
     needs = ~plain.is_met & (plain.count > 1)
     again = plain._replace(
         x=jnp.where(needs, start, plain.x), is_over=~needs, count=jnp.zeros_like(plain.count)
@@ -363,7 +363,7 @@ def _implicit(
     start: Vector,
     limit: _Limit,
     solve: Callable[[MapFn, Vector], tuple[Vector, _Outcome]],
-    solve_tangent: Callable[[MapFn, Vector], Vector],
+    solve_tangent: Callable[[MapFn, Vector, Vector], Vector],
 ) -> tuple[Vector, SolverInfo]:
     """The solve, with the derivative of the equation in place of that of its iterations."""
 
@@ -372,46 +372,59 @@ def _implicit(
         x, outcome = solve(map_fn, start)
         return x, tuple(leaf.astype(x.dtype) for leaf in outcome)
 
+    def solve_linear(matvec: MapFn, b: Vector) -> Vector:
+        return lax.custom_linear_solve(
+            matvec,
+            b,
+            lambda matvec, b: solve_tangent(matvec, b, limit.unit),
+            # Cotangents have the inverse units.
+            transpose_solve=lambda matvec, b: solve_tangent(matvec, b, 1 / limit.unit),
+        )
+
     x, (residual, is_met, count) = lax.custom_root(
         lambda x: x - map_fn(x),
         lax.stop_gradient(start),
         solve_as_floats,
-        lambda matvec, b: lax.custom_linear_solve(matvec, b, solve_tangent, transpose_solve=solve_tangent),
+        solve_linear,
         has_aux=True,
     )
     outcome = _Outcome(residual, is_met > 0, count.astype(jnp.int32))
     return x, _report(lax.stop_gradient(outcome), limit)
 
 
-def _iterate_tangent(matvec: MapFn, b: Vector) -> Vector:
+def _iterate_tangent(matvec: MapFn, b: Vector, unit: Vector) -> Vector:
     """Solve A t = b by t ← t + (b - A t): A = I - ∂g and the iteration contracts where that of g does.
 
     NaN where it does not, so that a derivative that could not be had is seen and not taken for one.
     """
-    t, is_right = _iterated_tangent(matvec, b, 200)
+    t, is_right = _iterated_tangent(matvec, b, unit, 200)
     return jnp.where(is_right, t, jnp.nan)
 
 
-def _iterated_tangent(matvec: MapFn, b: Vector, max_iterations: int) -> tuple[Vector, Bool[Array, ""]]:
-    size = max_abs(b)
+def _iterated_tangent(
+    matvec: MapFn, b: Vector, unit: Vector, max_iterations: int
+) -> tuple[Vector, Bool[Array, ""]]:
+    """(t, whether it is right to half of the digits), to a tolerance in the units of the coordinates."""
+    size = unit * max_abs(b / unit)
     loop = _begin(b)
     end = _iterate(lambda t: t + (b - matvec(t)), loop, _limit(None, b, size), max_iterations, True)
     enough = _limit(float(jnp.finfo(b.dtype).eps) ** 0.5, b, size)
     return end.x, _within(end.residual, jnp.zeros_like(b), enough)
 
 
-def _switch_tangent(matvec: MapFn, b: Vector) -> Vector:
+def _switch_tangent(matvec: MapFn, b: Vector, unit: Vector) -> Vector:
     """By iteration, and with the matrix where that does not contract: a loop of one pass, or none."""
-    t, is_right = _iterated_tangent(matvec, b, 50)
+    t, is_right = _iterated_tangent(matvec, b, unit, 50)
 
     def by_matrix(_: tuple) -> tuple:
-        return _dense_tangent(matvec, b), vary_as(jnp.ones((), bool), b)
+        return _dense_tangent(matvec, b, unit), vary_as(jnp.ones((), bool), b)
 
     return lax.while_loop(lambda carry: ~carry[1], by_matrix, (t, is_right))[0]
 
 
-def _dense_tangent(matvec: MapFn, b: Vector) -> Vector:
-    """Solve A t = b with the matrix, by d products."""
+def _dense_tangent(matvec: MapFn, b: Vector, unit: Vector) -> Vector:
+    """Solve A t = b with the matrix, by d products; LU with its pivots needs no units."""
+    del unit
     matrix = jax.vmap(matvec, in_axes=1, out_axes=1)(vary_as(jnp.eye(b.shape[0], dtype=b.dtype), b))
     return jnp.linalg.solve(matrix, b)
 

@@ -38,8 +38,10 @@ def test_without_the_peers_their_rows_say_so(tmp_path, capsys):
     report = bench_riemannian.run(replace(TINY, folder=tmp_path))
     assert [row["contestant"] for row in report["against_blackjax"]] == [
         "ours",
+        "unchecked",
         "midpoint",
         "ours",
+        "unchecked",
         "midpoint",
         "loose",
     ]
@@ -47,8 +49,8 @@ def test_without_the_peers_their_rows_say_so(tmp_path, capsys):
         assert row["transitions_per_second"] > 0
         assert 0.5 < row["acceptance"] <= 1
         assert row["iterations"] > 2
-    (row,) = report["against_mici"]["rows"]
-    assert row["contestant"] == "ours"
+    row, unchecked = report["against_mici"]["rows"]
+    assert (row["contestant"], unchecked["contestant"]) == ("ours", "unchecked")
     assert row["draws"] == TINY.stretches * TINY.mici_draws
     assert row["ess_per_cpu_second"] > 0
     assert [row["dtype"] for row in report["floor"]] == ["float32", "float64"]

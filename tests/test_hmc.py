@@ -321,6 +321,34 @@ class TestReport:
         assert not info.is_accepted.any()
 
 
+KERNELS = {
+    "hmc": lambda f, metric: hmc(f, 0.2, 3),
+    "hmc, random": lambda f, metric: hmc(f, 0.2, uniform_steps(1, 3)),
+    "hmc, retraced": lambda f, metric: hmc(f, 0.2, 3, check_reversibility=True),
+    "rmhmc": lambda f, metric: hmc(f, 0.2, 3, metric, integrator=integrators.generalized_leapfrog),
+    "midpoint": lambda f, metric: hmc(f, 0.2, 2, metric, integrator=integrators.implicit_midpoint),
+    "mmala": lambda f, metric: mmala(f, 0.2, metric),
+}
+
+
+class TestNoNaNInAHealthyRun:
+    """With `jax_debug_nans`, which raises at the first NaN that a program returns: a chain of each kernel, alone and
+    side by side, jitted and not."""
+
+    @pytest.mark.parametrize("name", KERNELS)
+    def test_kernels(self, name):
+        algorithm = KERNELS[name](log_gamma, metrics.from_tensor(lambda z: jnp.exp(z) + 0.5))
+        with jax.debug_nans(True):
+            state = algorithm.init(jnp.ones(2))
+            for transform in (lambda f: f, jax.jit):
+                _, info = transform(algorithm.step)(jax.random.key(0), state)
+                assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(info))
+            states = jax.vmap(algorithm.init)(jnp.ones((3, 2)))
+            keys = jax.random.split(jax.random.key(1), 3)
+            _, info = jax.jit(jax.vmap(algorithm.step))(keys, states)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(info))
+
+
 class TestNumberOfSteps:
     def test_uniform_steps(self):
         num_draws, low, high = 60_000, 2, 7

@@ -4,6 +4,7 @@ Order, elapsed time, return, volume, energy: what one cannot see the others do. 
 twice as long as it says; the finite differences of H and the order catch a metric that is frozen in the solve.
 """
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -429,6 +430,76 @@ def test_newton_solver(kind):
     np.testing.assert_allclose(
         stack(state), stack(program("banana-fisher", kind)(z, v, epsilon, 1)[0]), rtol=1e-10
     )
+
+
+# --- The way back
+
+
+def as_a_whole(make):
+    """The integrator, without its own way of taking steps back: the trajectory is then integrated back."""
+    return lambda *arguments: replace(make(*arguments), retraced=None)
+
+
+@over_integrators
+@pytest.mark.parametrize("solver", [solvers.fixed_point(), solvers.TO_TOLERANCE], ids=["plain", "switching"])
+def test_steps_taken_back_are_the_trajectory_back(kind, solver):
+    """At steps so long that a good part of the solves fails: what can and what cannot be retraced is told alike by
+    taking each step back as it is made, and by the trajectory back, over 600 starts and 1 to 4 steps."""
+    weight = 25.0
+
+    def logdensity(z):
+        return -0.5 * weight * (1.0 - z[0] - z[1] ** 2) ** 2 - 0.125 * jnp.sum(z**2)
+
+    metric = metrics.fisher(lambda z: (z[0] + z[1] ** 2)[None], lambda f: jnp.full_like(f, weight), 0.25)
+    second = 1.2 * jax.random.normal(jax.random.key(1), (600,))
+    positions = jnp.stack([1.0 - second**2, second], axis=1)
+    counts = jnp.arange(600) % 4 + 1
+
+    def retrace(make):
+        step = make(logdensity, metric, solver)
+
+        def one(key, z, count):
+            state = integrators.init(logdensity, metric, z, metric.sample_momentum(key, z))
+            return integrators.integrate_retraced(step, metric, state, 0.15, count)
+
+        return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), 600), positions, counts)
+
+    end, info, by_steps = retrace(INTEGRATORS[kind])
+    other, other_info, whole = retrace(as_a_whole(INTEGRATORS[kind]))
+    jax.tree.map(np.testing.assert_array_equal, (end, info), (other, other_info))
+    good = np.asarray(info.converged)
+    passes = [np.asarray(r.converged & (r.excess <= 1e-8))[good] for r in (by_steps, whole)]
+    if kind == "generalized":
+        assert 0.01 < 1 - passes[1].mean() < 0.5
+    assert np.mean(passes[0] != passes[1]) <= 0.005
+    assert not by_steps.converged[~good].all()
+    both = passes[0] & passes[1]
+    assert by_steps.error[good][both].max() < 1e-8
+    assert by_steps.error[good][both].min() > 0
+
+
+@over_problems
+@over_integrators
+def test_taken_back_step_by_step(problem, kind):
+    """The end and the report are those of `integrate`; the way back meets the start to the solver's tolerance, for no
+    step, one and several, with the count known and not known."""
+    target, metric, epsilon = PROBLEMS[problem]
+    z, v = start_of(problem)
+    step = INTEGRATORS[kind](target.logdensity_fn, metric)
+    state = integrators.init(target.logdensity_fn, metric, z, v)
+    end, info = jax.jit(lambda n: integrators.integrate(step, state, epsilon, n))(3)
+    for count in (3, jnp.asarray(3)):
+        came, report, retrace = jax.jit(
+            lambda s: integrators.integrate_retraced(step, metric, s, epsilon, count)  # noqa: B023
+        )(state)
+        np.testing.assert_allclose(stack(came), stack(end), rtol=1e-12)
+        assert report.num_iterations == info.num_iterations
+        assert retrace.converged
+        assert 0 < retrace.error < 1e-10
+        assert retrace.excess < retrace.error
+    _, _, none = integrators.integrate_retraced(step, metric, state, epsilon, 0)
+    assert none.converged
+    assert none.error == 0
 
 
 # --- Failure and rounding

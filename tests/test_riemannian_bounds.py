@@ -242,6 +242,16 @@ def test_solves_that_are_not_converged_are_reported():
     assert draws(exact, params, 50)[1].solver.converged.all()
 
 
+@pytest.mark.parametrize("batch", [100, 16_000])
+def test_infinite_weights_are_not_called_converged(batch):
+    """At absurd steps the flow leaves the finite numbers, in batches of every size."""
+    bound = rhvi(1, 2, initial_step_size=1e20, max_step_size=1e30, reverse=None)
+    log_weights, info = draws(bound, with_vae(bound), batch)
+    is_lost = ~np.isfinite(log_weights)
+    assert is_lost.mean() > 0.1
+    assert not info.solver.converged[is_lost].any()
+
+
 def test_inverse_temperatures_rise_between_zero_and_one():
     betas = np.asarray(bounds.inverse_temperatures(jnp.array([0.3, -1.0, 2.0, 0.1])))
     assert betas.shape == (3,)

@@ -3,7 +3,7 @@
 Statistical tolerances are four standard errors, each from the effective sample size of the very draws.
 """
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -101,13 +101,39 @@ class TestInvariance:
         assert 0.5 < float(info.acceptance_rate.mean()) < 0.995
         assert_moments(draws[:, 50:], [special.digamma(2.0)], [[special.polygamma(1, 2.0)]])
 
-    def test_what_the_check_of_reversibility_is_for(self):
-        """Where solves fail on the way back but not there, rejecting the failed ones alone is biased, by many
-        standard errors at step sizes where one solve in five fails. The check puts that right (`test_skewed`)."""
-        algorithm = rmhmc(log_gamma, 1.0, uniform_steps(1, 3), SKEWED)
-        draws, info = run(algorithm, jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
-        assert 0.05 < 1 - float(info.solver.converged.mean()) < 0.5
-        assert abs(z_score(draws[:, 50:, 0], special.digamma(2.0))) > 6
+    @pytest.mark.slow
+    def test_curved_target_with_the_defaults(self):
+        """-z₀²/2 - (z₁ - z₀²)² / 0.18 from exact draws, E z₀² = E z₁ = 1: right with what comes by default, and with
+        plain iterations, a fifth of which fail; without the way back those are wrong by many standard errors."""
+
+        def logdensity(z):
+            return -0.5 * z[0] ** 2 - 0.5 * (z[1] - z[0] ** 2) ** 2 / 0.09
+
+        def tensor(z):
+            bend = -2 * z[0] / 0.09
+            return jnp.stack(
+                [jnp.stack([1 + 4 * z[0] ** 2 / 0.09, bend]), jnp.stack([bend, 1 / 0.09 + 0 * bend])]
+            )
+
+        noise = jax.random.normal(jax.random.key(1), (200, 2))
+        start = jnp.stack([noise[:, 0], noise[:, 0] ** 2 + 0.3 * noise[:, 1]], axis=1)
+
+        def score(**options):
+            algorithm = rmhmc(logdensity, 0.2, uniform_steps(1, 10), metrics.from_tensor(tensor), **options)
+            draws, info = run(algorithm, start, 300)
+            of_chains = np.stack([draws[..., 0] ** 2, draws[..., 1]], axis=-1).mean(axis=1) - 1
+            return of_chains.mean(0) / (of_chains.std(0) / np.sqrt(200)), 1 - float(
+                info.solver.converged.mean()
+            )
+
+        scores, failed = score()
+        assert np.abs(scores).max() < 3
+        assert failed < 0.1
+        plain = solvers.fixed_point()
+        scores, failed = score(solver=plain)
+        assert np.abs(scores).max() < 3
+        assert 0.1 < failed < 0.4
+        assert np.abs(score(solver=plain, check_reversibility=False)[0]).max() > 5
 
     def test_wrong_determinant_would_be_seen(self):
         """With half of log |G| in the energy the chain has another law, and the test above fails."""
@@ -181,6 +207,28 @@ class TestInvariance:
 
 
 class TestReport:
+    def test_what_is_checked_by_default(self, rng_key):
+        """Implicit integrators, whatever the metric; no explicit one. A step of the user's own: by its metric."""
+
+        def own(logdensity_fn, metric):
+            step = integrators.generalized_leapfrog(logdensity_fn, metric)
+            return lambda state, step_size: step(state, step_size)
+
+        implicit, flat = integrators.implicit_midpoint, metrics.identity()
+        cases = [
+            (rmhmc(BANANA.logdensity_fn, 0.3, 2, BENT), True),
+            (midpoint(BANANA.logdensity_fn, 0.3, 2, BENT), True),
+            (hmc(BANANA.logdensity_fn, 0.3, 2, flat, integrator=implicit), True),
+            (hmc(BANANA.logdensity_fn, 0.3, 2, BENT, integrator=own), True),
+            (hmc(BANANA.logdensity_fn, 0.3, 2), False),
+            (rmhmc(BANANA.logdensity_fn, 0.3, 2, flat), False),
+            (rmhmc(BANANA.logdensity_fn, 0.3, 2, BENT, check_reversibility=False), False),
+        ]
+        for algorithm, is_checked in cases:
+            _, info = jax.jit(algorithm.step)(rng_key, algorithm.init(jnp.asarray(BANANA.typical)))
+            assert (float(info.reversibility_error) > 0) == is_checked
+            assert info.is_reversible
+
     def test_failures_do_not_depend_on_the_number_of_chains(self):
         """The metric is not definite beyond |z| = 1, and its factor NaN: as many chains fail there in a batch of 16,000
         as among the first 500 of them, with the same keys."""
@@ -291,6 +339,64 @@ class TestReport:
         draws, info = run(mmala(normal, 0.8, metric), jnp.full((4, 1), 0.5), 200)
         assert np.abs(draws).max() < 1
         assert bool(info.is_divergent.any())
+
+
+@cache
+def moved_transitions(dtype):
+    """(keys, positions, shift, units) -> info of a transition of the banana at shift + units * z, with its metric moved
+    along; one program for every shift and unit."""
+
+    @jax.jit
+    def run(keys, positions, shift, units):
+        def home(z):
+            return (z - shift) / units
+
+        def tensor(z):
+            return BENT.tensor(home(z)) / (units[:, None] * units[None, :])
+
+        algorithm = rmhmc(lambda z: BANANA.logdensity_fn(home(z)), 0.35, 6, metrics.from_tensor(tensor))
+        return jax.vmap(lambda key, z: algorithm.step(key, algorithm.init(shift + units * z))[1])(
+            keys, positions
+        )
+
+    keys = jax.random.split(jax.random.key(7), 500)
+    first = 1.5 * jax.random.normal(jax.random.key(8), (500,))
+    second = 0.5 * (first**2 - 2.25) + jax.random.normal(jax.random.key(9), (500,))
+    positions = jnp.stack([first, second], axis=1).astype(dtype)
+    return lambda shift, units: run(keys, positions, jnp.asarray(shift, dtype), jnp.asarray(units, dtype))
+
+
+class TestMovedDensity:
+    """A density does not change when it is moved, nor when its coordinates are given other units."""
+
+    HOME = (np.zeros(2), np.ones(2))
+    SHIFT, UNITS = np.array([1024.0, -512.0]), 2.0 ** np.array([10, -10])
+
+    @pytest.mark.parametrize(("shift", "units"), [(SHIFT, HOME[1]), (HOME[0], UNITS), (SHIFT * UNITS, UNITS)])
+    def test_nearly_the_same_trajectories(self, shift, units):
+        at_home, moved = moved_transitions("float64")(*self.HOME), moved_transitions("float64")(shift, units)
+        agree = at_home.solver.converged == moved.solver.converged
+        assert agree.mean() > 0.995
+        np.testing.assert_array_equal(at_home.is_reversible[agree], moved.is_reversible[agree])
+        both = np.asarray(agree & at_home.solver.converged & at_home.is_reversible)
+        assert 0.5 < both.mean() < 1
+        np.testing.assert_allclose(moved.energy_error[both], at_home.energy_error[both], rtol=1e-5, atol=1e-8)
+        iterations = [info.solver.num_iterations[both].mean() for info in (at_home, moved)]
+        np.testing.assert_allclose(*iterations, rtol=0.01)
+        assert moved.reversibility_error[both].max() < 1e-8
+
+    @pytest.mark.parametrize(("shift", "units"), [(SHIFT, HOME[1]), (HOME[0], UNITS), (SHIFT * UNITS, UNITS)])
+    def test_in_single_precision(self, shift, units):
+        """As many are accepted and as many solved; the way back misses by some roundings of the position."""
+        at_home, moved = moved_transitions("float32")(*self.HOME), moved_transitions("float32")(shift, units)
+        for name in ("is_accepted", "is_reversible"):
+            shares = [float(getattr(info, name).mean()) for info in (at_home, moved)]
+            assert abs(shares[0] - shares[1]) < 0.02, name
+        shares = [float(info.solver.converged.mean()) for info in (at_home, moved)]
+        assert abs(shares[0] - shares[1]) < 0.02
+        ulp = float(jnp.finfo("float32").eps) * max(np.abs(shift / units).max(), 10)
+        good = np.asarray(moved.solver.converged & moved.is_reversible)
+        assert np.quantile(moved.reversibility_error[good], 0.99) < 50 * ulp
 
 
 class TestFit:

@@ -49,7 +49,7 @@ class Step:
 
     begin: Callable[[IntegratorState, StepSize], Any]
     advance: Callable[[Any, StepSize], tuple[Any, SolverInfo | None]]
-    finish: Callable[[Any, StepSize], tuple[IntegratorState, SolverInfo]]
+    finish: Callable[[Any, StepSize], tuple[Any, SolverInfo]]
     is_implicit: bool = False
     retraced: "Step | None" = None
 

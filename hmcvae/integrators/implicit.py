@@ -20,7 +20,7 @@ from hmcvae.integrators.base import IntegratorState, Retrace, Step, nothing_retr
 from hmcvae.integrators.explicit import leapfrog
 from hmcvae.integrators.scales import Scales, distance, rounding, scales, squared_norm
 from hmcvae.metrics import check_is_metric
-from hmcvae.solvers import Solver, SolverInfo, combine_info
+from hmcvae.solvers import Solver, SolverInfo, combine_info, exact_info
 from hmcvae.types import Factor, LogDensityFn, Scalar, StepSize, Vector
 
 
@@ -252,7 +252,9 @@ class _GeneralizedBack:
         self, position: Vector, factor: Factor, way: _Way, turn: Vector, epsilon: Array
     ) -> Retrace:
         units, energy = scales(factor, position), squared_norm(way.momentum, way.velocity)
-        half = _Half(position, way.momentum, way.velocity, factor, way.weight * turn, None)
+        half = _Half(
+            position, way.momentum, way.velocity, factor, way.weight * turn, exact_info(position.dtype)
+        )
         came, info = self.forward.drift(half, units, -epsilon)
         pair = (came, way.momentum), (way.weight * way.start + (1 - way.weight) * came, way.momentum)
         return _retrace(info, *pair, units, energy)
@@ -306,7 +308,7 @@ def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = so
         # Positions and momenta in units of their own, so that one scale serves both.
         energy = squared_norm(v, velocity) + squared_norm(ahead, factor.solve(ahead))
 
-        def scaled(velocity: Vector, force: Vector) -> Vector:
+        def scaled(velocity: Vector, force: Vector) -> Array:
             return jnp.concatenate(
                 [0.5 * epsilon * velocity / units.position, 0.5 * epsilon * force / units.momentum]
             )
