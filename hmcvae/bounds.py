@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae import metrics, solvers
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_real
 from hmcvae.charts import Chart, Frame
 from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.transitions import Transition, hamiltonian, riemannian
@@ -40,9 +40,11 @@ class BoundInfo(NamedTuple):
     solver: SolverInfo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
-    """init: `rng_key -> params["bound"]`.  evaluate: see `__call__`.  vae: the model it bounds.
+    """A bound is itself alone: two of the same model are two.
+
+    init: `rng_key -> params["bound"]`.  evaluate: see `__call__`.  vae: the model it bounds.
     is_weight: whether E[exp(log_weight)] = p(x)."""
 
     vae: VAE
@@ -263,7 +265,7 @@ def hvi(
     Raises:
         ValueError: for negative counts or step sizes, or models of another kind.
     """
-    dimension = latent_dim if latent_dim is not None else vae.latent_dim
+    dimension = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     transition = hamiltonian(dimension, reverse, momentum, num_steps, **options)
     chain = markov_chain(vae, transition, num_transitions, annealed=annealed)
     return Bound(vae, chain.init, chain.evaluate, "hvi")
@@ -407,8 +409,8 @@ def rhvi(
     Raises:
         ValueError: see `hvi`; or unless κ is None or in [0, 1].
     """
-    if position_dependence is not None and not 0 <= position_dependence <= 1:
-        raise ValueError(f"position_dependence must be None or in [0, 1], got {position_dependence!r}")
+    if position_dependence is not None:
+        position_dependence = check_real("position_dependence", position_dependence, 0.0, 1.0)
 
     def init_metric(_: PRNGKey) -> PyTree:
         masses = {} if position_dependence == 1 else {"log_mass": jnp.zeros((vae.latent_dim or 1,))}

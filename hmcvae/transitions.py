@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hmcvae import integrators, metrics, solvers
-from hmcvae._checks import check_count, check_positive
+from hmcvae._checks import check_count, check_positive, check_real
 from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import gaussian_log_prob
@@ -121,6 +121,7 @@ def hamiltonian(
         ValueError: for a negative number of steps, or unless 0 < initial_step_size < max_step_size.
     """
     num_steps = check_count("num_steps", num_steps, 0)
+    latent_dim = None if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     raw_step = _raw_step_size(initial_step_size, max_step_size)
     if per_coordinate_steps and latent_dim is None:
         raise ValueError("per_coordinate_steps needs latent_dim, got None")
@@ -167,8 +168,8 @@ def _begin(logdensity_fn: LogDensityFn, position: Vector) -> integrators.Integra
 
 def _raw_step_size(initial: float, maximum: float) -> float:
     """The unconstrained parameter of a step size that starts at `initial` and stays below `maximum`."""
-    check_positive("initial_step_size", initial)
-    check_positive("max_step_size", maximum)
+    initial = check_real("initial_step_size", check_positive("initial_step_size", initial))
+    maximum = check_real("max_step_size", check_positive("max_step_size", maximum))
     if initial >= maximum:
         raise ValueError(f"initial_step_size must be below max_step_size = {maximum}, got {initial}")
     return math.log(initial / maximum) - math.log1p(-initial / maximum)

@@ -24,6 +24,7 @@ BASE = {"types", "_checks", "_random", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
+    "_programs": set(),
     "_random": {"types"},
     "solvers": {"types", "_checks"},
     "metrics": BASE,
@@ -40,8 +41,8 @@ MAY_IMPORT = {
     "transitions": BASE | {"metrics", "integrators", "vae"},
     "charts": BASE | {"metrics", "likelihoods", "vae"},
     "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "charts"},
-    "annealing": BASE | {"metrics", "integrators", "vae", "charts"},
-    "evaluation": BASE | {"vae", "bounds"},
+    "annealing": BASE | {"_programs", "metrics", "integrators", "vae", "charts"},
+    "evaluation": BASE | {"_programs", "vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
     "checkpoints": BASE,
     "training": BASE | {"bounds", "checkpoints"},
