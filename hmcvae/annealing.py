@@ -11,7 +11,6 @@ log p(x). Run backwards from an exact draw of the posterior the same sum is an u
 are had for data that the model itself has made.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae import charts, integrators, metrics
-from hmcvae._checks import check_count, check_positive
+from hmcvae._checks import check_count, check_real
+from hmcvae._programs import Programs
 from hmcvae.charts import Chart, Frame
 from hmcvae.likelihoods import check_examples
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
@@ -29,6 +29,8 @@ from hmcvae.vae import VAE, gaussian_log_prob
 # Of the step size: the acceptance aimed at (Beskos et al. 2013 for HMC), and how fast it is approached.
 TARGET_ACCEPTANCE, ADAPTATION_RATE, FIRST_STEP_SIZE = 0.65, 0.3, 0.3
 NUM_PILOT_CHAINS = 4
+# One object, so that its programs are found again.
+_DIAGONAL = charts.diagonal()
 
 
 class AISEstimate(NamedTuple):
@@ -36,7 +38,8 @@ class AISEstimate(NamedTuple):
 
     log_likelihood: log (1/K) Σ w, a lower bound of log p(x) in the mean; or the upper one of `reverse_ais`.
     log_weight_sd: standard deviation of log w over the chains, in nats: far above 1, the estimate is a loose bound.
-    effective_sample_size: (Σ w)² / Σ w², between 1 and K.
+    effective_sample_size: (Σ w)² / Σ w² of the chains' weights (of 1 / w backwards), between 1 and K, 0 if none is
+        finite. Near 1 one chain carries the answer, which may be off by any amount: to be told with every figure.
     acceptance_rate: mean over temperatures and chains.
     nonfinite: share of the chains whose weight was NaN or infinite; they count as weight 0, or backwards, where
         that would be no bound, not at all.
@@ -72,10 +75,10 @@ def sigmoid_schedule(num_temperatures: int, steepness: float = 4.0) -> Float[Arr
     """0 = β_0 < … < β_T = 1, closer together at both ends (Grosse et al. 2015; Wu et al. 2017, section 4).
 
     Raises:
-        ValueError: unless num_temperatures is a whole number of at least 1 and steepness positive.
+        ValueError: unless num_temperatures is a whole number of at least 1 and steepness a positive number.
     """
     num_temperatures = check_count("num_temperatures", num_temperatures, 1)
-    check_positive("steepness", steepness)
+    steepness = check_real("steepness", steepness, 0.0, is_open=True)
     values = jax.nn.sigmoid(steepness * jnp.linspace(-1.0, 1.0, num_temperatures + 1))
     return (values - values[0]) / (values[-1] - values[0])
 
@@ -190,25 +193,26 @@ def _estimate_example(
     signed = jnp.where(finite, sign * log_weights, -jnp.inf)
     count = jnp.sum(finite) if is_reverse else num_chains
     total = jax.nn.logsumexp(signed)
-    ess = jnp.exp(2 * total - jax.nn.logsumexp(2 * signed))
+    # A failed chain is no part of it; without any other there is nothing to take the size of.
+    ess = jnp.where(finite.any(), jnp.exp(2 * total - jax.nn.logsumexp(2 * signed)), 0.0)
     deviation = jnp.std(log_weights, where=finite, ddof=1) if num_chains > 1 else jnp.nan * total
     nonfinite = 1 - jnp.mean(finite.astype(total.dtype))
     return AISEstimate(sign * (total - jnp.log(count)), deviation, ess, rate, nonfinite)
 
 
-@partial(jax.jit, static_argnames=("vae", "chart", "num_chains", "num_steps", "batch_size"))
 def _estimate(
-    vae,
-    chart,
-    vae_params,
-    chart_params,
-    rng_key,
-    examples,
-    positions,
-    betas,
-    num_chains,
-    num_steps,
-    batch_size,
+    vae: VAE,
+    chart: Chart,
+    vae_params: PyTree,
+    chart_params: PyTree,
+    rng_key: PRNGKey,
+    examples: Array,
+    positions: Array | None,
+    betas: Array,
+    *,
+    num_chains: int,
+    num_steps: int,
+    batch_size: int,
 ) -> AISEstimate:
     def one(inputs: tuple) -> AISEstimate:
         key, x, position = inputs
@@ -218,6 +222,9 @@ def _estimate(
 
     keys = jax.random.split(rng_key, len(examples))
     return lax.map(one, (keys, examples, positions), batch_size=batch_size)
+
+
+_ESTIMATE = Programs(_estimate, ("num_chains", "num_steps", "batch_size"))
 
 
 def ais(
@@ -330,21 +337,20 @@ def _checked(
     num_chains = check_count("num_chains", num_chains, 1)
     num_steps = check_count("num_steps", num_steps, 1)
     batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
-    chart = charts.diagonal() if chart is None else chart
+    chart = _DIAGONAL if chart is None else chart
     if chart_params is None:
         chart_params = chart.init(jax.random.key(0))
-    return _estimate(
-        vae,
-        chart,
+    program = _ESTIMATE.of(vae, chart)
+    return program(
         params,
         chart_params,
         rng_key,
         examples,
         positions,
         betas,
-        num_chains,
-        num_steps,
-        batch_size,
+        num_chains=num_chains,
+        num_steps=num_steps,
+        batch_size=batch_size,
     )
 
 
@@ -361,7 +367,7 @@ def simulate(
         ValueError: unless num_examples ≥ 1 and d is known.
     """
     num_examples = check_count("num_examples", num_examples, 1)
-    d = vae.latent_dim if latent_dim is None else latent_dim
+    d = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     if d is None:
         raise ValueError("latent_dim must be given for a VAE that does not say it, got None")
     position_key, example_key = jax.random.split(rng_key)

@@ -40,9 +40,11 @@ class BoundInfo(NamedTuple):
     solver: SolverInfo
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bound:
-    """init: `rng_key -> params["bound"]`.  evaluate: see `__call__`.  vae: the model it bounds.
+    """A bound is itself alone: two of the same model are two.
+
+    init: `rng_key -> params["bound"]`.  evaluate: see `__call__`.  vae: the model it bounds.
     is_weight: whether E[exp(log_weight)] = p(x)."""
 
     vae: VAE
@@ -261,7 +263,7 @@ def hvi(
     Raises:
         ValueError: for negative counts or step sizes, or models of another kind.
     """
-    dimension = latent_dim if latent_dim is not None else vae.latent_dim
+    dimension = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     transition = hamiltonian(dimension, reverse, momentum, num_steps, **options)
     chain = markov_chain(vae, transition, num_transitions, annealed=annealed)
     return Bound(vae, chain.init, chain.evaluate, "hvi")
@@ -406,11 +408,7 @@ def rhvi(
         ValueError: see `hvi`; or unless κ is None or in [0, 1].
     """
     if position_dependence is not None:
-        try:
-            position_dependence = check_real("position_dependence", position_dependence, 0, 1)
-        except ValueError:
-            came = repr(position_dependence)
-            raise ValueError(f"position_dependence must be None or in [0, 1], got {came}") from None
+        position_dependence = check_real("position_dependence", position_dependence, 0.0, 1.0)
 
     def init_metric(_: PRNGKey) -> PyTree:
         masses = {} if position_dependence == 1 else {"log_mass": jnp.zeros((vae.latent_dim or 1,))}

@@ -8,21 +8,42 @@ y is a bound on the same log p(x).
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from hmcvae import metrics
-from hmcvae._checks import check_count, check_positive
-from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
+from hmcvae._checks import check_count, check_real
+from hmcvae.metrics.information import Fisher, inverse_root
+from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, Image, Posterior
 
 # Of a round of recentring: γ in (0, MAX_STEP), at first FIRST_STEP.
 MAX_STEP, FIRST_STEP = 1.5, 0.5
+# What follows bounds a learned refinement while it is wrong, and is nothing at all once it is right (MNIST, from the
+# first epochs on). A move of the centre, A⁻¹ Δc / γ, is compressed beyond this root mean square over coordinates: it
+# counts standard deviations of the posterior that A stands for, and encoders start nearer than that.
+MAX_MOVE = 4.0
+# A row of a learned A is compressed beyond this length: it is the standard deviation of z_i under A Aᵀ, and no
+# posterior is much wider than the prior, whose is 1.
+MAX_ROW = 2.0
+
+
+def compressed(square: Float[Array, "..."], radius: float) -> Float[Array, "..."]:
+    """The factor, of a length's square l², that shortens lengths by
+
+        l ↦ l where l ≤ r,   r (1 + log(l / r)) beyond.
+
+    Nothing inside, slow outside, with a continuous derivative, which by log l is r outside: never 0, so that what is
+    too long can learn to be shorter. Finite derivatives at l = 0 too.
+    """
+    is_long = square > radius**2
+    log_ratio = 0.5 * jnp.log(jnp.where(is_long, square, radius**2) / radius**2)
+    return jnp.where(is_long, (1 + log_ratio) * jnp.exp(-log_ratio), 1.0)
 
 
 class Frame(NamedTuple):
@@ -45,7 +66,8 @@ class Frame(NamedTuple):
         return lambda y: logdensity_fn(self.to_position(y)) + self.log_det
 
 
-class Chart(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Chart:
     """init: `rng_key -> params`.
     build: `(params, rng_key, vae, vae_params, x, posterior) -> Frame` of one example."""
 
@@ -90,7 +112,8 @@ def amortised(num_features: int, latent_dim: int, initial_scale: float = 0.0) ->
         A = diag(exp(log_scale(x))) (I + T(x)),   vec T = W h(x) + b strictly lower triangular,   y_0 ~ N(0, s²)
 
     with learned W, b and s [d]. Without dynamics it is the Gaussian encoder of full covariance (Kingma, Salimans et
-    al. 2016, appendix A).
+    al. 2016, appendix A). Rows of A longer than `MAX_ROW` are `compressed`: one step of an optimiser moves all entries
+    of W together, and with many features of one sign A would grow without bound in the first steps.
 
     Args:
         num_features: h.
@@ -98,8 +121,9 @@ def amortised(num_features: int, latent_dim: int, initial_scale: float = 0.0) ->
         initial_scale: standard deviation of the initial W, over √h; 0 starts at the diagonal Gaussian.
 
     Raises:
-        ValueError: unless num_features and latent_dim are whole numbers of at least 1.
+        ValueError: unless num_features and latent_dim are whole numbers of at least 1 and initial_scale is finite.
     """
+    initial_scale = check_real("initial_scale", initial_scale)
     num_features = check_count("num_features", num_features, 1)
     d = check_count("latent_dim", latent_dim, 1)
     rows, columns = jnp.tril_indices(d, -1)
@@ -120,7 +144,9 @@ def amortised(num_features: int, latent_dim: int, initial_scale: float = 0.0) ->
         entries = (params["weights"] @ posterior.features + params["bias"]).astype(dtype)
         unit = jnp.eye(d, dtype=dtype).at[rows, columns].set(entries)
         scale = jnp.exp(posterior.log_scale)[:, None] * unit
-        return Frame(posterior.mean, scale, jnp.sum(posterior.log_scale), params["log_scale"].astype(dtype))
+        shrink = compressed(jnp.sum(scale**2, axis=1), MAX_ROW)
+        log_det = jnp.sum(posterior.log_scale + jnp.log(shrink))
+        return Frame(posterior.mean, shrink[:, None] * scale, log_det, params["log_scale"].astype(dtype))
 
     return Chart(init, build)
 
@@ -166,20 +192,20 @@ def fisher(latent_dim: int, num_probes: int | None = None) -> Chart:
 
         if num_probes is None:
             # linear is not to be found out by tracing: the decoder's parameters are traced themselves.
-            G = metrics.fisher(predict, weights, precision, linear=False).tensor(mean)
+            A, log_det = metrics.fisher(predict, weights, precision, linear=False).inverse_root(mean)
         else:
-            G = jnp.diag(precision) + _sketch(rng_key, predict, weights, mean, num_probes)
-        lower = jnp.linalg.cholesky(G)
-        inverse = solve_triangular(lower, jnp.eye(d, dtype=mean.dtype), lower=True)
-        return Frame(mean, inverse.T, -jnp.sum(jnp.log(jnp.diag(lower))), posterior.log_scale)
+            g = _sketch(rng_key, predict, weights, mean, num_probes)
+            ones = jnp.full(num_probes, 1 / num_probes, mean.dtype)
+            A, log_det = inverse_root(g.T, ones, jnp.diag(precision))
+        return Frame(mean, A, log_det, posterior.log_scale)
 
     return Chart(init, build)
 
 
 def _sketch(
     rng_key: PRNGKey, predict: Callable, weight_fn: Callable, z: Vector, num_probes: int
-) -> Float[Array, "d d"]:
-    """(1/k) Σ g gᵀ, g = Jᵀ w^{1/2} ε."""
+) -> Float[Array, "k d"]:
+    """The rows g = Jᵀ w^{1/2} ε."""
     outputs, pull_back = jax.vjp(predict, z)
     weights = weight_fn(outputs)
     leaves, structure = jax.tree.flatten(weights)
@@ -190,8 +216,7 @@ def _sketch(
         root[None] * jax.random.normal(key, (num_probes, *root.shape), root.dtype)
         for key, root in zip(keys, roots, strict=True)
     ]
-    g = jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
-    return g.T @ g / num_probes
+    return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
 
 
 def low_rank(
@@ -202,12 +227,13 @@ def low_rank(
     With A₀ the chart's, and B [d, k] of orthonormal columns,
 
         H = Bᵀ A₀ᵀ [exp(a) Jᵀ diag(w) J + I] A₀ B      [k, k],   J at the chart's centre,
-        A = A₀ [I + B (T - I) Bᵀ],   T = chol(H)⁻ᵀ,   log |det A| = log |det A₀| - Σ log diag chol(H).
+        A = A₀ [I + B (T - I) Bᵀ],   T = chol(H)⁻ᵀ,   log |det A| = log |det A₀| + log |det T|.
 
     Within span B the posterior is whitened exactly, outside A₀ is trusted, and what couples the two is left out; at
     k = d and a = 0 it is `fisher`, whatever A₀. B spans V + W h(x), with V [d, k], W and a learned and h the encoder's
     features; or, with random_directions, a subspace drawn anew for each datum, which leaves the bound valid since it
-    is independent of y.
+    is independent of y. A is a full matrix, whose determinant is known to eps times the span of its scales: in single
+    precision, scales along B that are more than 10⁴ times below those of A₀ begin to cost hundredths of a nat.
 
     Args:
         chart: gives c, A₀ and s.
@@ -247,16 +273,14 @@ def low_rank(
         B = jnp.linalg.qr(V)[0]
         moved = frame.scale @ B
         weight = jnp.exp(params["log_weight"]).astype(dtype)
-        H = _information(vae, vae_params, frame, moved, weight).tensor(jnp.zeros(k, dtype))
-        lower = jnp.linalg.cholesky(H)
-        T = solve_triangular(lower, jnp.eye(k, dtype=dtype), lower=True).T
+        T, log_det = _information(vae, vae_params, frame, moved, weight).inverse_root(jnp.zeros(k, dtype))
         scale = frame.scale + (moved @ T - moved) @ B.T
-        return frame._replace(scale=scale, log_det=frame.log_det - jnp.sum(jnp.log(jnp.diag(lower))))
+        return frame._replace(scale=scale, log_det=frame.log_det + log_det)
 
     return Chart(init, build)
 
 
-def _information(vae: VAE, vae_params: PyTree, frame: Frame, directions: Array, weight: Array) -> Metric:
+def _information(vae: VAE, vae_params: PyTree, frame: Frame, directions: Array, weight: Array) -> Fisher:
     """u ↦ exp(a) Jᵀ diag(w) J + I, pulled back along z = c + V u: of shape [k, k] for V [d, k]."""
 
     def predict(u: Vector) -> PyTree:
@@ -283,7 +307,7 @@ def distilled(chart: Chart, weight: float = 1.0) -> Chart:
     Raises:
         ValueError: unless weight is finite and positive.
     """
-    check_positive("weight", weight)
+    weight = check_real("weight", weight, 0.0, is_open=True)
 
     def build(
         params: PyTree, rng_key: PRNGKey, vae: VAE, vae_params: PyTree, x: Image, posterior: Posterior
@@ -305,9 +329,17 @@ def distilled(chart: Chart, weight: float = 1.0) -> Chart:
 
 
 def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Chart:
-    """Move the centre towards the mode by Gauss-Newton steps, c ← c + γ_k A Aᵀ ∇ log p(x, c), γ_k learned.
+    """Move the centre towards the mode: c ← c + γ_k A Aᵀ ∇ log p(x, c), γ_k learned, wherever log p(x, c) rises.
 
-    With G = (A Aᵀ)⁻¹ the Fisher information this is Fisher scoring; each round costs one gradient of log p.
+    What kind of step this is depends on A. With A Aᵀ the inverse Fisher information (`fisher`, and `fresh`) it is a
+    step of Gauss-Newton, or Fisher scoring; with a learned A (`amortised`) or the encoder's variances (`diagonal`) it
+    is a step up the gradient, preconditioned by a matrix that is not a curvature. The bound is valid for any centre. A
+    Gaussian with the curvature's own covariance, centred by such steps, is the Variational Laplace Auto-encoder of
+    Park, Kim & Kim (2019), whose idea this is.
+
+    A refinement must not make a start worse, and before A is learned a plain step goes thousands of nats downhill. So
+    moves too long to be trusted are `compressed` (`MAX_MOVE`), and a round that does not raise log p(x, c), or makes it
+    NaN, leaves c where it is. A round costs one gradient of log p, and the last of them one value.
 
     Args:
         chart: gives c and A.
@@ -328,11 +360,22 @@ def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Char
         params: PyTree, rng_key: PRNGKey, vae: VAE, vae_params: PyTree, x: Image, posterior: Posterior
     ) -> Frame:
         steps = (MAX_STEP * jax.nn.sigmoid(params["step"])).astype(posterior.mean.dtype)
-        gradient: Any = jax.grad(vae.logdensity_fn(vae_params, x))
+        logdensity_fn = vae.logdensity_fn(vae_params, x)
+        value_and_grad: Any = jax.value_and_grad(logdensity_fn)
         frame = chart.build(params["chart"], rng_key, vae, vae_params, x, posterior)
+        here, gradient = value_and_grad(frame.center)
         for index in range(num_rounds):
-            direction = frame.scale @ (frame.scale.T @ gradient(frame.center))
-            center = frame.center + steps[index] * direction
+            move = frame.scale.T @ gradient
+            move = compressed(jnp.mean(move**2), MAX_MOVE) * move
+            center = frame.to_position(steps[index] * move)
+            if index < num_rounds - 1:
+                there, next_gradient = value_and_grad(center)
+            else:
+                # Asked for its value alone: no derivative of it is needed.
+                there, next_gradient = logdensity_fn(lax.stop_gradient(center)), gradient
+            is_better = there > here  # not where it is NaN
+            center = jnp.where(is_better, center, frame.center)
+            here, gradient = jnp.where(is_better, there, here), jnp.where(is_better, next_gradient, gradient)
             if fresh:
                 moved = posterior._replace(mean=center)
                 frame = chart.build(params["chart"], rng_key, vae, vae_params, x, moved)

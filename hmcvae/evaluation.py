@@ -3,7 +3,6 @@
 All in nats. Memory is bounded by (examples in a batch) × (draws in a chunk), whatever the number of draws.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,11 +11,16 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_real
+from hmcvae._programs import Programs
 from hmcvae.bounds import Bound
 from hmcvae.likelihoods import check_examples
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import VAE
+
+# An importance-weighted log p(x) from fewer effective draws than these is too low by an unknown amount, and two of them
+# cannot be compared: the better proposal wins, not the better model.
+MIN_EFFECTIVE_SAMPLE_SIZE = 100.0
 
 
 class Estimate(NamedTuple):
@@ -25,7 +29,7 @@ class Estimate(NamedTuple):
     bound: their mean, the plain bound; NaN if none of them is finite.
     log_likelihood: log (1/K) Σ exp, the importance-weighted estimate of log p(x) (a lower bound in expectation).
     weight_sd: standard deviation of the log weights, in nats.
-    effective_sample_size: (Σ w)² / Σ w², between 1 and K.
+    effective_sample_size: (Σ w)² / Σ w², between 1 and K; 0 if none is finite. See `low_ess`.
     unconverged: share of the draws with an implicit solve that did not converge (0 without implicit solves).
     nonfinite: share of the draws whose log weight was NaN or infinite; they count as weight 0.
     """
@@ -46,7 +50,8 @@ class MeanAndError(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """An `Estimate` over a test set; `gap` is log_likelihood - bound; the rest are means."""
+    """An `Estimate` over a test set; `gap` is log_likelihood - bound; `low_ess` is the share of the examples with fewer
+    than `MIN_EFFECTIVE_SAMPLE_SIZE` effective draws; the rest are means."""
 
     bound: MeanAndError
     log_likelihood: MeanAndError
@@ -56,6 +61,7 @@ class Summary(NamedTuple):
     unconverged: float
     nonfinite: float
     num_examples: int
+    low_ess: float
 
 
 class _Running(NamedTuple):
@@ -98,7 +104,7 @@ def estimate_example(
         jnp.where(running.count > 0, running.mean + log_share, jnp.nan),
         log_likelihood,
         jnp.sqrt(running.sum_square / jnp.maximum(running.count - 1, 1)),
-        running.total**2 / running.total_square,
+        jnp.where(running.count > 0, running.total**2 / running.total_square, 0.0),
         running.unconverged / num_samples,
         (num_samples - running.count) / num_samples,
     )
@@ -161,11 +167,15 @@ def estimate(
     check_examples(bound.vae.likelihood, examples)
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
     batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
-    return _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_size)
+    program = _ESTIMATE.of(bound)
+    return program(
+        params, rng_key, examples, num_samples=num_samples, chunk_size=chunk_size, batch_size=batch_size
+    )
 
 
-@partial(jax.jit, static_argnames=("bound", "num_samples", "chunk_size", "batch_size"))
-def _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_size) -> Estimate:
+def _estimate(
+    bound: Bound, params: PyTree, rng_key: PRNGKey, examples: Array, *, num_samples, chunk_size, batch_size
+) -> Estimate:
     keys = jax.random.split(rng_key, len(examples))
 
     def one(inputs):
@@ -173,6 +183,14 @@ def _estimate(bound, params, rng_key, examples, num_samples, chunk_size, batch_s
         return estimate_example(bound, params, key, x, num_samples, chunk_size)
 
     return lax.map(one, (keys, examples), batch_size=batch_size)
+
+
+def _posterior_means(vae: VAE, params: PyTree, examples: Array) -> Float[Array, "n d"]:
+    return jax.vmap(lambda x: vae.posterior(params, x).mean)(examples)
+
+
+_ESTIMATE = Programs(_estimate, ("num_samples", "chunk_size", "batch_size"))
+_POSTERIOR_MEANS = Programs(_posterior_means)
 
 
 def summarise(result: Estimate) -> Summary:
@@ -195,6 +213,30 @@ def summarise(result: Estimate) -> Summary:
         mean(result.unconverged),
         mean(result.nonfinite),
         len(result.bound),
+        low_ess(result.effective_sample_size),
+    )
+
+
+def low_ess(effective_sample_size: Array, minimum: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
+    """The share of the examples with fewer than `minimum` effective draws; NaN counts as fewer.
+
+    Where it is not near 0, log p(x) by importance weighting says more about the proposal than about the model: draw
+    more, or pin it by annealing (`hmcvae.annealing`, whose weights have an effective size of their own).
+
+    Raises:
+        ValueError: unless minimum is a finite number of at least 0.
+    """
+    minimum = check_real("minimum", minimum, 0.0)
+    return float(np.mean(~(np.asarray(effective_sample_size, np.float64) >= minimum)))
+
+
+def ess_warning(result: Summary) -> str:
+    """One sentence for a report whose log p(x) rests on too few effective draws; empty if none does."""
+    if result.low_ess == 0:
+        return ""
+    return (
+        f"log p(x) is not to be relied on: {result.low_ess:.0%} of the {result.num_examples} examples have fewer than "
+        f"{MIN_EFFECTIVE_SAMPLE_SIZE:.0f} effective draws (mean {result.effective_sample_size:.1f})"
     )
 
 
@@ -214,6 +256,7 @@ def active_units(
     """
     if len(examples) < 2:
         raise ValueError(f"the variance over examples needs at least 2 of them, got {len(examples)}")
-    means = jax.jit(jax.vmap(lambda x: vae.posterior(params, x).mean))(examples)
+    threshold = check_real("threshold", threshold, 0.0)
+    means = _POSTERIOR_MEANS.of(vae)(params, examples)
     variances = jnp.var(means, axis=0)
     return int(jnp.sum(variances > threshold)), variances

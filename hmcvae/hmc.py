@@ -157,7 +157,9 @@ def hmc(
     """
     step_size = check_positive("step_size", step_size, is_array=True)
     divergence_threshold = check_positive("divergence_threshold", divergence_threshold)
-    reversibility_tolerance = check_positive("reversibility_tolerance", reversibility_tolerance, optional=True)
+    reversibility_tolerance = check_positive(
+        "reversibility_tolerance", reversibility_tolerance, optional=True
+    )
     metrics.check_is_metric(metric)
     build: IntegratorFn = _check_integrator(integrator)
     if not callable(num_integration_steps):

@@ -172,7 +172,7 @@ def reverse_model(num_features: int, latent_dim: int, hidden: int = 200) -> Cond
     Raises:
         ValueError: unless all three are whole numbers of at least 1.
     """
-    check_count("num_features", num_features, 1)
+    num_features = check_count("num_features", num_features, 1)
     module = ReverseNetwork(check_count("latent_dim", latent_dim, 1), check_count("hidden", hidden, 1))
 
     def init(rng_key: PRNGKey) -> PyTree:

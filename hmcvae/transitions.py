@@ -121,6 +121,7 @@ def hamiltonian(
         ValueError: for a negative number of steps, or unless 0 < initial_step_size < max_step_size.
     """
     num_steps = check_count("num_steps", num_steps, 0)
+    latent_dim = None if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     raw_step = _raw_step_size(initial_step_size, max_step_size)
     if per_coordinate_steps and latent_dim is None:
         raise ValueError("per_coordinate_steps needs latent_dim, got None")

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hmcvae._checks import check_count
 from hmcvae.likelihoods import Likelihood, check_data
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 
@@ -51,9 +52,12 @@ class Posterior(NamedTuple):
         return 0.5 * jnp.sum(self.mean**2 + variance - 1 - 2 * self.log_scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VAE:
     """Encoder, decoder and likelihood; all of it works on one example, and `jax.vmap` makes the batch.
+
+    Any callables will do, hashable or not; a model is compared by identity. They must be pure: a density that changes
+    from call to call (dropout, batch statistics that are updated) has no Hamiltonian and no bound.
 
     Args:
         encode: `(params, x) -> (mean [d], log_scale [d], features [h])`.
@@ -74,8 +78,9 @@ class VAE:
         for name in ("encode", "decode"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name} must be a function, got {getattr(self, name)!r}")
-        if self.latent_dim is not None and (not isinstance(self.latent_dim, int) or self.latent_dim < 1):
-            raise ValueError(f"latent_dim must be a whole number of at least 1, got {self.latent_dim!r}")
+        if self.latent_dim is not None:
+            # The one way past the freeze: NumPy's whole numbers become Python's.
+            object.__setattr__(self, "latent_dim", check_count("latent_dim", self.latent_dim, 1))
 
     def posterior(self, params: PyTree, x: Image) -> Posterior:
         """q(z | x).

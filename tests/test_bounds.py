@@ -277,6 +277,8 @@ def test_absurd_step_sizes_give_a_weight_that_is_seen():
             "initial_step_size must be finite and greater than 0",
         ),
         (lambda: bounds.hvi(VAE, initial_step_size=float("nan")), "initial_step_size must be finite"),
+        (lambda: bounds.hvi(VAE, initial_step_size=True), "initial_step_size must be a positive number"),
+        (lambda: bounds.hvi(VAE, latent_dim=True), "latent_dim must be a whole number"),
         (
             lambda: bounds.hvi(VAE, initial_step_size=2.0),
             "initial_step_size must be below max_step_size = 1.0, got 2.0",

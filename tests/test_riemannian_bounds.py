@@ -278,7 +278,7 @@ def test_annealing_ends_at_the_encoder_and_at_the_posterior():
 
 
 def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="position_dependence must be None or in"):
+    with pytest.raises(ValueError, match="position_dependence must be a finite number in .0, 1., got 1.5"):
         rhvi(position_dependence=1.5)
     with pytest.raises(ValueError, match="num_steps"):
         rhvi(num_steps=-1)

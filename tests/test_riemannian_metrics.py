@@ -3,7 +3,7 @@
 import importlib
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar
 
 import jax
@@ -623,10 +623,43 @@ class TestSoftAbs:
             expected = differences(hamiltonian, z, 1e-3 if softness < 10 else 1e-4)
             np.testing.assert_allclose(came, expected, atol=rtol * np.abs(expected).max())
 
-    @pytest.mark.parametrize("softness", [0.0, -1.0, np.nan, np.inf])
+    @pytest.mark.parametrize("norm", [1.0, 100.0])
+    @pytest.mark.parametrize("dim", [2, 8, 20])
+    def test_default_softness_stands_out_from_the_rounding(self, dim, norm):
+        """Random spectra of both signs with up to half of the directions flat: in single precision every metric is
+        definite, and its log-determinant that of double precision at the same softness."""
+        rng, count = np.random.default_rng(0), 200
+        turns = np.linalg.qr(rng.normal(size=(count, dim, dim)))[0]
+        spectra = norm * rng.choice([-1, 1], (count, dim)) * 10 ** rng.uniform(-2, 0, (count, dim))
+        spectra[:, 0] = norm
+        spectra[np.arange(dim)[None, :] >= dim - rng.integers(1, 1 + dim // 2, (count, 1))] = 0.0
+        hessians = jnp.asarray(np.einsum("nij,nj,nkj->nik", turns, spectra, turns))
+        softness = hessian.default_softness(jnp.float32)
+
+        @partial(jax.jit, static_argnums=1)
+        @partial(jax.vmap, in_axes=(0, None))
+        def log_det(H, given):
+            return metrics.softabs(lambda z: -0.5 * z @ H @ z, given).factor(jnp.zeros(dim, H.dtype)).log_det
+
+        single = np.asarray(log_det(hessians.astype(jnp.float32), None))
+        exact = np.log(spectra_of(spectra, softness)).sum(1)
+        assert single.dtype == np.float32
+        assert np.isfinite(single).all()
+        np.testing.assert_allclose(single, exact, atol=0.01)
+        exact = np.log(spectra_of(spectra, hessian.default_softness(jnp.float64))).sum(1)
+        np.testing.assert_allclose(log_det(hessians, None), exact, atol=1e-4)
+
+    @pytest.mark.parametrize("softness", [0.0, -1.0, np.nan, np.inf, True, "1"])
     def test_errors(self, softness):
         with pytest.raises(ValueError, match="softness"):
             metrics.softabs(FUNNEL, softness)
+
+
+def spectra_of(values, alpha):
+    """λ coth(αλ), and 1/α at 0."""
+    is_flat = values == 0
+    safe = np.where(is_flat, 1.0, values)
+    return np.where(is_flat, 1 / alpha, safe / np.tanh(alpha * safe))
 
 
 @cache

@@ -29,7 +29,7 @@ NEAR = 0.5
 SMALL = 0.35
 
 
-def softabs(logdensity_fn: LogDensityFn, softness: Any = 1e6) -> "SoftAbs":
+def softabs(logdensity_fn: LogDensityFn, softness: Any = None) -> "SoftAbs":
     """G(z) = V diag(λ coth(αλ)) Vᵀ for the Hessian V diag(λ) Vᵀ of -log p at z.
 
     Eigenvalues |λ| ≫ 1/α keep their size and lose their sign; those near 0 become 1/α, which bounds the metric from
@@ -38,13 +38,22 @@ def softabs(logdensity_fn: LogDensityFn, softness: Any = 1e6) -> "SoftAbs":
 
     Args:
         logdensity_fn: z [d] -> log p(z), three times differentiable by JAX.
-        softness: α > 0, in the inverse units of the Hessian.
+        softness: α > 0, in the inverse units of the Hessian; None: min(10⁶, 10⁻⁴ / eps) by the position's dtype, which
+            is 10⁶ in double (Betancourt's) and 839 in single precision. The Hessian and the metric are known to some
+            eps |H|, |H| the largest |λ|, and a flat direction's 1/α must stand out from it: log |G| is then off by
+            about eps α |H| for each of them, below 0.01 nats up to |H| = 100 (single) and 10⁷ (double). Where
+            eps α |H| comes near 1 the metric need not be definite; give a steeper Hessian α ≈ 0.01 / (eps |H|).
 
     Raises:
-        ValueError: unless softness is finite and positive.
+        ValueError: unless softness is None, or finite and positive.
     """
-    check_positive("softness", softness)
-    return SoftAbs(logdensity_fn, jnp.asarray(softness, float))
+    softness = check_positive("softness", softness, optional=True)
+    return SoftAbs(logdensity_fn, None if softness is None else jnp.asarray(softness, float))
+
+
+def default_softness(dtype: Any) -> float:
+    """α of `softabs` where none is given."""
+    return min(1e6, 1e-4 / float(jnp.finfo(dtype).eps))
 
 
 @jax.tree_util.register_dataclass
@@ -53,12 +62,12 @@ class SoftAbs(RiemannianMetric):
     """See `softabs`."""
 
     logdensity_fn: LogDensityFn = field(metadata={"static": True})
-    softness: Leaf
+    softness: Leaf | None
 
     def tensor(self, z: Vector) -> Float[Array, "d d"]:
         hessian = jax.hessian(self.logdensity_fn)(z)
         # log p or -log p: the function is even.
-        alpha = jnp.asarray(self.softness, z.dtype)
+        alpha = jnp.asarray(default_softness(z.dtype) if self.softness is None else self.softness, z.dtype)
         return matrix_function(alpha * 0.5 * (hessian + hessian.T)) / alpha
 
 

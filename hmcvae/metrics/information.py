@@ -7,8 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.interpreters import partial_eval
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from hmcvae._checks import is_concrete
@@ -117,6 +119,12 @@ class Fisher(RiemannianMetric):
         f, rows = self._jacobian(z)
         return self._add_prior((rows * self._weights(z, f)[None, :]) @ rows.T)
 
+    def inverse_root(self, z: Vector) -> tuple[Float[Array, "d d"], Scalar]:
+        """(A, log |det A|) with A upper triangular and A Aᵀ = G(z)⁻¹: see `inverse_root`."""
+        f, rows = self._jacobian(z)
+        precision = self._add_prior(jnp.zeros((z.shape[0], z.shape[0]), z.dtype))
+        return inverse_root(rows, self._weights(z, f), precision)
+
     def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
         if v.ndim == 1 and self._is_linear(z):
             offset, rows = self._constants(z)
@@ -173,6 +181,36 @@ class Fisher(RiemannianMetric):
             return pull_back((pull_weights(moved**2)[0], pull_moved(2 * weights * moved)[0]))[0]
 
         return Geometry(factor, log_det_grad), force
+
+
+def inverse_root(
+    rows: Float[Array, "d N"], weights: Float[Array, " N"], precision: Float[Array, "d d"]
+) -> tuple[Float[Array, "d d"], Scalar]:
+    """(A, log |det A|), A upper triangular with A Aᵀ = G⁻¹, of G = Jᵀ diag(w) J + Λ given Jᵀ.
+
+    A Cholesky factor of G itself is lost where the eigenvalues of G span more than 1/eps (10⁷ in single precision), as
+    sharp pixels make them: rounding G moves its least eigenvalue below 0. So G is factorised twice (Cholesky QR:
+    Fukaya, Kannan, Nakatsukasa, Yamamoto & Yanagisawa 2020). The first factor, of a G whose diagonal is raised by the
+    size of its rounding, gives coordinates P in which
+
+        H = (J P)ᵀ diag(w) (J P) + Pᵀ Λ P
+
+    is well conditioned, and is made from J P, not from G: A = P chol(H)⁻ᵀ is right to spans of about 1/eps². A does not
+    depend on P, so P takes no part in derivatives.
+    """
+    d = rows.shape[0]
+    identity = jnp.eye(d, dtype=rows.dtype)
+    G = (rows * weights[None, :]) @ rows.T + precision
+    raised = G + 4 * d * jnp.finfo(G.dtype).eps * jnp.diag(jnp.diag(G))
+    P = lax.stop_gradient(_inverse_root(raised, identity))
+    moved = P.T @ rows
+    A = P @ _inverse_root((moved * weights[None, :]) @ moved.T + P.T @ precision @ P, identity)
+    return A, jnp.sum(jnp.log(jnp.diag(A)))
+
+
+def _inverse_root(G: Float[Array, "d d"], identity: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """L⁻ᵀ of G = L Lᵀ."""
+    return solve_triangular(jnp.linalg.cholesky(G), identity, lower=True).T
 
 
 class _PairTable(NamedTuple):
