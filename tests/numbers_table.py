@@ -255,7 +255,7 @@ ROWS = [
     Row(
         "evaluation.active_units.threshold",
         lambda v: evaluation.active_units(VAE, {}, XS, v),
-        "positive",
+        "real >= 0",
         0.1,
         False,
     ),

@@ -132,7 +132,7 @@ def test_what_is_no_number_is_none_of_any_kind(value):
         (0, 0, np.inf, True, "greater than 0, got 0"),
         (2, 0, 1, False, r"in \[0, 1\], got 2"),
         (1, 0, 1, True, r"in \(0, 1\), got 1"),
-        (np.nan, -np.inf, np.inf, False, "must be a finite number, got nan"),
+        (np.nan, -np.inf, np.inf, False, ", got nan"),
         (np.inf, 0, np.inf, False, "of at least 0, got inf"),
     ],
 )
