@@ -136,7 +136,8 @@ def run_config(options: CompareConfig, name: str, seed: int) -> TrainConfig:
         monitor_samples=options.monitor_samples,
         eval_samples=options.eval_samples,
         eval_images=options.eval_images,
-        eval_temperatures=options.eval_temperatures,
+        # What the others start from is in no row.
+        eval_temperatures=0 if name == WARM else options.eval_temperatures,
         start_from=start if options.warm_start and not is_first else None,
         run_dir=folder,
         resume=(folder / "config.json").is_file(),

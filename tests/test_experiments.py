@@ -125,6 +125,26 @@ def test_evaluation_of_a_k_sample_bound_has_the_bound_that_was_trained():
     assert encoder["bound"]["mean"] < result["trained_bound"]["mean"] < encoder["log_likelihood"]["mean"]
 
 
+@pytest.mark.slow
+def test_annealing_comes_with_its_sandwich_and_the_size_of_its_weights():
+    """In the coordinates that were trained, on test images and on as many made ones as there are quarters of them."""
+    config = tiny(Path("unused"), method="whitened", metric="amortised")
+    dataset = runs.load_data(config)
+    model = runs.build(config, dataset)
+    examples = runs.test_examples(config, dataset, model.binarize, 12)
+    result = evaluate.evaluate(
+        config, model, model.params, examples, num_samples=200, num_temperatures=20, num_chains=4
+    )
+    ais, made = result["ais"], result["ais"]["made"]
+    assert 1 <= ais["effective_sample_size"] <= 4
+    assert (made["num_images"], ais["num_temperatures"], ais["num_chains"]) == (3, 20, 4)
+    assert made["width"]["mean"] == pytest.approx(made["upper"]["mean"] - made["lower"]["mean"], abs=1e-9)
+    # An untrained decoder's posterior is nearly the prior: both ways agree, and with 200 weights.
+    assert abs(made["width"]["mean"]) < 0.3
+    assert ais["mean"] == pytest.approx(result["proposals"]["encoder"]["log_likelihood"]["mean"], abs=0.3)
+    assert f"a width of {made['width']['mean']:.2f}" in evaluate.table(result)
+
+
 def test_evaluate_goes_over_a_run(copied_run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate", str(copied_run), "--num-samples", "4", "--num-images", "6"])
     before = (copied_run / "evaluation.json").read_text()
