@@ -74,9 +74,9 @@ def dual_averaging_update(
     acceptance_rate: ArrayLike,
     target: ArrayLike = 0.8,
     *,
-    gamma: float = 0.05,
-    t0: float = 10.0,
-    kappa: float = 0.75,
+    gamma: Any = 0.05,
+    t0: Any = 10.0,
+    kappa: Any = 0.75,
 ) -> DualAveragingState:
     """One step of dual averaging (Hoffman & Gelman 2014, eq. 6, as in their algorithm 5).
 
@@ -112,8 +112,8 @@ def reasonable_step_size(
     acceptance_fn: Callable[[Scalar], Scalar],
     step_size: Any,
     *,
-    threshold: float = 0.5,
-    max_changes: int = MAX_CHANGES,
+    threshold: Any = 0.5,
+    max_changes: Any = MAX_CHANGES,
 ) -> Scalar:
     """Double or halve ε until the acceptance probability crosses ½ (Hoffman & Gelman 2014, algorithm 4).
 
@@ -202,7 +202,7 @@ class WelfordState(NamedTuple):
     scatter: Float[Array, "d *d"]
 
 
-def welford_init(dimension: int, mass: Mass = "diagonal", dtype: Any = None) -> WelfordState:
+def welford_init(dimension: Any, mass: Any = "diagonal", dtype: Any = None) -> WelfordState:
     """No draws yet, towards variances (`"diagonal"`) or the covariance matrix (`"dense"`).
 
     Raises:
@@ -287,7 +287,7 @@ class Schedule(NamedTuple):
     restarts: np.ndarray
 
 
-def step_size_schedule(num_warmup: int) -> Schedule:
+def step_size_schedule(num_warmup: Any) -> Schedule:
     """The step size alone, from the first transition to the last.
 
     Raises:
@@ -299,7 +299,7 @@ def step_size_schedule(num_warmup: int) -> Schedule:
     return Schedule(collects, ends, restarts)
 
 
-def window_schedule(num_warmup: int, *, initial: int = 75, window: int = 25, final: int = 50) -> Schedule:
+def window_schedule(num_warmup: Any, *, initial: Any = 75, window: Any = 25, final: Any = 50) -> Schedule:
     """Stan's three stages (reference manual, "HMC algorithm parameters: automatic parameter tuning").
 
     First the step size alone, to reach the typical set; then windows of draws for the mass, each twice as long

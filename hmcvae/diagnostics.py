@@ -75,7 +75,7 @@ class Diagnostics(NamedTuple):
         return "\n".join(lines)
 
 
-def diagnose(samples: Samples, seconds: float = float("nan")) -> Diagnostics:
+def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
     """`Diagnostics` of the draws; `seconds` is what they took.
 
     Raises:

@@ -10,15 +10,15 @@ second order, √(2 KL) between the pictures' distributions at its ends (plus th
 pace the picture changes at a constant pace (Arvanitidis, Hansen & Hauberg 2018; Chen et al. 2018).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from hmcvae._checks import check_count, check_positive, check_vector
-from hmcvae.types import ArrayLike, Metric, Scalar
+from hmcvae._checks import check_count, check_real, check_vector, is_concrete
+from hmcvae.types import Metric, Scalar
 
 # Of the line search: the share of the linear decrease that a step must make, and the smallest step tried.
 SUFFICIENT_DECREASE, LEAST_STEP = 1e-4, 1e-6
@@ -51,9 +51,9 @@ def geodesic(
     start: Array,
     end: Array,
     *,
-    num_points: int = 20,
-    max_iterations: int = 300,
-    tolerance: float = 1e-5,
+    num_points: Any = 20,
+    max_iterations: Any = 300,
+    tolerance: Any = 1e-5,
 ) -> Geodesic:
     """The shortest path that descent from the straight line finds: a local minimum of E.
 
@@ -77,7 +77,8 @@ def geodesic(
         raise ValueError(f"start and end must be of one shape, got {start.shape} and {end.shape}")
     num_points = check_count("num_points", num_points, 2)
     max_iterations = check_count("max_iterations", max_iterations, 0)
-    check_positive("tolerance", tolerance)
+    if is_concrete(tolerance):
+        check_real("tolerance", tolerance, 0, is_open=True)
     dtype = jnp.result_type(start, end)
     num_links = num_points - 1
     weights = jnp.linspace(0, 1, num_points, dtype=dtype)[:, None]
@@ -150,7 +151,7 @@ def geodesic(
     )
 
 
-def resample(metric: Metric, points: Float[Array, "n d"], num_points: ArrayLike) -> Float[Array, "m d"]:
+def resample(metric: Metric, points: Float[Array, "n d"], num_points: Any) -> Float[Array, "m d"]:
     """Points at equal lengths along the chain: a walk at constant pace.
 
     Raises:

@@ -10,6 +10,7 @@ import pytest
 from hmcvae import adaptation as adapt
 from hmcvae import metrics
 from hmcvae.hmc import hmc, uniform_steps
+from hmcvae.samples import SamplingWarning
 from hmcvae.sampling import sample
 
 
@@ -91,6 +92,22 @@ class TestWelford:
         shrunk = 60 / 65 * expected + 1e-3 * 5 / 65 * (np.eye(3) if mass == "dense" else 1)
         np.testing.assert_allclose(adapt.welford_covariance(state), shrunk, rtol=1e-7, atol=1e-6)
 
+    @pytest.mark.parametrize("mass", ["diagonal", "dense"])
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+    def test_moments_of_any_size(self, mass, dtype):
+        """Sums of squares would overflow in float32 from 1e17 on and underflow below 1e-19; those in units do not."""
+        noise = np.random.default_rng(1).normal(size=(40, 50, 3)) + np.array([0.0, 3.0, -30.0])
+        noise[0] *= 1e-6  # the first draws are of another size
+        expected = np.cov(noise.reshape(-1, 3).T)
+        expected = np.diag(expected) if mass == "diagonal" else expected
+        for scale in (1e-18, 1.0, 1e18):
+            state = adapt.welford_init(3, mass, dtype)
+            for draws in noise:
+                state = jax.jit(adapt.welford_update)(state, jnp.asarray(draws * scale, dtype))
+            covariance = np.asarray(adapt.welford_covariance(state, regularise=False), np.float64)
+            assert state.scatter.dtype == dtype
+            np.testing.assert_allclose(covariance / scale / scale, expected, rtol=1e-3, atol=1e-3)
+
     def test_one_draw_is_finite(self):
         state = adapt.welford_update(adapt.welford_init(2, "dense"), jnp.ones((1, 2)))
         assert jnp.isfinite(adapt.welford_covariance(state)).all()
@@ -124,6 +141,11 @@ class TestSchedule:
         assert not collects.any()
         assert not ends.any()
         assert np.flatnonzero(restarts).tolist() == [0]
+
+    def test_the_last_stage_is_never_too_short_for_a_step_size(self):
+        for num_warmup in range(20, 150):
+            ends = np.flatnonzero(adapt.window_schedule(num_warmup).ends_window)
+            assert num_warmup - 1 - ends[-1] >= 10
 
     def test_short(self):
         schedule = adapt.window_schedule(100)
@@ -241,6 +263,103 @@ class TestWhole:
         np.testing.assert_allclose(learned.metric.mass, 0.01, rtol=0.5)
 
 
+def run_at(scale, dtype, num_warmup, num_chains=2, adapt_mass="auto", seed=0):
+    """A Gaussian of standard deviations 1, 1/2, 2 times `scale`, from typical starts and a step size of 1/2."""
+    scales = jnp.array([1.0, 0.5, 2.0], dtype) * jnp.asarray(scale, dtype)
+    algorithm = hmc(lambda z: -0.5 * jnp.sum((z / scales) ** 2), 0.5, uniform_steps(1, 4))
+    starts = jax.random.normal(jax.random.key(1), (num_chains, 3), dtype) * scales[None]
+    return [
+        sample(
+            jax.random.key(seed + index),
+            algorithm,
+            starts,
+            num_samples=40,
+            num_warmup=count,
+            adapt_mass=adapt_mass,
+        )
+        for index, count in enumerate(num_warmup)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+class TestEveryScaleAndLength:
+    """Whatever the scale, the dtype and the length: finite, of a step size that works, and honest about it."""
+
+    @pytest.mark.parametrize("scale", [1e-18, 1e-6, 1.0, 1e18])
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+    def test_step_size_works(self, scale, dtype):
+        for count, samples in zip(LENGTHS, run_at(scale, dtype, LENGTHS), strict=True):
+            found = samples.adaptation
+            assert samples.position.dtype == dtype
+            for leaf in jax.tree.leaves((found.step_size, found.metric)):
+                assert np.all(np.isfinite(np.asarray(leaf, float)))
+                assert np.all(np.asarray(leaf, float) > 0)
+            if count == 0:
+                assert found.is_adapted is None
+                continue
+            # Accepted at half the target at least when it was looked at; 80 draws of two chains scatter around it.
+            assert 0.25 < float(samples.tally.acceptance_rate) < 0.9999, (count, found)
+            if bool(found.is_adapted):
+                assert count >= 10
+                assert float(samples.tally.acceptance_rate) > 0.4
+
+    @pytest.mark.parametrize("mass", ["dense", None])
+    def test_every_mass(self, mass):
+        for dtype, scale in ((jnp.float32, 1e18), (jnp.float32, 1e-18), (jnp.bfloat16, 1.0)):
+            for samples in run_at(scale, dtype, (5, 40), adapt_mass=mass):
+                assert 0.25 < float(samples.tally.acceptance_rate) < 0.9999
+
+    def test_half_precision(self):
+        (samples,) = run_at(1.0, jnp.float16, (40,))
+        assert samples.position.dtype == jnp.float16
+        assert 0.3 < float(samples.tally.acceptance_rate) < 0.9999
+
+    def test_a_long_warmup_is_adapted(self):
+        (samples,) = run_at(1e6, jnp.float32, (200,))
+        assert bool(samples.adaptation.is_adapted)
+        assert abs(float(samples.tally.acceptance_rate) - 0.8) < 0.15
+
+
+LENGTHS = (0, 1, 2, 5, 20, 30, 100)
+
+
+class TestCannotAdapt:
+    def test_where_nothing_is_accepted_the_step_size_stays(self):
+        wall = hmc(lambda z: jnp.where(jnp.all(z == 0), 0.0, jnp.nan), 0.3, 2)
+        with pytest.warns(SamplingWarning, match=r"20 transitions has not brought .* target of 0.8"):
+            samples = sample(jax.random.key(0), wall, jnp.zeros((2, 3)), num_samples=3, num_warmup=20)
+        assert not samples.adaptation.is_adapted
+        np.testing.assert_allclose(samples.adaptation.step_size, 0.3)
+
+    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+    def test_where_everything_is_accepted_nothing_overflows(self, dtype):
+        flat = hmc(lambda z: 0 * jnp.sum(z), 0.3, 2)
+        samples = sample(jax.random.key(0), flat, jnp.ones((2, 3), dtype), num_samples=3, num_warmup=300)
+        assert not samples.adaptation.is_adapted
+        assert jnp.isfinite(samples.position).all()
+        assert jnp.isfinite(samples.adaptation.step_size)
+        assert jnp.isfinite(samples.adaptation.metric.mass).all()
+
+    def test_a_chain_without_a_number_does_not_count_for_all(self):
+        """One NaN among the chains' acceptance probabilities is that chain's rejection."""
+
+        class Info(NamedTuple):
+            acceptance_rate: jax.Array
+
+        class State(NamedTuple):
+            position: jax.Array
+
+        def kernel(rng_key, state, step_size, metric):
+            return state, Info(jnp.where(state.position[0] > 2, jnp.nan, 0.9))
+
+        states, keys = State(jnp.arange(4.0)[:, None]), jax.random.split(jax.random.key(0), 4)
+        learned = adapt.adaptation_init(0.1, metrics.identity(), jnp.ones(1), None)
+        flags = adapt.Schedule(False, False, False)
+        (_, learned), _ = adapt.warmup_transition(kernel, keys, states, learned, flags)
+        np.testing.assert_allclose(learned.step_size.error_average, (0.8 - 0.75 * 0.9) / 11)
+
+
 class Riemannian(metrics.Identity):
     is_position_dependent = True
 
@@ -252,6 +371,35 @@ class TestErrors:
         with pytest.raises(ValueError, match="depends on the position"):
             adapt.adaptation_init(0.1, Riemannian(), jnp.ones(2), "dense")
         assert adapt.adaptation_init(0.1, Riemannian(), jnp.ones(2), None).moments is None
+
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (lambda: adapt.dual_averaging_init(0.0), "step_size"),
+            (lambda: adapt.dual_averaging_init([0.1, 0.2]), "step_size"),
+            (lambda: adapt.dual_averaging_init(1j), "step_size"),
+            (lambda: adapt.dual_averaging_update(adapt.dual_averaging_init(0.1), 0.5, 1.5), "target"),
+            (lambda: adapt.dual_averaging_update(adapt.dual_averaging_init(0.1), 0.5, gamma=0), "gamma"),
+            (lambda: adapt.dual_averaging_update(adapt.dual_averaging_init(0.1), 0.5, kappa=True), "kappa"),
+            (lambda: adapt.reasonable_step_size(jnp.exp, None), "step_size"),
+            (lambda: adapt.reasonable_step_size(jnp.exp, 0.1, threshold=2), "threshold"),
+            (lambda: adapt.reasonable_step_size(jnp.exp, 0.1, max_changes=-1), "max_changes"),
+            (lambda: adapt.welford_init(0), "dimension"),
+            (lambda: adapt.welford_init(True), "dimension"),
+            (lambda: adapt.welford_init(2, None), "moments"),
+            (lambda: adapt.step_size_schedule(2.5), "num_warmup"),
+            (lambda: adapt.window_schedule(-1), "num_warmup"),
+            (lambda: adapt.window_schedule(100, window=0), "window"),
+        ],
+    )
+    def test_numbers(self, call, name):
+        with pytest.raises(ValueError, match=name):
+            call()
+
+    def test_numpys_numbers_are_numbers(self):
+        assert len(adapt.window_schedule(np.int64(30)).collects) == 30
+        assert adapt.welford_init(np.int32(3)).mean.shape == (3,)
+        assert jnp.isfinite(adapt.dual_averaging_init(np.float32(0.1)).log_center)
 
     def test_degenerate_draws_keep_the_metric(self):
         """A covariance without a factor in float32 must not poison the chains."""

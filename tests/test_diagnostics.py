@@ -1,5 +1,10 @@
 """Diagnostics against draws whose worth is known."""
 
+import sys
+import types
+import warnings
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +56,151 @@ def test_energy_fraction_of_independent_and_of_sticky_energies():
     independent, sticky = diagnostics.e_bfmi(energies)
     assert abs(independent - 2) < 0.1
     assert sticky < 0.05
+
+
+def stuck_samples(draws: np.ndarray) -> Samples:
+    """With the energies of a chain that stands still: potential plus those of fresh momenta."""
+
+    class Info(NamedTuple):
+        energy: np.ndarray
+
+    energy = np.random.default_rng(9).chisquare(3, draws.shape[:2])
+    return samples_of(draws, Info(energy))
+
+
+class TestStuck:
+    """Constant draws are worth nothing, whoever else moved."""
+
+    def test_a_run_that_never_moved(self):
+        found = hmcvae.diagnose(stuck_samples(np.ones((4, 1000, 2))), seconds=2.0)
+        for name in ("ess_bulk", "ess_tail", "ess_mean", "ess_square"):
+            np.testing.assert_array_equal(getattr(found, name), 0.0)
+        assert np.isnan(found.rhat).all()
+        assert np.isnan(found.e_bfmi).all()
+        assert found.ess_per_second == 0
+        assert found.is_stuck.all()
+        assert "chains [0, 1, 2, 3] never moved" in str(found)
+
+    def test_by_a_sampler_itself(self):
+        algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 1e4, 3)
+        with pytest.warns(hmcvae.SamplingWarning, match="never moved"):
+            samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((4, 2)), num_samples=1000)
+        found = hmcvae.diagnose(samples, 1.0)
+        assert found.ess_bulk.max() == found.ess_per_second == 0
+        assert np.isnan(found.e_bfmi).all()
+
+    def test_chains_that_stand_apart(self):
+        draws = np.broadcast_to(np.arange(4.0)[:, None, None], (4, 100, 1))
+        found = hmcvae.diagnose(stuck_samples(draws))
+        assert np.isposinf(found.rhat).all()
+        assert found.ess_bulk.max() == 0
+
+    def test_one_chain_among_others_adds_nothing(self):
+        draws = np.random.default_rng(5).standard_normal((4, 1000, 3))
+        alone = hmcvae.diagnose(stuck_samples(draws[:3]))
+        draws[3] = draws[0, 0]  # at a typical place, where R̂ by its formula sees little
+        found = hmcvae.diagnose(stuck_samples(draws))
+        for name in ("ess_bulk", "ess_tail", "ess_mean", "ess_square"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+        assert np.isposinf(found.rhat).all()
+        np.testing.assert_array_equal(np.isnan(found.e_bfmi), [False, False, False, True])
+        assert "chains [3] never moved" in str(found)
+
+    def test_one_coordinate(self):
+        draws = np.random.default_rng(6).standard_normal((4, 500, 3))
+        draws[..., 1] = 0.25
+        draws[2, :, 2] = 0.25
+        found = hmcvae.diagnose(stuck_samples(draws), 1.0)
+        assert found.ess_bulk[0] > 1000
+        assert found.ess_bulk[1] == 0
+        assert 500 < found.ess_bulk[2] < 2500
+        assert np.isfinite(found.rhat[0])
+        assert np.isnan(found.rhat[1])
+        assert np.isposinf(found.rhat[2])
+        assert np.isfinite(found.e_bfmi).all()
+        assert "coordinates [1, 2] never moved in some of the chains that did" in str(found)
+        assert found.ess_per_second == 0
+
+    def test_squares_that_never_change(self):
+        """A chain that swings between z and -z has been nowhere: E[z²] is that of one point."""
+        draws = np.where(np.arange(200) % 2, 1.0, -1.0)[None, :, None] * np.ones((4, 1, 1))
+        assert hmcvae.diagnose(stuck_samples(draws)).ess_square == 0
+
+    def test_a_single_chain(self):
+        found = hmcvae.diagnose(stuck_samples(np.ones((1, 100, 1))))
+        assert found.ess_bulk == 0
+        assert np.isnan(found.rhat)
+
+
+def test_seconds_and_sizes_are_checked():
+    samples = samples_of(np.random.default_rng(3).standard_normal((2, 100, 2)))
+    for seconds in (0.0, -1.0, np.inf, True, None, "1"):
+        with pytest.raises(ValueError, match="seconds"):
+            hmcvae.diagnose(samples, seconds)
+    assert hmcvae.diagnose(samples, np.float32(2)).seconds == 2
+    with pytest.raises(ValueError, match="one number"):
+        hmcvae.diagnose(samples_of(np.zeros((2, 100, 0))))
+
+
+class TestNames:
+    DRAWS = np.random.default_rng(7).standard_normal((2, 20, 3))
+
+    @pytest.mark.parametrize(
+        ("position", "named"),
+        [
+            ({"chain": DRAWS}, "chain"),
+            ({"a": DRAWS, "draw": DRAWS[..., 0]}, "draw"),
+            ({"x": DRAWS, "x_dim_0": DRAWS[..., 0]}, "x_dim_0"),
+            ({"a.b": DRAWS, "a": {"b": DRAWS}}, "a.b"),
+        ],
+    )
+    def test_a_variable_that_would_be_dropped_is_refused(self, position, named):
+        samples = samples_of(self.DRAWS)._replace(position=position)
+        with pytest.raises(ValueError, match=rf"cannot keep the variables \['{named}'\]"):
+            hmcvae.to_arviz(samples)
+
+    def test_names_that_only_look_alike_are_kept(self):
+        position = {
+            "x": self.DRAWS,
+            "x_dim_1": self.DRAWS[..., 0],
+            "chains": self.DRAWS,
+            "a": {"b": self.DRAWS},
+        }
+        data = hmcvae.to_arviz(samples_of(self.DRAWS)._replace(position=position))
+        assert set(data.posterior.data_vars) == {"x", "x_dim_1", "chains", "a.b"}
+        assert data.posterior["x_dim_1"].shape == (2, 20)
+
+
+class TestNextArviz:
+    """ArviZ 1 takes the groups as one dictionary; its `InferenceData` is a warning."""
+
+    @pytest.fixture
+    def seen(self, monkeypatch):
+        seen = []
+
+        def from_dict(data, *, name=None):
+            seen.append(data)
+            return arviz.from_dict(**data)
+
+        class Next(types.ModuleType):
+            def __getattr__(self, name):
+                if name == "InferenceData":
+                    warnings.warn("no longer available", FutureWarning, stacklevel=2)
+                    return dict
+                raise AttributeError(name)
+
+        module = Next("arviz")
+        module.__version__, module.from_dict = "1.3.0", from_dict
+        module.ess, module.rhat = arviz.ess, arviz.rhat
+        monkeypatch.setitem(sys.modules, "arviz", module)
+        return seen
+
+    def test_both_hand_overs(self, seen):
+        samples = samples_of(np.random.default_rng(8).standard_normal((4, 100, 2)))
+        hmcvae.to_arviz(samples)
+        assert set(seen[0]) == {"posterior", "sample_stats"}
+        assert np.all(hmcvae.diagnose(samples).ess_bulk > 100)
+        assert all(set(data) == {"posterior"} for data in seen[1:])
 
 
 def test_failures_are_counted_apart_and_shown():

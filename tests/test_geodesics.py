@@ -88,6 +88,10 @@ def test_resampled_points_are_equally_far_apart():
         ((jnp.zeros(2), jnp.ones(2)), {"num_points": 1}, "num_points"),
         ((jnp.zeros(2), jnp.ones(2)), {"max_iterations": -1}, "max_iterations"),
         ((jnp.zeros(2), jnp.ones(2)), {"tolerance": 0.0}, "tolerance"),
+        ((jnp.zeros(2), jnp.ones(2)), {"tolerance": jnp.ones(2)}, "tolerance"),
+        ((jnp.zeros(2), jnp.ones(2)), {"tolerance": True}, "tolerance"),
+        ((jnp.zeros(2), jnp.ones(2)), {"num_points": True}, "num_points"),
+        ((jnp.zeros(2), jnp.ones(2)), {"max_iterations": None}, "max_iterations"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, options, message):

@@ -20,14 +20,16 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "_numerics", "_random", "solvers"}
+BASE = {"types", "_checks", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
     "_numerics": {"types"},
     "_programs": set(),
     "_random": {"types"},
-    "solvers": {"types", "_checks"},
+    "_ravel": {"types"},
+    "_sharding": {"types", "_checks"},
+    "solvers": {"types", "_checks", "_numerics", "_sharding"},
     "metrics": BASE,
     "geodesics": {"types", "_checks"},
     "integrators": BASE | {"metrics"},
@@ -35,8 +37,11 @@ MAY_IMPORT = {
     "rmhmc": BASE | {"metrics", "integrators", "hmc"},
     "mmala": BASE | {"metrics", "integrators", "hmc"},
     "adaptation": BASE | {"metrics", "integrators"},
-    "sampling": BASE | {"metrics", "integrators", "hmc", "adaptation"},
-    "diagnostics": BASE | {"sampling"},
+    "samples": {"types"},
+    "_health": {"_checks", "types", "samples"},
+    "_chain_programs": BASE | {"metrics", "adaptation", "samples"},
+    "sampling": BASE | {"metrics", "adaptation", "samples", "_health", "_chain_programs"},
+    "diagnostics": {"_checks", "samples", "_health"},
     "likelihoods": BASE,
     "vae": BASE | {"likelihoods"},
     "transitions": BASE | {"metrics", "integrators", "vae"},
@@ -128,6 +133,42 @@ def test_importing_the_package_is_light():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_and_sampling_need_jax_and_jaxtyping_alone():
+    """With every other library out of reach; what needs one says which."""
+    code = """
+import sys
+
+class Blocker:
+    names = {"tqdm", "flax", "optax", "orbax", "arviz", "matplotlib", "tyro", "xarray", "sklearn", "chex"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import hmcvae, jax, jax.numpy as jnp
+
+algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.5, 2)
+samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 3)), num_samples=10)
+assert samples.shape == (2, 10, 3)
+calls = {
+    "tqdm": lambda: hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 3)), num_samples=3, progress=True),
+    "ArviZ": lambda: hmcvae.diagnose(samples),
+}
+for name, call in calls.items():
+    try:
+        call()
+    except ImportError as error:
+        assert f"needs {name}" in str(error), error
+    else:
+        raise AssertionError(name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_public_names_are_listed_and_exist():

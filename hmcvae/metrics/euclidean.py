@@ -248,7 +248,9 @@ class DenseFactor:
         return self.lower.astype(e.dtype) @ e
 
     def sqrt_solve(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
-        return solve_triangular(self.lower.astype(v.dtype), v, lower=True)
+        # Solved in float32 at least: there is no triangular solve in half precision.
+        dtype = jnp.promote_types(v.dtype, jnp.float32)
+        return solve_triangular(self.lower.astype(dtype), v.astype(dtype), lower=True).astype(v.dtype)
 
 
 @jax.tree_util.register_dataclass
