@@ -28,8 +28,8 @@ import numpy as np
 
 import hmcvae
 from experiments import targets
-from experiments.config import fail_cleanly
-from experiments.runs import save_report
+from experiments.failures import fail_cleanly
+from experiments.files import check_writable, save_report
 from hmcvae import integrators, metrics, solvers
 
 SOLVERS = {
@@ -59,7 +59,7 @@ class SolversConfig:
     datasets: tuple[str, ...] = ("ripley", "heart")
     num_starts: int = 500
     num_burn_in: int = 60
-    results: Path = Path("experiments/results")
+    results: Path = Path("runs/compare_solvers")
 
 
 @dataclass(frozen=True)
@@ -204,6 +204,7 @@ def markdown(report: dict) -> str:
 
 def run_all(config: SolversConfig, command: str) -> dict:
     """Measure everything, and write the results."""
+    check_writable(config.results)
     rows = []
     for case in cases(config):
         positions = bulk(case, config)

@@ -129,7 +129,9 @@ def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuni
         return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
 
     def unpack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
-        return learned if mass else learned._replace(metric=jax.tree.unflatten(structure, learned.metric))
+        if mass:
+            return learned
+        return learned._replace(metric=jax.tree.unflatten(structure, jax.tree.leaves(learned.metric)))
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
         chain_keys, schedule, target = inputs
