@@ -125,10 +125,10 @@ def tuning_programs(kernel: Callable, mass: adapt.Mass, metric: Metric) -> tuple
 
 def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuning:
     # A metric that is kept goes in and out as its arrays alone, as above; an adapted one has no functions in it.
-    def pack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
+    def pack(learned: adapt.AdaptationState) -> Any:
         return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
 
-    def unpack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
+    def unpack(learned: Any) -> adapt.AdaptationState:
         return learned if mass else learned._replace(metric=jax.tree.unflatten(structure, learned.metric))
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
@@ -144,7 +144,7 @@ def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuni
         return (states, pack(learned)), info
 
     @jax.jit
-    def begin(states: Any, step_size: Any, arrays: PyTree) -> adapt.AdaptationState:
+    def begin(states: Any, step_size: Any, arrays: PyTree) -> Any:
         metric = jax.tree.unflatten(structure, arrays)
         return pack(adapt.adaptation_init(step_size, metric, adapt.ravel_chains(states.position)[0], mass))
 

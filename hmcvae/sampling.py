@@ -16,9 +16,9 @@ from jax.sharding import AxisType
 from jaxtyping import Array
 
 from hmcvae import adaptation as adapt
+from hmcvae._chain_programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
 from hmcvae._checks import check_count, check_real, is_concrete
 from hmcvae._health import check_finite, warn_of_rounding, warn_of_trouble
-from hmcvae._chain_programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
 from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samples import Adaptation as Adaptation
