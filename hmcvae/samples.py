@@ -109,7 +109,7 @@ class Samples(NamedTuple):
         return np.array(leaves[0], dtype=dtype) if copy else np.asarray(leaves[0], dtype=dtype)
 
 
-def concatenate(first: Samples, *others: Samples) -> Samples:
+def concatenate(first: Any, *others: Any) -> Samples:
     """The draws of runs that continue each other, chain by chain: axes (chain, draws of all the runs).
 
     Tallies are added; the adaptation is that of the first run.

@@ -284,17 +284,17 @@ class TestMemory:
         assert not algorithm.traces
         # They are nobody's data: the object can be copied and pickled as before, and a copy has programs of its own.
         twin = copy.copy(algorithm)
-        twin.inner = hmc(lambda z: normal(z / 10), 1.0, 3)
-        assert np.std(draw(algorithm=twin, num_samples=200)) > 3
+        twin.inner = hmc(lambda z: normal(z / 100), 100.0, 1)
+        assert np.std(draw(algorithm=twin)) > 20
 
     def test_programs_are_not_taken_over_with_the_attributes_of_a_function(self):
         first = hmc(normal, 1.0, 3)
         draw(algorithm=first)
         still = functools.wraps(first.kernel)(lambda key, state, *_: (state, first.step(key, state)[1]))
-        with pytest.warns(SamplingWarning):
-            samples = draw(algorithm=first._replace(kernel=still))
+        samples = draw(algorithm=first._replace(kernel=still))
         assert np.ptp(np.asarray(samples), axis=1).max() == 0
 
+    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
     def test_no_tracer_is_left_behind(self):
         """Neither by an algorithm that is made outside, nor by one made inside, of the traced function."""
 
@@ -376,7 +376,7 @@ class TestPickle:
             assert "FromTensor" in back.adaptation.metric.description
             assert len(jax.tree.leaves(back)) == len(jax.tree.leaves(samples))
         else:
-            assert back.adaptation.metric == samples.adaptation.metric or name in ("hmc", "tree")
+            assert type(back.adaptation.metric) is type(samples.adaptation.metric)
             assert_same(jax.tree.leaves(back.adaptation.metric), jax.tree.leaves(samples.adaptation.metric))
 
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
