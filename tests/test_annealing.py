@@ -182,6 +182,18 @@ def test_a_chain_that_fails_weighs_nothing_and_is_counted():
     result = annealing.ais(VAE, broken, jax.random.key(0), copies(2), num_temperatures=3, num_chains=2)
     assert (result.nonfinite == 1).all()
     assert (result.log_likelihood == -jnp.inf).all()
+    assert (result.effective_sample_size == 0).all()
+
+
+def test_the_size_of_the_chains_weights_tells_a_loose_answer_from_a_good_one():
+    """One temperature from the prior to a sharp posterior: the best of 8 chains carries the answer, far below p(x)."""
+    sharp = VAEModel(VAE.encode, VAE.decode, likelihoods.gaussian(0.01), models.LATENT)
+    options: dict = {"num_chains": 8, "chart": charts.standard(), "num_steps": 3}
+    loose = annealing.ais(sharp, PARAMS, jax.random.key(2), copies(20), num_temperatures=1, **options)
+    good = annealing.ais(VAE, PARAMS, jax.random.key(2), copies(20), num_temperatures=300, **options)
+    assert loose.effective_sample_size.mean() < 1.5
+    assert good.effective_sample_size.mean() > 6
+    assert ((good.effective_sample_size >= 1) & (good.effective_sample_size <= 8)).all()
 
 
 @pytest.mark.parametrize(
@@ -191,6 +203,9 @@ def test_a_chain_that_fails_weighs_nothing_and_is_counted():
         (lambda: annealing.ais(VAE, PARAMS, jax.random.key(0), copies(1), num_chains=0), "num_chains"),
         (lambda: annealing.ais(VAE, PARAMS, jax.random.key(0), copies(1), num_steps=0), "num_steps"),
         (lambda: annealing.sigmoid_schedule(0), "num_temperatures"),
+        (lambda: annealing.sigmoid_schedule(10, 0.0), "steepness"),
+        (lambda: annealing.sigmoid_schedule(10, float("inf")), "steepness"),
+        (lambda: annealing.simulate(VAE, PARAMS, jax.random.key(0), 1, True), "latent_dim"),
         (
             lambda: annealing.reverse_ais(VAE, PARAMS, jax.random.key(0), copies(2), exact_draws(1)),
             "one position for each of 2",

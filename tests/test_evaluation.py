@@ -129,6 +129,8 @@ def test_an_example_without_a_finite_weight_has_no_bound():
     assert np.all(np.isnan(result.bound))
     assert np.all(result.log_likelihood == -np.inf)
     np.testing.assert_array_equal(result.nonfinite, np.ones(len(XS)))
+    np.testing.assert_array_equal(result.effective_sample_size, np.zeros(len(XS)))
+    assert evaluation.low_ess(result.effective_sample_size) == 1.0
 
 
 def test_float32_log_weights_far_below_zero_do_not_underflow():
@@ -143,7 +145,9 @@ def test_float32_log_weights_far_below_zero_do_not_underflow():
 
 def test_memory_does_not_grow_with_the_number_of_draws():
     def temporary_bytes(num_samples: int) -> int:
-        lowered = evaluation._estimate.lower(MADE_UP, made_up(), KEY, XS32, num_samples, 50, len(XS))
+        program = evaluation._ESTIMATE.of(MADE_UP)
+        counts = {"num_samples": num_samples, "chunk_size": 50, "batch_size": len(XS)}
+        lowered = program.lower(made_up(), KEY, XS32, **counts)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     few, many = temporary_bytes(500), temporary_bytes(50_000)
@@ -169,6 +173,37 @@ def test_summary_is_means_with_standard_errors():
     alone = evaluation.summarise(jax.tree.map(lambda leaf: leaf[:1], result))
     np.testing.assert_allclose(alone.bound.mean, columns[0, 0])
     assert np.isnan(alone.bound.error)
+
+
+def test_too_few_effective_draws_are_told_with_the_figure():
+    """Ten draws, however good, are too few; and of a thousand those of weights that spread over many nats."""
+    few = evaluation.summarise(evaluation.estimate(ELBO, MODEL, KEY, XS, num_samples=10))
+    many = evaluation.summarise(evaluation.estimate(ELBO, MODEL, KEY, XS, num_samples=2000))
+    spread = evaluation.summarise(evaluation.estimate(MADE_UP, made_up(), KEY, XS32, num_samples=1000))
+    assert (few.low_ess, many.low_ess, spread.low_ess) == (1.0, 0.0, 1.0)
+    assert many.effective_sample_size > 100 > spread.effective_sample_size
+    assert evaluation.ess_warning(many) == ""
+    assert "100% of the 5 examples have fewer than 100 effective draws" in evaluation.ess_warning(few)
+    sizes = np.array([99.9, 100.0, np.nan, 500.0])
+    assert evaluation.low_ess(sizes) == 0.5
+    assert evaluation.low_ess(sizes, 10) == 0.25
+    with pytest.raises(ValueError, match="minimum must be a finite number of at least 0, got -1"):
+        evaluation.low_ess(sizes, -1)
+
+
+@pytest.mark.parametrize("num_examples", [7, 2000])
+def test_weights_that_are_all_nan_are_seen_in_batches_of_any_size(num_examples):
+    """Where a reduction over many rows drops NaN, a bound without one finite weight would look like some number."""
+    xs, params = jnp.zeros((num_examples, 3), jnp.float32), made_up(below=9.0, value=jnp.nan)
+    result = evaluation.estimate(MADE_UP, params, KEY, xs, num_samples=10, batch_size=num_examples)
+    assert np.isnan(result.bound).all()
+    assert np.all(result.log_likelihood == -np.inf)
+    assert np.all(result.nonfinite == 1)
+    weighted = bounds.importance_weighted(MADE_UP, 10)
+    values = jax.jit(jax.vmap(lambda key, x: weighted(params, key, x)[0]))(
+        jax.random.split(KEY, num_examples), xs
+    )
+    assert np.isnan(values).all()
 
 
 def test_active_units_are_those_whose_posterior_mean_moves():
@@ -197,7 +232,9 @@ def evaluate(bound=ELBO, xs=XS, **counts):
             partial(evaluate, bounds.elbo(VAE, kl="analytic")),
             "elbo, analytic KL cannot be importance weighted",
         ),
+        (partial(evaluate, num_samples=True), "num_samples must be a whole number of at least 1, got True"),
         (lambda: evaluation.active_units(VAE, PARAMS, XS[:1]), "needs at least 2 of them, got 1"),
+        (lambda: evaluation.active_units(VAE, PARAMS, XS, float("nan")), "threshold must be a finite number"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(make_bad, message):

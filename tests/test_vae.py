@@ -100,7 +100,15 @@ def test_networks_that_are_no_functions_are_refused(name):
         hmcvae.VAE.__post_init__(SimpleNamespace(**fields))
 
 
-@pytest.mark.parametrize("latent_dim", [0, -1])
+def test_numpys_whole_numbers_are_latent_dimensions():
+    """Past the annotation, which is checked at run time in these tests: the check itself."""
+    vae = SimpleNamespace(encode=len, decode=len, latent_dim=np.int64(2))
+    hmcvae.VAE.__post_init__(vae)
+    assert type(vae.latent_dim) is int
+    assert vae.latent_dim == 2
+
+
+@pytest.mark.parametrize("latent_dim", [0, -1, True])
 def test_latent_dimensions_below_one_are_refused(latent_dim):
     with pytest.raises(
         ValueError, match=f"latent_dim must be a whole number of at least 1, got {latent_dim}"
