@@ -32,9 +32,9 @@ class _GuardedCheckpoints(Checkpoints):
         super().__init__(folder, keep)
         self._check = check
 
-    def save(self, epoch: int, tree: PyTree) -> None:
+    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True) -> None:
         self._check()
-        super().save(epoch, tree)
+        super().save(epoch, tree, is_good=is_good)
 
 
 class RunFolder:

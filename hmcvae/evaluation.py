@@ -15,7 +15,7 @@ from hmcvae._checks import check_count, check_real
 from hmcvae._programs import Programs
 from hmcvae.bounds import Bound
 from hmcvae.likelihoods import check_examples
-from hmcvae.types import PRNGKey, PyTree
+from hmcvae.types import ArrayLike, PRNGKey, PyTree
 from hmcvae.vae import VAE
 
 # An importance-weighted log p(x) from fewer effective draws than these is too low by an unknown amount, and two of them
@@ -217,7 +217,7 @@ def summarise(result: Estimate) -> Summary:
     )
 
 
-def low_ess(effective_sample_size: Array, minimum: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
+def low_ess(effective_sample_size: ArrayLike, minimum: float = MIN_EFFECTIVE_SAMPLE_SIZE) -> float:
     """The share of the examples with fewer than `minimum` effective draws; NaN counts as fewer.
 
     Where it is not near 0, log p(x) by importance weighting says more about the proposal than about the model: draw

@@ -170,7 +170,7 @@ ROWS = [
     Row("sample.num_warmup", lambda v: sample(num_warmup=v), "count >= 0", 0, False),
     Row("sample.target_acceptance", lambda v: sample(target_acceptance=v), "share", 0.7, False),
     Row("metrics.diagonal.mass", lambda v: at(metrics.diagonal(v)), "positives", [1.0, 2.0]),
-    Row("metrics.softabs.softness", lambda v: metrics.softabs(f, softness=v), "positive", 10.0),
+    Row("metrics.softabs.softness", lambda v: metrics.softabs(f, softness=v), "optional positive", 10.0),
     Row("metrics.monge.alpha", lambda v: metrics.monge(f, v), "positive", 0.5),
     Row("solvers.fixed_point.tolerance", lambda v: solvers.fixed_point(v), "optional positive", 1e-6),
     Row(
@@ -183,6 +183,7 @@ ROWS = [
         3,
     ),
     Row("solvers.newton.tolerance", lambda v: solvers.newton(v), "optional positive", 1e-6),
+    Row("solvers.switching.tolerance", lambda v: solvers.switching(v), "optional positive", 1e-6),
     Row("solvers.newton.max_iterations", lambda v: solvers.newton(max_iterations=v), "count >= 1", 9),
     Row(
         "integrators.integrate.num_steps",
