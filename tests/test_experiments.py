@@ -133,15 +133,16 @@ def test_annealing_comes_with_its_sandwich_and_the_size_of_its_weights():
     model = runs.build(config, dataset)
     examples = runs.test_examples(config, dataset, model.binarize, 12)
     result = evaluate.evaluate(
-        config, model, model.params, examples, num_samples=200, num_temperatures=20, num_chains=4
+        config, model, model.params, examples, num_samples=200, num_temperatures=200, num_chains=4
     )
     ais, made = result["ais"], result["ais"]["made"]
     assert 1 <= ais["effective_sample_size"] <= 4
-    assert (made["num_images"], ais["num_temperatures"], ais["num_chains"]) == (3, 20, 4)
+    assert (made["num_images"], ais["num_temperatures"], ais["num_chains"]) == (3, 200, 4)
     assert made["width"]["mean"] == pytest.approx(made["upper"]["mean"] - made["lower"]["mean"], abs=1e-9)
-    # An untrained decoder's posterior is nearly the prior: both ways agree, and with 200 weights.
-    assert abs(made["width"]["mean"]) < 0.3
-    assert ais["mean"] == pytest.approx(result["proposals"]["encoder"]["log_likelihood"]["mean"], abs=0.3)
+    # With 20 temperatures the width is 0.5; it falls as one over their number.
+    assert abs(made["width"]["mean"]) < 0.2
+    # Both are from below, and these importance weights are the worse ones.
+    assert ais["mean"] > result["proposals"]["encoder"]["log_likelihood"]["mean"] - 0.1
     assert f"a width of {made['width']['mean']:.2f}" in evaluate.table(result)
 
 
