@@ -728,7 +728,9 @@ def outcome(report: dict) -> list[str]:
     rows = {row["contestant"]: row["ess_per_cpu_second"] for row in report["against_mici"]["rows"]}
     if "mici" in rows:
         came = rows["ours"] / rows["mici"]
-        without = f" ({rows['unchecked'] / rows['mici']:.3g} × without the way back)" if "unchecked" in rows else ""
+        without = (
+            f" ({rows['unchecked'] / rows['mici']:.3g} × without the way back)" if "unchecked" in rows else ""
+        )
         lines.append(
             f"- mici, least ESS per CPU second: expected ≥ {MICI_TARGET} ×, came {came:.3g} ×{without}: "
             f"{verdict(came, MICI_TARGET)}."
