@@ -734,3 +734,28 @@ def test_splitting_refuses_riemannian_metrics(name):
             SPLITTINGS[name][0](BANANA.logdensity_fn, PROBLEMS[problem][1])
     with pytest.raises(ValueError, match="leapfrog needs a Euclidean metric"):
         leapfrog(BANANA.logdensity_fn, PROBLEMS["banana-fisher"][1])
+
+
+def test_a_way_that_passes_passes_from_its_other_end_too():
+    """However loose the solver: each step's kick is solved to the solver's tolerance, and the way back must come to the
+    momentum that it set out with to that of the check. Without that, a tenth of these pass one way alone."""
+    metric = metrics.from_tensor(lambda z: (1 + jax.nn.sigmoid(4 * z))[:, None])
+    step = generalized_leapfrog(lambda z: -0.5 * jnp.sum(z**2), metric, solvers.switching(1e-2))
+
+    def passes(state, step_size):
+        end, info, back = integrators.integrate_retraced(step, metric, state, step_size, 1)
+        near = back.excess <= jnp.finfo(state.position.dtype).eps ** 0.5
+        return end, info.converged & back.converged & near
+
+    def both_ways(position, noise):
+        momentum = metric.factor(position).sqrt_matvec(noise)
+        density = -0.5 * jnp.sum(position**2), -position
+        state = integrators.IntegratorState(position, momentum, *density, metric.carry(position))
+        end, forth = passes(state, 0.5)
+        return forth, passes(end, -0.5)[1]
+
+    positions = jnp.linspace(-0.75, 0.75, 2000, dtype=jnp.float32)[:, None]
+    noise = jax.random.normal(jax.random.key(0), positions.shape, positions.dtype)
+    forth, back = jax.jit(jax.vmap(both_ways))(positions, noise)
+    assert jnp.mean(forth) > 0.5
+    assert jnp.mean(forth & ~back) < 0.04  # what lies on the edge of the check's own tolerance

@@ -152,7 +152,8 @@ class _GeneralizedLeapfrog:
         energy = squared_norm(momentum, velocity) + squared_norm(guess, local.factor.solve(guess))
         return self.kick(momentum, guess, local, epsilon, energy)
 
-    def begin(self, state: IntegratorState, step_size: StepSize) -> _Half:
+    def set_out(self, state: IntegratorState, step_size: StepSize) -> tuple[_Half, _Local]:
+        """The beginning of a trajectory, and what its first kick took from the position."""
         epsilon = jnp.asarray(step_size, state.position.dtype)
         position = state.position
         geometry, force = self.metric.geometry(position)
@@ -161,7 +162,10 @@ class _GeneralizedLeapfrog:
         local = self.local(position, state.logdensity_grad, geometry, force)
         v, info = self.first_kick(state.momentum, local, epsilon)
         u = geometry.factor.solve(v)
-        return _Half(position, v, u, geometry.factor, jnp.zeros_like(u), info)
+        return _Half(position, v, u, geometry.factor, jnp.zeros_like(u), info), local
+
+    def begin(self, state: IntegratorState, step_size: StepSize) -> _Half:
+        return self.set_out(state, step_size)[0]
 
     def next_half(self, half: _Half, arrival: _Arrival, epsilon: Array) -> _Half:
         """The beginning of the step after one that has arrived."""
@@ -202,8 +206,9 @@ class _Carry(NamedTuple):
 
 @dataclass(frozen=True)
 class _GeneralizedBack:
-    """`generalized_leapfrog`, each step of which is also taken back: from (z₁, v₁) with -ε its kick must lead to v½ and
-    its drift to z. That v follows from these two, by the equation that has been solved forwards.
+    """`generalized_leapfrog`, each step of which is also taken back: from (z₁, v₁) with -ε its kick must lead to v½,
+    its drift to z, and its last half kick, which takes no solve, to v. (The forward solve for v½ has seen to the last
+    only up to its own tolerance, which may be looser than that of the check.)
 
     The trajectory back starts its solves from what it has met on its own way: the last half kick, and the last turn of
     the velocity. Both are those of the trajectory there with the other sign, but of the step *after* the one to be
@@ -214,10 +219,14 @@ class _GeneralizedBack:
     forward: _GeneralizedLeapfrog
 
     def begin(self, start: IntegratorState, step_size: StepSize) -> _Carry:
-        half = self.forward.begin(start, step_size)
+        half, local = self.forward.set_out(start, step_size)
         zero = jnp.zeros_like(half.position)
         way = _Way(half.position, zero, zero, jnp.zeros((), zero.dtype))
-        return _Carry(half, way, nothing_retraced(zero.dtype))
+        epsilon = jnp.asarray(step_size, zero.dtype)
+        retrace = _combine(
+            nothing_retraced(zero.dtype), _last_kick_back(half, start.momentum, local, epsilon)
+        )
+        return _Carry(half, way, retrace)
 
     def advance(self, carry: _Carry, step_size: StepSize) -> tuple[_Carry, SolverInfo]:
         half, way, retrace = carry
@@ -227,6 +236,7 @@ class _GeneralizedBack:
         retrace = _combine(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
         new = self.forward.next_half(half, arrival, epsilon)
         v, local = arrival.state.momentum, arrival.local
+        retrace = _combine(retrace, _last_kick_back(new, v, local, epsilon))
         energy = 2 * squared_norm(new.momentum, new.velocity)
         back = self.forward.kick(v, 2 * v - new.momentum, local, -epsilon, energy)
         retrace = _combine(retrace, _compare_momenta(back, half.momentum, arrival))
@@ -258,6 +268,14 @@ class _GeneralizedBack:
         came, info = self.forward.drift(half, units, -epsilon)
         pair = (came, way.momentum), (way.weight * way.start + (1 - way.weight) * came, way.momentum)
         return _retrace(info, *pair, units, energy)
+
+
+def _last_kick_back(half: _Half, momentum: Vector, local: _Local, epsilon: Array) -> Retrace:
+    """From v½ to the momentum that the step set out with."""
+    came = half.momentum - 0.5 * epsilon * (local.static + 0.5 * local.force(half.velocity))
+    energy = squared_norm(momentum, local.factor.solve(momentum))
+    pair = (half.position, came), (half.position, momentum)
+    return _retrace(exact_info(momentum.dtype), *pair, local.units, energy)
 
 
 def _compare_momenta(back: tuple[Vector, SolverInfo], expected: Vector, arrival: _Arrival) -> Retrace:
