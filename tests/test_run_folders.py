@@ -333,7 +333,10 @@ def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys,
 def test_a_training_that_is_interrupted_says_how_to_go_on(tmp_path):
     folder = tmp_path / "run"
     arguments = ["--method", "vae", "--num-epochs", "100000", "--run-dir", str(folder)]
-    command = [sys.executable, "-m", "experiments.train", *arguments]
+    # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
+    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    program += "runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", program, *arguments]
     process = subprocess.Popen(
         command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
