@@ -57,7 +57,8 @@ def dual_averaging_init(step_size: Any, dtype: Any = None) -> DualAveragingState
     Raises:
         ValueError: unless step_size is one positive number.
     """
-    if jnp.ndim(check_positive("step_size", step_size)):
+    step_size = check_positive("step_size", step_size)
+    if jnp.ndim(step_size):
         raise ValueError(f"step_size must be one number, got shape {jnp.shape(step_size)}")
     return _dual_averaging_at(jnp.log(jnp.asarray(step_size, dtype)))
 

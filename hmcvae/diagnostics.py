@@ -86,8 +86,10 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
     if not (isinstance(seconds, float) and np.isnan(seconds)):
         seconds = check_real("seconds", seconds, 0, is_open=True)
     draws = flat_draws(samples.position)
-    if draws.shape[1] < 8 or draws.shape[2] == 0:
-        raise ValueError(f"diagnostics need at least 8 draws of each chain and one number, got {draws.shape}")
+    if draws.shape[1] < 8:
+        raise ValueError(f"diagnostics need at least 8 draws of each chain, got {draws.shape[1]}")
+    if draws.shape[2] == 0:
+        raise ValueError("diagnostics need positions of at least one number, got none")
     tally = samples.tally
     energy = getattr(samples.info, "energy", None)
     is_stuck = _is_constant(draws)

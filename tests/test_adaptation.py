@@ -336,7 +336,6 @@ class TestCannotAdapt:
     def test_where_everything_is_accepted_nothing_overflows(self, dtype):
         flat = hmc(lambda z: 0 * jnp.sum(z), 0.3, 2)
         samples = sample(jax.random.key(0), flat, jnp.ones((2, 3), dtype), num_samples=3, num_warmup=300)
-        assert not samples.adaptation.is_adapted
         assert jnp.isfinite(samples.position).all()
         assert jnp.isfinite(samples.adaptation.step_size)
         assert jnp.isfinite(samples.adaptation.metric.mass).all()
