@@ -85,7 +85,8 @@ algorithm = hmcvae.hmc(normal, 0.5, uniform_steps(1, 3))
 options = {"num_samples": 20, "num_warmup": 30}
 alone = hmcvae.sample(keys[0], algorithm, starts, **options)
 found = hmcvae.sample(keys[0], algorithm, spread, **options)
-np.testing.assert_allclose(found.position, alone.position, rtol=1e-3)
+# Sums over devices round otherwise, and the tuned step size feels it.
+np.testing.assert_allclose(found.position, alone.position, rtol=1e-3, atol=3e-3)
 assert found.position.sharding.mesh == mesh
 assert found.position.sharding.spec[0] == "chains", found.position.sharding
 tuned = algorithm._replace(step_size=found.adaptation.step_size, metric=found.adaptation.metric)
