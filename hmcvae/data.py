@@ -96,7 +96,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool = False,
-    num_validation: int = 0,
+    num_validation: Any = 0,
 ) -> Dataset:
     """Load a data set into memory, without touching the network unless `download` is set.
 
