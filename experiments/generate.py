@@ -102,7 +102,7 @@ def geodesic_walks(
         pictures, found = walk(examples[first : first + 2])
         rows.append(np.asarray(pictures))
         mark = "" if found.converged else " (not converged)"
-        labels += [f"straight, {found.straight_length:.0f}", f"geodesic, {found.length:.0f}{mark}"]
+        labels += [f"straight, {found.straight_length:.3g}", f"geodesic, {found.length:.3g}{mark}"]
     return np.concatenate(rows), labels
 
 
