@@ -16,6 +16,8 @@ from hmcvae.types import PyTree
 FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
+# The rounding of positions, in standard deviations, that a way back is allowed and that is too much to be passed over.
+MOST_ROUNDING = 5e-3
 # R̂ is computed for runs of at most so many numbers: a few milliseconds.
 MOST_NUMBERS = 2_000_000
 
@@ -53,6 +55,7 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
     if not is_concrete(samples):
         return
     found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
+    found += _of_positions(samples)
     if found:
         warnings.warn("; ".join(found), SamplingWarning, stacklevel=3)
 
@@ -102,6 +105,26 @@ def _of_draws(samples: Samples) -> list[str]:
     largest = float(np.max(split_rhat(draws)))
     if largest > HIGHEST_RHAT:
         return [f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose"]
+    return []
+
+
+def _of_positions(samples: Samples) -> list[str]:
+    """Implicit solves, and the check of the way back, go no further than the rounding of positions."""
+    solver = getattr(samples.info, "solver", None)
+    if solver is None or not np.any(solver.num_iterations):
+        return []
+    for leaf in _full(samples.position):
+        every = 1 + leaf.size // MOST_NUMBERS
+        draws = np.asarray(leaf[:, ::every]).astype(np.float64)
+        deviation = draws.std(axis=(0, 1))
+        rounding = 16 * float(jnp.finfo(leaf.dtype).eps) * np.abs(draws).max(axis=(0, 1))
+        share = float(np.max(np.where(deviation > 0, rounding / np.where(deviation > 0, deviation, 1), 0)))
+        if share > MOST_ROUNDING:
+            return [
+                f"positions lie so far from 0 that {leaf.dtype} knows them to {share:.2g} standard deviations, and "
+                "solves and the check of the way back are no finer: sample the difference from a point nearby, or in "
+                "float64"
+            ]
     return []
 
 

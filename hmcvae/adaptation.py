@@ -32,6 +32,8 @@ MAX_CHANGES = 260
 # Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
 # one that is too short to have found anything.
 NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
+# Folded into a transition's key for the first look, so that none has a key that the transition itself splits off.
+FIRST_LOOK = 1_819_242_347
 
 
 class DualAveragingState(NamedTuple):
@@ -465,7 +467,7 @@ def _reconsider(
 
     def acceptance(step_size: Scalar) -> Scalar:
         def look(index: Any, total: Scalar) -> Scalar:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, index)
+            keys = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + index)
             info = jax.vmap(kernel, (0, 0, None, None))(keys, states, step_size, learned.metric)[1]
             return total + _mean_rate(info).astype(total.dtype)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from hmcvae import metrics
 from hmcvae._checks import check_count, check_real
+from hmcvae._numerics import all_finite
 from hmcvae.metrics.information import Fisher, inverse_root
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE, Image, Posterior
@@ -33,17 +34,19 @@ MAX_MOVE = 4.0
 MAX_ROW = 2.0
 
 
-def compressed(square: Float[Array, "..."], radius: float) -> Float[Array, "..."]:
-    """The factor, of a length's square l², that shortens lengths by
+def compressed(vectors: Float[Array, "... d"], radius: float) -> Float[Array, "..."]:
+    """The factor that shortens vectors of length l by
 
         l ↦ l where l ≤ r,   r (1 + log(l / r)) beyond.
 
     Nothing inside, slow outside, with a continuous derivative, which by log l is r outside: never 0, so that what is
-    too long can learn to be shorter. Finite derivatives at l = 0 too.
+    too long can learn to be shorter. Finite derivatives at l = 0 too, and at lengths whose squares overflow.
     """
-    is_long = square > radius**2
-    log_ratio = 0.5 * jnp.log(jnp.where(is_long, square, radius**2) / radius**2)
-    return jnp.where(is_long, (1 + log_ratio) * jnp.exp(-log_ratio), 1.0)
+    peak = lax.stop_gradient(jnp.maximum(jnp.abs(vectors).max(-1), radius))
+    square = jnp.sum((vectors / peak[..., None]) ** 2, axis=-1)
+    is_long = square * (peak / radius) ** 2 > 1
+    log_ratio = jnp.where(is_long, 0.5 * jnp.log(jnp.where(is_long, square, 1.0)) + jnp.log(peak / radius), 0.0)
+    return (1 + log_ratio) * jnp.exp(-log_ratio)
 
 
 class Frame(NamedTuple):
@@ -144,7 +147,7 @@ def amortised(num_features: int, latent_dim: int, initial_scale: float = 0.0) ->
         entries = (params["weights"] @ posterior.features + params["bias"]).astype(dtype)
         unit = jnp.eye(d, dtype=dtype).at[rows, columns].set(entries)
         scale = jnp.exp(posterior.log_scale)[:, None] * unit
-        shrink = compressed(jnp.sum(scale**2, axis=1), MAX_ROW)
+        shrink = compressed(scale, MAX_ROW)
         log_det = jnp.sum(posterior.log_scale + jnp.log(shrink))
         return Frame(posterior.mean, shrink[:, None] * scale, log_det, params["log_scale"].astype(dtype))
 
@@ -339,7 +342,7 @@ def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Char
 
     A refinement must not make a start worse, and before A is learned a plain step goes thousands of nats downhill. So
     moves too long to be trusted are `compressed` (`MAX_MOVE`), and a round that does not raise log p(x, c), or makes it
-    NaN, leaves c where it is. A round costs one gradient of log p, and the last of them one value.
+    NaN, leaves c where it is. A round costs one gradient and one value of log p.
 
     Args:
         chart: gives c and A.
@@ -363,19 +366,15 @@ def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Char
         logdensity_fn = vae.logdensity_fn(vae_params, x)
         value_and_grad: Any = jax.value_and_grad(logdensity_fn)
         frame = chart.build(params["chart"], rng_key, vae, vae_params, x, posterior)
-        here, gradient = value_and_grad(frame.center)
+        radius = MAX_MOVE * math.sqrt(posterior.mean.shape[0])
         for index in range(num_rounds):
+            here, gradient = value_and_grad(frame.center)
             move = frame.scale.T @ gradient
-            move = compressed(jnp.mean(move**2), MAX_MOVE) * move
-            center = frame.to_position(steps[index] * move)
-            if index < num_rounds - 1:
-                there, next_gradient = value_and_grad(center)
-            else:
-                # Asked for its value alone: no derivative of it is needed.
-                there, next_gradient = logdensity_fn(lax.stop_gradient(center)), gradient
-            is_better = there > here  # not where it is NaN
+            move = jnp.where(all_finite(move), move, 0.0)
+            center = frame.to_position(steps[index] * compressed(move, radius) * move)
+            # Of a centre that is not taken no derivative is asked: it may overflow there.
+            is_better = logdensity_fn(lax.stop_gradient(center)) > here  # not where it is NaN
             center = jnp.where(is_better, center, frame.center)
-            here, gradient = jnp.where(is_better, there, here), jnp.where(is_better, next_gradient, gradient)
             if fresh:
                 moved = posterior._replace(mean=center)
                 frame = chart.build(params["chart"], rng_key, vae, vae_params, x, moved)

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 import weakref
 import zlib
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from hmcvae._checks import check_count
 from hmcvae.types import PyTree
 
 CHECKSUMS = "checksums.json"
+# Seconds for which a failed checkpoint must stay deleted.
+QUIET = 0.2
 
 
 def digest(tree: PyTree) -> str:
@@ -131,8 +134,15 @@ class Checkpoints:
 
     def _take_back(self, epoch: int, replaced: Path) -> None:
         """Leave nothing of a checkpoint that could not be written, and what it was to replace as it was."""
-        for half in (self.folder / str(epoch), *self.folder.glob(f"{epoch}.orbax-checkpoint-tmp*")):
-            shutil.rmtree(half, ignore_errors=True)
+        # Orbax raises the first error while its other writes go on, which make anew what is deleted under them, and
+        # there is nothing to wait for: it is deleted until it has stayed away for a while.
+        begin = quiet_since = time.monotonic()
+        while time.monotonic() < min(quiet_since + QUIET, begin + 10 * QUIET):
+            for half in (self.folder / str(epoch), *self.folder.glob(f"{epoch}.orbax-checkpoint-tmp*")):
+                if half.exists():
+                    shutil.rmtree(half, ignore_errors=True)
+                    quiet_since = time.monotonic()
+            time.sleep(QUIET / 20)
         if replaced.is_dir():
             replaced.rename(self.folder / str(epoch))
 

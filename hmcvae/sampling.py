@@ -150,7 +150,7 @@ def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
 
 def _check_key(rng_key: Any) -> Any:
     """The key, or ValueError for what is none, such as a seed."""
-    dtype, shape = getattr(rng_key, "dtype", None), jnp.shape(rng_key)
+    dtype, shape = getattr(rng_key, "dtype", None), getattr(rng_key, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     is_raw = dtype == jnp.uint32 and len(shape) == 1
     if not (is_raw or (is_typed and shape == ())):

@@ -11,7 +11,7 @@ The last term is the rounding of x itself: a tolerance below it could never be m
 wait.
 
 Derivatives of a solve to tolerance are implicit: at the solution dx = (I - ∂g)⁻¹ dg, from one more linear solve, so the
-memory does not depend on how many iterations there were (`jax.lax.custom_root`). Those of a fixed count of iterations
+memory does not depend on how many iterations there were. Those of a fixed count of iterations
 are of the iterations themselves, unless asked otherwise.
 """
 
@@ -21,7 +21,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, Int
 
 from hmcvae._checks import check_count, check_positive
@@ -177,7 +179,7 @@ class FixedPoint:
             end, outcome = _count(map_fn, start, limit, self.num_iterations)
             return end, _report(lax.stop_gradient(outcome), limit)
 
-        def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
+        def solve(map_fn: MapFn, start: Vector, limit: _Limit) -> tuple[Vector, _Outcome]:
             if self.num_iterations is not None:
                 return _count(map_fn, start, limit, self.num_iterations)
             return _outcome(_iterate(map_fn, _begin(start), limit, self.max_iterations, self.accelerate))
@@ -197,7 +199,7 @@ class Newton:
     ) -> tuple[Vector, SolverInfo]:
         limit = _limit(self.tolerance, start, scale, floor)
 
-        def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
+        def solve(map_fn: MapFn, start: Vector, limit: _Limit) -> tuple[Vector, _Outcome]:
             loop = _iterate(_newton_map(map_fn), _begin(start), limit, self.max_iterations, False)
             return _outcome(loop)
 
@@ -217,7 +219,7 @@ class Switching:
     ) -> tuple[Vector, SolverInfo]:
         limit = _limit(self.tolerance, start, scale, floor)
 
-        def solve(map_fn: MapFn, start: Vector) -> tuple[Vector, _Outcome]:
+        def solve(map_fn: MapFn, start: Vector, limit: _Limit) -> tuple[Vector, _Outcome]:
             return _switch(map_fn, start, limit, self.max_iterations, self.max_newton_iterations)
 
         return _implicit(map_fn, start, limit, solve, _switch_tangent)
@@ -227,8 +229,9 @@ def _newton_map(map_fn: MapFn) -> MapFn:
     """x ↦ x + (I - ∂g)⁻¹ (g(x) - x)."""
 
     def correct(x: Vector) -> Vector:
-        jacobian = jax.jacfwd(map_fn)(x)
-        return x + jnp.linalg.solve(jnp.eye(x.shape[0], dtype=x.dtype) - jacobian, map_fn(x) - x)
+        eye = jnp.eye(x.shape[0], dtype=x.dtype)
+        value, jacobian = jax.vmap(lambda t: jax.jvp(map_fn, (x,), (t,)), out_axes=(None, 1))(eye)
+        return x + jnp.linalg.solve(eye - jacobian, value - x)
 
     return correct
 
@@ -362,33 +365,45 @@ def _implicit(
     map_fn: MapFn,
     start: Vector,
     limit: _Limit,
-    solve: Callable[[MapFn, Vector], tuple[Vector, _Outcome]],
+    solve: Callable[[MapFn, Vector, _Limit], tuple[Vector, _Outcome]],
     solve_tangent: Callable[[MapFn, Vector, Vector], Vector],
 ) -> tuple[Vector, SolverInfo]:
     """The solve, with the derivative of the equation in place of that of its iterations."""
 
-    def solve_as_floats(_: MapFn, start: Vector) -> tuple[Vector, tuple]:
-        # Numbers that can have a (zero) tangent, as `custom_root` wants of all that it returns.
-        x, outcome = solve(map_fn, start)
-        return x, tuple(leaf.astype(x.dtype) for leaf in outcome)
+    # Once, and not for every use of it below: the equation of an integrator holds derivatives of derivatives.
+    closed = jax.make_jaxpr(map_fn)(start)
+    is_number = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in closed.consts]
+    rest = [c for c, number in zip(closed.consts, is_number, strict=True) if not number]
 
-    def solve_linear(matvec: MapFn, b: Vector) -> Vector:
-        return lax.custom_linear_solve(
+    def of(numbers: tuple) -> MapFn:
+        """x ↦ g(x), given what g closes over."""
+        own, others = iter(numbers), iter(rest)
+        consts = [next(own) if number else next(others) for number in is_number]
+        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        return lambda x: run(x)[0]
+
+    @jax.custom_jvp
+    def root(start: Vector, limit: _Limit, numbers: tuple) -> tuple[Vector, _Outcome]:
+        return solve(of(numbers), start, limit)
+
+    @root.defjvp
+    def root_jvp(primals: tuple, tangents: tuple) -> tuple:
+        _, limit, numbers = primals
+        x, outcome = root(*primals)
+        moved = jax.jvp(lambda *numbers: of(numbers)(x), numbers, tangents[2])[1]
+        matvec = jax.linearize(lambda x: x - of(numbers)(x), x)[1]
+        by_x = lax.custom_linear_solve(
             matvec,
-            b,
+            moved,
             lambda matvec, b: solve_tangent(matvec, b, limit.unit),
             # Cotangents have the inverse units.
             transpose_solve=lambda matvec, b: solve_tangent(matvec, b, 1 / limit.unit),
         )
+        still = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), outcome)
+        return (x, outcome), (by_x, still._replace(residual=jnp.zeros_like(outcome.residual)))
 
-    x, (residual, is_met, count) = lax.custom_root(
-        lambda x: x - map_fn(x),
-        lax.stop_gradient(start),
-        solve_as_floats,
-        solve_linear,
-        has_aux=True,
-    )
-    outcome = _Outcome(residual, is_met > 0, count.astype(jnp.int32))
+    numbers = tuple(c for c, number in zip(closed.consts, is_number, strict=True) if number)
+    x, outcome = root(lax.stop_gradient(start), limit, numbers)
     return x, _report(lax.stop_gradient(outcome), limit)
 
 

@@ -466,13 +466,16 @@ def test_steps_taken_back_are_the_trajectory_back(kind, solver):
 
     end, info, by_steps = retrace(INTEGRATORS[kind])
     other, other_info, whole = retrace(as_a_whole(INTEGRATORS[kind]))
-    jax.tree.map(np.testing.assert_array_equal, (end, info), (other, other_info))
-    good = np.asarray(info.converged)
+    # Two programs, which XLA rounds differently; what a failed solve leaves is anything.
+    assert np.mean(info.converged != other_info.converged) <= 0.005
+    good = np.asarray(info.converged & other_info.converged)
+    for leaf, other_leaf in zip(jax.tree.leaves(end), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(leaf[good], other_leaf[good], rtol=1e-5, atol=1e-5)
     passes = [np.asarray(r.converged & (r.excess <= 1e-8))[good] for r in (by_steps, whole)]
     if kind == "generalized":
         assert 0.01 < 1 - passes[1].mean() < 0.5
     assert np.mean(passes[0] != passes[1]) <= 0.005
-    assert not by_steps.converged[~good].all()
+    assert not by_steps.converged[~np.asarray(info.converged)].all()
     both = passes[0] & passes[1]
     assert by_steps.error[good][both].max() < 1e-8
     assert by_steps.error[good][both].max() > 0
@@ -488,7 +491,8 @@ def test_taken_back_step_by_step(problem, kind):
     step = INTEGRATORS[kind](target.logdensity_fn, metric)
     state = integrators.init(target.logdensity_fn, metric, z, v)
     end, info = jax.jit(lambda n: integrators.integrate(step, state, epsilon, n))(3)
-    for count in (3, jnp.asarray(3)):
+    # How the steps are counted is another loop, but the same one for every problem.
+    for count in (3, jnp.asarray(3)) if problem == "skewed-diagonal" else (3,):
         came, report, retrace = jax.jit(
             lambda s: integrators.integrate_retraced(step, metric, s, epsilon, count)  # noqa: B023
         )(state)

@@ -266,14 +266,14 @@ def test_whole_numbers_are_masses():
         (metrics.diagonal, np.array([1.0, -1.0]), "greater than 0"),
         (metrics.diagonal, np.array([1.0, np.nan]), "must be finite"),
         (metrics.diagonal, np.array([1.0, np.inf]), "must be finite"),
-        (metrics.diagonal, np.array([1.0 + 1j, 1.0]), "real numbers, got dtype complex128"),
+        (metrics.diagonal, np.array([1.0 + 1j, 1.0]), r"real numbers, got .*complex128"),
         (metrics.dense, np.ones(2), r"shape \[d, d\], got shape \(2,\)"),
         (metrics.dense, np.ones((2, 3)), r"shape \[d, d\], got shape \(2, 3\)"),
         (metrics.dense, np.array([[1.0, 0.5], [0.2, 1.0]]), "symmetric, got entries that differ .* 0.3"),
         (metrics.dense, np.array([[1.0, 2.0], [2.0, 1.0]]), "positive definite, got smallest eigenvalue -1"),
         (metrics.dense, np.zeros((2, 2)), "positive definite"),
         (metrics.dense, np.array([[1.0, np.nan], [np.nan, 1.0]]), "must be finite"),
-        (metrics.dense, np.array([[True, False], [False, True]]), "real numbers, got dtype bool"),
+        (metrics.dense, np.array([[True, False], [False, True]]), r"real numbers, got .*bool"),
     ],
 )
 def test_bad_masses(constructor, mass, message):

@@ -40,7 +40,8 @@ class Step:
 
     L steps are begin, advance (L - 1 times), finish; one step is begin, finish. What passes between the pieces
     belongs to the integrator. So neighbouring half kicks are taken as one, and the density itself, which nobody
-    reads before the end, is evaluated once. `advance` may return None for `info` when it solves nothing.
+    reads before the end, is evaluated once. `advance` may return None for `info` when it solves nothing. Where advance
+    is the same function as finish, what `begin` returns is also the outcome of no steps.
 
     is_implicit: whether it solves equations, so that the way back may fail where the way there did not.
     retraced: the same steps, each of them also taken back; its `finish` returns ((state, Retrace), info). None: nothing
@@ -52,6 +53,11 @@ class Step:
     finish: Callable[[Any, StepSize], tuple[Any, SolverInfo]]
     is_implicit: bool = False
     retraced: "Step | None" = None
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether the last step is like all others, so that one loop holds them all."""
+        return self.advance is self.finish
 
     def __call__(self, state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
         return self.finish(self.begin(state, step_size), step_size)
@@ -176,13 +182,16 @@ def _integrate(
         # Inside a scan nothing can be merged with the forward pass, so the barrier against it is dead weight.
         advance, finish = jax.checkpoint(advance, prevent_cse=False), jax.checkpoint(finish)
     carry, infos = vary_as(step.begin(state, step_size), state, step_size), None
-    if num_steps > 1:
+    num_alike = num_steps if step.is_uniform else num_steps - 1
+    if num_alike > 0:
 
         def body(carry: Any, _: None) -> tuple[Any, Any]:
             carry, info = advance(carry, step_size)
             return vary_as(carry, state, step_size), info
 
-        carry, infos = lax.scan(body, carry, None, length=num_steps - 1, unroll=unroll)
+        carry, infos = lax.scan(body, carry, None, length=num_alike, unroll=unroll)
+    if step.is_uniform:
+        return carry, collect_info(infos)
     end, info = finish(carry, step_size)
     return end, info if infos is None else combine_info(collect_info(infos), info)
 
@@ -209,6 +218,9 @@ def _integrate_dynamic(
         carry, total = carry
         carry, info = step.advance(carry, step_size)
         return vary_as((carry, total if info is None else combine_info(total, info)), exact)
+
+    if step.is_uniform:
+        return lax.fori_loop(0, num_steps, body, (vary_as(step.begin(state, step_size), exact), exact))
 
     def move(state: IntegratorState) -> tuple[Any, SolverInfo]:
         carry, total = lax.fori_loop(

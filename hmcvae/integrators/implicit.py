@@ -319,12 +319,15 @@ def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = so
         return velocity, gradient - 0.5 * geometry.log_det_grad + 0.5 * force(velocity), geometry.factor
 
     def solve(z: Vector, v: Vector, epsilon: Array) -> tuple[Vector, Vector, SolverInfo, tuple]:
-        """Half of the move, (δz, δv) = ε/2 J ∇H(z + δz, v + δv), its report, and (units, vᵀ G⁻¹ v)."""
+        """Half of the move, (δz, δv) = ε/2 J ∇H(z + δz, v + δv), its report, and (units, vᵀ G⁻¹ v): a
+        check is not to be told by the explicit guess, which may be anywhere, what is small."""
         d = z.shape[0]
         velocity, force, factor = velocity_and_force(z, v)
         units, ahead = scales(factor, z), v + 0.5 * epsilon * force
-        # Positions and momenta in units of their own, so that one scale serves both.
-        energy = squared_norm(v, velocity) + squared_norm(ahead, factor.solve(ahead))
+        # Positions and momenta in units of their own, so that one scale serves both; of the energy before and after,
+        # since one of them may be 0.
+        before = squared_norm(v, velocity)
+        energy = before + squared_norm(ahead, factor.solve(ahead))
 
         def scaled(velocity: Vector, force: Vector) -> Array:
             return jnp.concatenate(
@@ -335,7 +338,7 @@ def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = so
             return scaled(*velocity_and_force(z + x[:d] * units.position, v + x[d:] * units.momentum)[:2])
 
         x, info = solver(equation, scaled(velocity, force), jnp.sqrt(energy), rounding(z, units.position))
-        return x[:d] * units.position, x[d:] * units.momentum, info, (units, energy)
+        return x[:d] * units.position, x[d:] * units.momentum, info, (units, before)
 
     def step(state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
         epsilon = jnp.asarray(step_size, state.position.dtype)
