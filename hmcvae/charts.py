@@ -45,7 +45,9 @@ def compressed(vectors: Float[Array, "... d"], radius: float) -> Float[Array, ".
     peak = lax.stop_gradient(jnp.maximum(jnp.abs(vectors).max(-1), radius))
     square = jnp.sum((vectors / peak[..., None]) ** 2, axis=-1)
     is_long = square * (peak / radius) ** 2 > 1
-    log_ratio = jnp.where(is_long, 0.5 * jnp.log(jnp.where(is_long, square, 1.0)) + jnp.log(peak / radius), 0.0)
+    log_ratio = jnp.where(
+        is_long, 0.5 * jnp.log(jnp.where(is_long, square, 1.0)) + jnp.log(peak / radius), 0.0
+    )
     return (1 + log_ratio) * jnp.exp(-log_ratio)
 
 

@@ -24,7 +24,6 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-
 def pytest_unconfigure() -> None:
     """The process that made the folder takes it away."""
     if OWN_CACHE is not None:

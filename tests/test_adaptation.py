@@ -323,6 +323,18 @@ class TestEveryScaleAndLength:
 LENGTHS = (0, 1, 2, 5, 20, 30, 100)
 
 
+def test_a_look_has_none_of_the_keys_of_its_transition():
+    """Which a kernel splits its own key into: with one of them a look would see the transition's own random numbers."""
+    key = jax.random.key(3)
+    looks = [jax.random.fold_in(key, adapt.FIRST_LOOK + index) for index in range(adapt.NUM_LOOKS)]
+    found = {tuple(jax.random.key_data(look).tolist()) for look in looks}
+    assert len(found) == adapt.NUM_LOOKS
+    for count in range(1, 20):
+        assert not found & {
+            tuple(data) for data in jax.random.key_data(jax.random.split(key, count)).tolist()
+        }
+
+
 class TestCannotAdapt:
     def test_where_nothing_is_accepted_the_step_size_stays(self):
         wall = hmc(lambda z: jnp.where(jnp.all(z == 0), 0.0, jnp.nan), 0.3, 2)

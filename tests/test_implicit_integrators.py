@@ -763,3 +763,25 @@ def test_a_way_that_passes_passes_from_its_other_end_too():
     forth, back = jax.jit(jax.vmap(both_ways))(positions, noise)
     assert jnp.mean(forth) > 0.5
     assert jnp.mean(forth & ~back) < 0.04  # what lies on the edge of the check's own tolerance
+
+
+def test_the_midpoint_rules_check_is_in_units_of_the_momentum_that_came():
+    """The explicit guess, which may be anywhere, does not tell what is a small distance."""
+
+    def tensor(z):
+        return (1 + jax.nn.sigmoid(4 * z))[:, None]
+
+    metric, epsilon = metrics.from_tensor(tensor), 0.5
+    step = implicit_midpoint(lambda z: -50.0 * jnp.sum(z**2), metric, solvers.newton(1e-2, 2))
+    position, momentum = jnp.array([4.0]), jnp.array([0.3])
+    state = integrators.init(lambda z: -50.0 * jnp.sum(z**2), metric, position, momentum)
+    end, _, back = integrators.integrate_retraced(step, metric, state, epsilon, 1)
+    came, _ = step(end, -epsilon)
+    G = tensor(end.position)[0]
+    speed = jnp.sqrt(1 + end.momentum**2 / G)
+    by_position = jnp.abs(came.position - position) * jnp.sqrt(G)
+    by_momentum = jnp.abs(came.momentum - momentum) / jnp.sqrt(G)
+    assert back.error > 1e-6
+    np.testing.assert_allclose(
+        back.error, float((jnp.maximum(by_position, by_momentum) / speed)[0]), rtol=1e-3
+    )

@@ -477,6 +477,20 @@ class TestWarnings:
         algorithm = rmhmc(normal, 0.5, 2, metrics.from_tensor(curved_tensor), solver=solver)
         assert "implicit solves that failed" in said(algorithm=algorithm)
 
+    def test_positions_too_far_from_zero_for_their_dtype(self):
+        """Where rounding of the position is much of what its solves can tell; other kernels solve nothing."""
+        far = jnp.asarray(1e4, jnp.float32)
+        algorithm = rmhmc(
+            lambda z: normal(z - far), 0.5, 2, metrics.from_tensor(lambda z: curved_tensor(z - far))
+        )
+        starts = STARTS.astype(jnp.float32) + far
+        message = said(algorithm=algorithm, starts=starts)
+        assert "positions lie so far from 0 that float32 knows them to 0.02" in message
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(algorithm=hmc(lambda z: normal(z - far), 0.5, 3), starts=starts)
+            draw(algorithm=algorithm, starts=starts.astype(float))
+
     def test_rounding_at_the_start(self):
         """A density in float32 of size 1e8 cannot tell draws apart."""
         starts = STARTS.astype(jnp.float32)
