@@ -81,7 +81,10 @@ def bound_curves(
         axes.plot(x, monitored, color="C0", lw=1.6, label=f"{label}: {split}")
         axes.plot(x, [record["bound"] for record in records], color="C0", lw=1, ls=":", label="training")
     late = [value for epoch, value in zip(epochs, monitored, strict=True) if epoch > num_skipped]
-    finite = [value for value in late or monitored[-1:] if np.isfinite(value)]
+    shown = late or monitored[-1:]
+    if not num_skipped:
+        shown = shown + [record["bound"] for record in records]
+    finite = [value for value in shown if np.isfinite(value)]
     if finite:
         lowest, highest = min(finite), max(finite)
         left.set_ylim(lowest - 0.03 * (highest - lowest) - 0.5, highest + 0.06 * (highest - lowest) + 0.5)

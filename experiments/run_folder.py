@@ -66,6 +66,14 @@ class RunFolder:
         Raises:
             FileExistsError: if one does.
         """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the run folder cannot be made ({error.strerror}); choose another by --run-dir",
+                str(self.folder),
+            ) from error
         with locked(self.folder) as is_ours:
             self._is_ours = is_ours
             try:
@@ -105,7 +113,17 @@ class RunFolder:
                 )
                 raise FileExistsError(f"the run folder {self.folder} exists and is not empty; {advice}")
             return
+        is_new = not self.folder.exists() or self._is_empty()
+        if is_new:
+            raise FileNotFoundError(
+                f"no run in {self.folder}: {self.config_path} is not there; start it without --resume"
+            )
         changed = differences(self.config(), config)
+        num_trained = max((record["epoch"] for record in self.records()), default=0)
+        if not changed and config.training.num_epochs < num_trained:
+            changed = [
+                f"num_epochs: {num_trained} epochs have been trained, got {config.training.num_epochs}"
+            ]
         if changed:
             raise ValueError(
                 f"the run in {self.folder} has another config, so it cannot be resumed with this one: "
@@ -150,9 +168,7 @@ class RunFolder:
         """
         path = self.config_path
         if not path.is_file():
-            is_new = not self.folder.exists() or self._is_empty()
-            advice = "; start it without --resume" if is_new else ""
-            raise FileNotFoundError(f"no run in {self.folder}: {path} is not there{advice}")
+            raise FileNotFoundError(f"no run in {self.folder}: {path} is not there")
         try:
             return from_json(json.loads(path.read_bytes()))
         except (AttributeError, TypeError, ValueError) as error:

@@ -72,6 +72,8 @@ def train_epochs(
             f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
         )
         print(f"run folder: {run.folder}")
+        if start:
+            print(f"going on from epoch {start} to {config.training.num_epochs}")
     epochs = training.fit(
         model.bound,
         params,

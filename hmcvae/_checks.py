@@ -33,6 +33,29 @@ def check_count(name: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """Return `value` as a bool, or raise ValueError unless it is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def check_function(name: str, value: Any, form: str) -> None:
+    """Raise ValueError unless `value` can be called."""
+    if not callable(value):
+        raise ValueError(f"{name} must be a function, {form}, got {value!r}")
+
+
+def check_key(rng_key: Any) -> Any:
+    """The key, or ValueError for what is none, such as a seed."""
+    dtype, shape = getattr(rng_key, "dtype", None), getattr(rng_key, "shape", None)
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    if not (is_raw or (is_typed and shape == ())):
+        raise ValueError(f"rng_key must be one key, such as jax.random.key(0), got {rng_key!r}")
+    return rng_key
+
+
 def check_seed(name: str, value: Any) -> int:
     """Return a seed as an int, or raise ValueError unless it is a whole number that `jax.random.key` takes."""
     return check_count(name, value, 0, MAX_SEED)

@@ -172,6 +172,8 @@ def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
         ValueError: for another dtype, or pixels outside that range or NaN: what was expected and what came.
     """
     max_value = check_count("max_value", max_value, 1)
+    if not (hasattr(images, "dtype") and hasattr(images, "shape")):
+        raise ValueError(f"expected {name} as an array [n, …], got {type(images).__name__}")
     dtype = np.dtype(images.dtype)
     if jnp.issubdtype(dtype, jnp.floating) and max_value != 1:
         raise ValueError(
@@ -195,6 +197,11 @@ def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
     lowest, highest = array.min(), array.max()
     # NaN compares with nothing, and passes through NumPy's reductions.
     if not (lowest >= 0 and highest <= max_value):
+        if np.isnan(highest):
+            count = int(np.isnan(array.astype(np.float64)).sum())
+            raise ValueError(
+                f"expected {name} from 0 to max_value = {max_value}, got NaN in {count} of {array.size}"
+            )
         at_most = highest if highest > max_value else f"values from {lowest} to {highest}"
         raise ValueError(
             f"expected {name} of at most max_value = {max_value}, got {at_most}"

@@ -80,12 +80,14 @@ def _of_transitions(samples: Samples) -> list[str]:
     if int(tally.num_unconverged) > MOST_FAILED * total:
         found.append(
             f"{int(tally.num_unconverged)} of {total} transitions had implicit solves that failed, and were rejected: "
-            "make the step size smaller, or take another solver"
+            "make the step size smaller, or take another solver; if that does not help, look whether the metric is "
+            "positive definite wherever the chains go"
         )
     if int(tally.num_irreversible) > MOST_FAILED * total:
         found.append(
             f"{int(tally.num_irreversible)} of {total} trajectories could not be retraced, and were rejected: "
-            "make the step size smaller, or the solver's tolerance"
+            "make the step size smaller, or the solver's tolerance; if that does not help, look whether the metric is "
+            "symmetric wherever the chains go"
         )
     return found
 
@@ -130,7 +132,7 @@ def _of_positions(samples: Samples) -> list[str]:
 
 def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
     accepted = getattr(samples.info, "is_accepted", None)
-    if accepted is not None:
+    if accepted is not None and not jnp.all(jnp.any(accepted, axis=1)):
         return ~jnp.any(accepted, axis=1)
     moved = [
         jnp.any(leaf != leaf[:, :1], axis=tuple(range(1, leaf.ndim))) for leaf in _full(samples.position)

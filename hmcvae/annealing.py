@@ -24,7 +24,7 @@ from hmcvae._programs import Programs
 from hmcvae.charts import Chart, Frame
 from hmcvae.likelihoods import check_examples
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import VAE, gaussian_log_prob
+from hmcvae.vae import VAE, check_vae_params, gaussian_log_prob
 
 # Of the step size: the acceptance aimed at (Beskos et al. 2013 for HMC), and how fast it is approached.
 TARGET_ACCEPTANCE, ADAPTATION_RATE, FIRST_STEP_SIZE = 0.65, 0.3, 0.3
@@ -330,6 +330,8 @@ def _checked(
     chart_params,
     batch_size,
 ) -> AISEstimate:
+    check_vae_params(params)
+    examples = jnp.asarray(examples)
     if len(examples) == 0:
         raise ValueError("there must be at least one example to evaluate on, got 0")
     check_examples(vae.likelihood, examples)

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae import metrics, solvers
-from hmcvae._checks import check_count, check_real
+from hmcvae._checks import check_count, check_key, check_real
 from hmcvae.charts import Chart, Frame
 from hmcvae.solvers import Solver, SolverInfo, collect_info, exact_info
 from hmcvae.transitions import Transition, hamiltonian, riemannian
@@ -65,6 +65,7 @@ class Bound:
             kl_weight: β of KL warm-up (Bowman et al. 2016): everything but log p(x | z_T) is multiplied by it.
                 The result is a bound on log p(x) only at 1.
         """
+        check_key(rng_key)
         return self.evaluate(params, rng_key, x, kl_weight)
 
 

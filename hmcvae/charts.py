@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae import metrics
-from hmcvae._checks import check_count, check_real
+from hmcvae._checks import check_count, check_flag, check_real
 from hmcvae._numerics import all_finite
 from hmcvae.metrics.information import Fisher, inverse_root
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
@@ -252,6 +252,7 @@ def low_rank(
     """
     num_features = check_count("num_features", num_features, 1)
     d, k = check_count("latent_dim", latent_dim, 1), check_count("rank", rank, 1)
+    random_directions = check_flag("random_directions", random_directions)
     if k > d:
         raise ValueError(f"rank must be at most latent_dim = {d}, got {k}")
 
@@ -355,7 +356,7 @@ def recentred(chart: Chart, num_rounds: int = 1, *, fresh: bool = False) -> Char
     Raises:
         ValueError: unless num_rounds is a whole number of at least 0.
     """
-    num_rounds = check_count("num_rounds", num_rounds, 0)
+    num_rounds, fresh = check_count("num_rounds", num_rounds, 0), check_flag("fresh", fresh)
     raw = math.log(FIRST_STEP / (MAX_STEP - FIRST_STEP))
 
     def init(rng_key: PRNGKey) -> PyTree:

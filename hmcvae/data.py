@@ -120,6 +120,8 @@ def load(
     """
     if name not in _FORMATS:
         raise ValueError(f"expected the name of a data set, one of {', '.join(NAMES)}; got {name!r}")
+    if not (data_dir is None or isinstance(data_dir, (str, os.PathLike))):
+        raise ValueError(f"expected data_dir to be a path, got {data_dir!r}")
     is_whole = isinstance(num_validation, (int, np.integer)) and not isinstance(num_validation, bool)
     if not is_whole or num_validation < 0:
         raise ValueError(f"expected num_validation to be a whole number >= 0, got {num_validation!r}")

@@ -83,6 +83,10 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
             seconds that are not positive.
         ImportError: without the package `arviz`.
     """
+    if not isinstance(samples, Samples):
+        raise ValueError(
+            f"diagnose takes Samples, as hmcvae.sample returns them, got {type(samples).__name__}"
+        )
     if not (isinstance(seconds, float) and np.isnan(seconds)):
         seconds = check_real("seconds", seconds, 0, is_open=True)
     draws = flat_draws(samples.position)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
-from hmcvae._checks import check_count, check_positive, is_concrete
+from hmcvae._checks import check_count, check_flag, check_function, check_positive, is_concrete
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
 from hmcvae.integrators import IntegratorState
@@ -153,8 +153,9 @@ def hmc(
 
     Raises:
         ValueError: if step_size, divergence_threshold or reversibility_tolerance is not positive,
-            or num_integration_steps is neither a whole number ≥ 1 nor a function of a key.
+            or num_integration_steps is neither a whole number ≥ 1 nor a function of a key that returns such.
     """
+    check_function("logdensity_fn", logdensity_fn, "position -> log p(position)")
     step_size = check_positive("step_size", step_size, is_array=True)
     divergence_threshold = check_positive("divergence_threshold", divergence_threshold)
     reversibility_tolerance = check_positive(
@@ -162,7 +163,11 @@ def hmc(
     )
     metrics.check_is_metric(metric)
     build: IntegratorFn = _check_integrator(integrator)
-    if not callable(num_integration_steps):
+    if check_reversibility is not None:
+        check_reversibility = check_flag("check_reversibility", check_reversibility)
+    if callable(num_integration_steps):
+        _try_lengths(num_integration_steps)
+    else:
         num_integration_steps = check_count("num_integration_steps", num_integration_steps, 1)
 
     def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
@@ -279,6 +284,16 @@ def _draw_num_steps(num_integration_steps: Any, rng_key: PRNGKey) -> int | Int[A
     return num_steps
 
 
+def _try_lengths(num_integration_steps: NumStepsFn) -> None:
+    """Raise ValueError for a function of a key that returns no count of at least 1, as far as 32 keys tell: a
+    trajectory of no steps would be accepted, and never move."""
+    with jax.ensure_compile_time_eval():
+        keys = jax.random.split(jax.random.key(0), 32)
+        counts = jax.vmap(lambda key: _draw_num_steps(num_integration_steps, key))(keys)
+    if is_concrete(counts) and int(np.min(counts)) < 1:
+        raise ValueError(f"num_integration_steps(rng_key) must be at least 1, got {int(np.min(counts))}")
+
+
 def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
     """The position as one vector [d], and the way back; no leaf stays weakly typed."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(position)]
@@ -307,6 +322,7 @@ def flatten(logdensity_fn: LogDensityFn, unravel: Callable[[Vector], PyTree]) ->
 
 def check_dimension(metric: Metric, step_size: Any, z: Vector) -> None:
     """Raise ValueError unless metric and step size are for positions of z's dimension; computes nothing."""
+    metrics.check_is_metric(metric)
     d = z.shape[0]
     if jnp.shape(step_size) not in ((), (d,)):
         raise ValueError(f"step_size must be a number or have shape ({d},), got shape {jnp.shape(step_size)}")

@@ -177,6 +177,11 @@ def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likel
 
     def split(outputs: PyTree) -> tuple[Pixels, Pixels]:
         if scale is None:
+            if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
+                raise ValueError(
+                    "with a learned scale the decoder's outputs are the pair (mean, log scale), got "
+                    f"{type(outputs).__name__}; for one array give gaussian(scale)"
+                )
             mean, raw = outputs
             return mean, raw if min_scale == 0 else 0.5 * jnp.logaddexp(2 * raw, 2 * float(np.log(min_scale)))
         return outputs, jnp.broadcast_to(jnp.log(jnp.asarray(scale, outputs.dtype)), outputs.shape)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from hmcvae import metrics
-from hmcvae._checks import check_positive
+from hmcvae._checks import check_function, check_positive
 from hmcvae._ravel import ravel_pytree
 from hmcvae.hmc import HMCState, SamplingAlgorithm, check_dimension, check_finite, flatten, ravel
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
@@ -34,6 +34,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
     Raises:
         ValueError: as for `hmc`.
     """
+    check_function("logdensity_fn", logdensity_fn, "position -> log p(position)")
     step_size = check_positive("step_size", step_size)
     metrics.check_is_metric(metric)
 

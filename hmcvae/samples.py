@@ -121,10 +121,15 @@ def concatenate(first: Any, *others: Any) -> Samples:
     for run in runs:
         if not isinstance(run, Samples):
             raise ValueError(f"concatenate takes Samples, got {type(run).__name__}")
+        here, there = first.shape[0], run.shape[0]
+        if here != there:
+            raise ValueError(f"runs must be of the same chains, got {here} chains and {there} chains")
         if _form(run) != _form(first):
-            raise ValueError(
-                f"runs must be of the same chains and arrays, got {_form(first)} and {_form(run)}"
-            )
+            differing = [
+                f"{a} and {b}" for a, b in zip(_form(first)[1], _form(run)[1], strict=False) if a != b
+            ]
+            came = differing[0] if differing else "trees of different structures"
+            raise ValueError(f"runs must be of the same arrays (of the same algorithm), got {came}")
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )

@@ -12,13 +12,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array
 
 from hmcvae import adaptation as adapt
 from hmcvae._chain_programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
-from hmcvae._checks import check_count, check_real, is_concrete
-from hmcvae._health import check_finite, warn_of_rounding, warn_of_trouble
+from hmcvae._checks import check_count, check_flag, check_key, check_real, is_concrete
+from hmcvae._health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samples import Adaptation as Adaptation
@@ -49,6 +50,7 @@ def sample(
         more = sample(new_key, tuned, samples.last, num_samples=…)
         both = concatenate(samples, more)
 
+    (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
     Programs are compiled once per algorithm and shapes, and live as long as the algorithm.
 
     Args:
@@ -77,6 +79,8 @@ def sample(
             key, positions without a common chain axis, starts where the position, the log density or the metric is not
             finite or the metric not positive definite, and a progress bar inside `jit`.
     """
+    _check_algorithm(algorithm)
+    progress = check_flag("progress", progress)
     num_samples = check_count("num_samples", num_samples, 1)
     num_warmup = check_count("num_warmup", num_warmup, 0)
     if is_concrete(target_acceptance):
@@ -84,7 +88,7 @@ def sample(
     if num_warmup and jnp.ndim(getattr(algorithm, "step_size", 0.0)):
         raise ValueError(f"warm-up tunes one number as step_size, got shape {jnp.shape(algorithm.step_size)}")
     mass = _resolve_mass(adapt_mass, getattr(algorithm, "metric", None))
-    rng_key, positions = _check_key(rng_key), _check_positions(initial_positions)
+    rng_key, positions = check_key(rng_key), _check_positions(initial_positions)
     options = num_samples, num_warmup, target_acceptance, mass, progress
     mesh = explicit_mesh((rng_key, positions))
     if mesh is None:
@@ -148,14 +152,13 @@ def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
     return None if metric is None else adapt_mass
 
 
-def _check_key(rng_key: Any) -> Any:
-    """The key, or ValueError for what is none, such as a seed."""
-    dtype, shape = getattr(rng_key, "dtype", None), getattr(rng_key, "shape", None)
-    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    is_raw = dtype == jnp.uint32 and len(shape) == 1
-    if not (is_raw or (is_typed and shape == ())):
-        raise ValueError(f"rng_key must be one key, such as jax.random.key(0), got {rng_key!r}")
-    return rng_key
+def _check_algorithm(algorithm: Any) -> None:
+    """Raise ValueError for what cannot draw: None, a constructor that was not called."""
+    if not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
+        came = repr(algorithm)
+        if callable(algorithm):
+            came = f"the function {getattr(algorithm, '__name__', came)}, which makes one when it is called"
+        raise ValueError(f"algorithm must have init and step, as hmcvae.hmc(…) makes it, got {came}")
 
 
 def _check_positions(positions: PyTree) -> PyTree:
@@ -204,8 +207,13 @@ def _check_metrics(algorithm: Any, states: Any) -> None:
         return jax.jit(look)
 
     log_dets, z, tensor = kept(algorithm.init, ("metric", structure), make)(arrays, states.position)
-    check_finite("metric's log-determinant at the initial position", log_dets)
     check_metric(from_tensor(lambda _: tensor), z)
+    is_definite = np.isfinite(np.asarray(log_dets).astype(np.float64))
+    if not is_definite.all():
+        raise ValueError(
+            "the metric must be finite and positive definite at the initial position, it is not in chains "
+            f"{list_of(~is_definite)} (its log-determinant is not finite)"
+        )
 
 
 def _chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:

@@ -26,7 +26,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, Int
 
-from hmcvae._checks import check_count, check_positive
+from hmcvae._checks import check_count, check_flag, check_positive
 from hmcvae._numerics import all_finite, max_abs
 from hmcvae._sharding import vary_as
 from hmcvae.types import ArrayLike, Scalar, Vector
@@ -125,6 +125,7 @@ def fixed_point(
             "unrolled derivatives need num_iterations: a loop of unknown length has no reverse mode"
         )
     is_implicit = num_iterations is None if differentiate is None else differentiate == "implicit"
+    accelerate = check_flag("accelerate", accelerate)
     return FixedPoint(tolerance, max_iterations, num_iterations, accelerate, is_implicit)
 
 

@@ -6,6 +6,7 @@
 """
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from hmcvae._checks import check_flag
 from hmcvae._epoch import (
     SCHEDULES,
     Options,
@@ -40,6 +42,7 @@ __all__ = [
     "Options",
     "StepMetrics",
     "TrainState",
+    "TrainingWarning",
     "check_start",
     "check_training",
     "fit",
@@ -62,6 +65,10 @@ RECIPE = (
 )
 
 
+class TrainingWarning(UserWarning):
+    """A training that ended, and is not what it seems; the message says what was seen and what helps."""
+
+
 class NotFiniteError(RuntimeError):
     """Too many steps could not be taken: their loss, gradient or new parameters were not finite."""
 
@@ -69,6 +76,11 @@ class NotFiniteError(RuntimeError):
 def check_training(images: Any, validation: Any, options: Options, max_value: int) -> None:
     """Raise ValueError for what cannot be trained on: no images, a batch larger than the data, images that are not
     whole numbers 0 … max_value, patience without a validation set."""
+    if not isinstance(options, Options):
+        raise ValueError(f"options must be training.Options, got {options!r}")
+    for name, pixels in (("training images", images), ("validation images", validation)):
+        if not (hasattr(pixels, "dtype") and hasattr(pixels, "shape")):
+            raise ValueError(f"expected {name} as an array [n, …], got {type(pixels).__name__}")
     if len(images) == 0:
         raise ValueError("there must be images to train on, got an empty set")
     if options.batch_size > len(images):
@@ -92,7 +104,17 @@ def check_start(bound: Bound, params: PyTree, images: Any, max_value: int) -> No
     Raises:
         ValueError: what was expected, what came, and what to do.
     """
+    if not isinstance(bound, Bound):
+        raise ValueError(
+            f"bound must be one of hmcvae.bounds, such as bounds.hvi(vae), got {type(bound).__name__}"
+        )
     check_params(params)
+    expected = jax.tree.structure(jax.eval_shape(bound.init, jax.random.key(0)))
+    if jax.tree.structure(params["bound"]) != expected:
+        raise ValueError(
+            f'params["bound"] must be made by the init of the bound that is trained, {bound.name}: expected '
+            f"{expected}, got {jax.tree.structure(params['bound'])}"
+        )
     for path, leaf in jax.tree.leaves_with_path(params):
         name, array = f"params{jax.tree_util.keystr(path)}", jnp.asarray(leaf)
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -117,6 +139,8 @@ def check_start(bound: Bound, params: PyTree, images: Any, max_value: int) -> No
     for name, net, (a, b) in (("encode", bound.vae.encode, x), ("decode", bound.vae.decode, z)):
         # Of the second: the first image may be all black, which hides a mask; and some masks are alike by chance.
         result = net(own, b)
+        if not jax.tree.leaves(result):
+            raise ValueError(f"{name} must return arrays, got {result!r}")
         if not all(_are_equal(result, net(own, b)) for _ in range(NUM_REPEATS)):
             raise ValueError(
                 f"expected {name} to be a function, got two results for the same input. {RECIPE}"
@@ -185,8 +209,13 @@ def fit(
     Raises:
         ValueError: see `check_training`, `check_start`, `Likelihood.check` and `Checkpoints.restore`; or for `resume`
             without `checkpoints`.
-        NotFiniteError: after too many bad steps, see `Options`; in mid-epoch, and it names the last good checkpoint.
+        NotFiniteError: after too many bad steps, see `Options`; in mid-epoch, and it names the last good checkpoint. At
+            the end, if no step of the last epoch could be taken.
+
+    Warns:
+        TrainingWarning: at the end, if the bound is far below what it was before.
     """
+    binarize, resume = check_flag("binarize", binarize), check_flag("resume", resume)
     check_training(images, validation, options, max_value)
     if resume and checkpoints is None:
         raise ValueError("resume needs checkpoints to start from, got None")
@@ -212,7 +241,8 @@ def fit(
         num_skipped, start = int(state.num_skipped), time.perf_counter()
         state, metrics = jax.block_until_ready(epoch_fn(state, device_images))
         record = _record(state, metrics) | {"seconds": time.perf_counter() - start}
-        is_good = watch.see(state, record, int(state.num_skipped) - num_skipped, checkpoints)
+        first = float(np.asarray(metrics.bound).ravel()[0])
+        is_good = watch.see(state, record, first, int(state.num_skipped) - num_skipped, checkpoints)
         if len(validation):
             current = monitor(state.params, monitor_key, device_validation)
             record["validation_bound"] = float(current)
@@ -223,6 +253,7 @@ def fit(
         if checkpoints is not None:
             checkpoints.save(int(state.epoch), state, is_good=is_good)
         yield state, record
+    watch.close(checkpoints)
 
 
 class _Watch:
@@ -233,11 +264,17 @@ class _Watch:
         self._limit, num_epochs = options.max_skipped(num_batches)
         self._skipped: deque[int] = deque(maxlen=num_epochs)
         self._highest = -np.inf
+        self._last: tuple[int, float, bool] | None = None
 
     def see(
-        self, state: TrainState, record: dict[str, float], num_skipped: int, checkpoints: Checkpoints | None
+        self,
+        state: TrainState,
+        record: dict[str, float],
+        first: float,
+        num_skipped: int,
+        checkpoints: Checkpoints | None,
     ) -> bool:
-        """Whether the epoch was a good one.
+        """Whether the epoch was a good one; first: the bound of its first step, with the parameters from before it.
 
         Raises:
             NotFiniteError: if the run is to be stopped.
@@ -259,11 +296,39 @@ class _Watch:
                 + _way_back(checkpoints)
             )
         bound = record["bound"]
+        if np.isfinite(first):
+            self._highest = max(self._highest, first)
         floor = (
             self._highest - COLLAPSE * max(1.0, abs(self._highest)) if np.isfinite(self._highest) else -np.inf
         )
         self._highest = max(self._highest, bound) if np.isfinite(bound) else self._highest
+        self._last = int(state.epoch), bound, not bound > floor
         return num_skipped == 0 and bool(np.isfinite(bound)) and bound > floor
+
+    def close(self, checkpoints: Checkpoints | None) -> None:
+        """At the end of a run.
+
+        Warns:
+            TrainingWarning: if its bound has collapsed.
+
+        Raises:
+            NotFiniteError: if no step of the last epoch was taken.
+        """
+        if self._last is None:
+            return
+        epoch, bound, has_collapsed = self._last
+        if np.isnan(bound):
+            raise NotFiniteError(
+                f"no step of the last epoch, {epoch}, had a finite loss, gradient and new parameters. Try a lower "
+                "learning_rate" + _way_back(checkpoints)
+            )
+        if has_collapsed:
+            warnings.warn(
+                f"the training ended at a bound of {bound:.4g}, far below the {self._highest:.4g} that it had before: "
+                "try a lower learning_rate, or clip_norm" + _way_back(checkpoints),
+                TrainingWarning,
+                stacklevel=3,
+            )
 
 
 def _way_back(checkpoints: Checkpoints | None) -> str:

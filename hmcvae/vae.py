@@ -3,7 +3,7 @@
 p(x, z) = p(x | decode(z)) N(z; 0, I),      q(z | x) = N(z; mean(x), exp(log_scale(x))²)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -66,7 +66,8 @@ class VAE:
         latent_dim: d, where known; `bounds` then give every coordinate its own mass. None: one mass for all.
 
     Raises:
-        ValueError: if encode or decode is not callable, or latent_dim is not a positive whole number.
+        ValueError: if encode or decode is not callable, likelihood none of `hmcvae.likelihoods`, or latent_dim not a
+            positive whole number.
     """
 
     encode: Callable[[PyTree, Image], tuple[Vector, Vector, Array]]
@@ -78,6 +79,11 @@ class VAE:
         for name in ("encode", "decode"):
             if not callable(getattr(self, name)):
                 raise ValueError(f"{name} must be a function, got {getattr(self, name)!r}")
+        if not isinstance(self.likelihood, Likelihood):
+            came = repr(self.likelihood)
+            if callable(self.likelihood):
+                came = f"the function {getattr(self.likelihood, '__name__', came)}, which was not called"
+            raise ValueError(f"likelihood must be one of hmcvae.likelihoods, such as bernoulli(), got {came}")
         if self.latent_dim is not None:
             # The one way past the freeze: NumPy's whole numbers become Python's.
             object.__setattr__(self, "latent_dim", check_count("latent_dim", self.latent_dim, 1))
@@ -95,6 +101,9 @@ class VAE:
                 + (f" of length {len(encoded)}" if isinstance(encoded, tuple) else "")
             )
         mean, log_scale, features = encoded
+        for name, value in (("mean", mean), ("log_scale", log_scale)):
+            if not hasattr(value, "ndim"):
+                raise ValueError(f"encode must return {name} as an array [d], got {value!r}")
         if mean.ndim != 1 or mean.shape != log_scale.shape:
             raise ValueError(
                 f"encode must return mean and log_scale of one shape [d] for one example, got {mean.shape} "
@@ -130,6 +139,12 @@ class VAE:
     def generate(self, params: PyTree, z: Vector) -> Image:
         """E[x | z]: the picture at z."""
         return self.likelihood.mean(self.decode(params, z))
+
+
+def check_vae_params(params: PyTree) -> None:
+    """Raise ValueError for a bound's parameters, {"vae": …, "bound": …}, where the VAE's own are wanted."""
+    if isinstance(params, Mapping) and set(params) == {"vae", "bound"}:
+        raise ValueError('params are those of the VAE, params["vae"], got {"vae": …, "bound": …}')
 
 
 def log_prior(z: Vector) -> Scalar:

@@ -8,15 +8,6 @@ from pathlib import Path
 # Set before jax is imported: one device, and no retry of downloads by anything.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Most of the time of these tests is XLA's, and many make the same programs: of other workers, of the commands that they
-# run, and of other tests. One folder for all of them, for this run alone.
-OWN_CACHE = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    OWN_CACHE = tempfile.mkdtemp(prefix="hmcvae-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
 import jax
 import pytest
 
@@ -24,10 +15,20 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def pytest_unconfigure() -> None:
-    """The process that made the folder takes it away."""
-    if OWN_CACHE is not None:
-        shutil.rmtree(OWN_CACHE, ignore_errors=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Most of the time of these tests is XLA's, and many make the same programs: of other workers, of the commands that
+    they run, and of other tests. One folder of programs for all of them, for this run alone."""
+    if hasattr(config, "workerinput") or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = tempfile.mkdtemp(prefix="hmcvae-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for name, value in (
+        ("JAX_COMPILATION_CACHE_DIR", folder),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.2),
+        ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", -1),
+    ):
+        os.environ[name] = str(value)  # for the workers and the commands
+        jax.config.update(name.lower(), value)
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -190,7 +190,7 @@ def _integrate(
             return vary_as(carry, state, step_size), info
 
         carry, infos = lax.scan(body, carry, None, length=num_alike, unroll=unroll)
-    if step.is_uniform:
+    if step.is_uniform and infos is not None:
         return carry, collect_info(infos)
     end, info = finish(carry, step_size)
     return end, info if infos is None else combine_info(collect_info(infos), info)

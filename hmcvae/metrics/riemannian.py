@@ -69,6 +69,11 @@ def check_is_metric(metric: Any) -> None:
     """Raise ValueError for what is no metric at all: an array, a function, a constructor that was not called."""
     if hasattr(metric, "is_position_dependent") and hasattr(metric, "tensor"):
         return
+    if hasattr(metric, "description"):  # samples.MissingMetric
+        raise ValueError(
+            f"the metric was left behind when the samples were pickled: it was {metric.description}. Make it anew, and "
+            "give it in place of this one"
+        )
     came, instead = repr(metric), "see hmcvae.metrics"
     if callable(metric):
         came = f"the function {getattr(metric, '__name__', type(metric).__name__)}"

@@ -1,0 +1,173 @@
+"""Things that are not of the kind that is wanted, and what the message says of them: run by `test_wrong_arguments` in
+a process of its own, since the other tests check annotations at run time, and users do not."""
+
+import json
+import pickle
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import hmcvae
+from hmcvae import annealing, bounds, charts, data, likelihoods, metrics, solvers, training
+from hmcvae.samples import concatenate
+from tests.test_bounds import PARAMS, VAE, X
+
+KEY, STARTS = jax.random.key(0), jnp.zeros((4, 3)) + 0.1
+IMAGES = np.array([[0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 1, 1]], np.uint8)
+
+
+def normal(z):
+    return -0.5 * jnp.sum(z**2)
+
+
+def net(likelihood=None):
+    """A linear model of three pixels."""
+    return hmcvae.VAE(
+        lambda p, x: (p["e"] * x[:2], jnp.zeros(2), x),
+        lambda p, z: p["d"] @ z,
+        likelihoods.bernoulli() if likelihood is None else likelihood,
+        2,
+    )
+
+
+NET_PARAMS = {"e": jnp.ones(()), "d": jnp.ones((3, 2)) * jnp.array([[1.0, -1.0]])}
+
+
+def fit(bound=None, params=None, images=IMAGES, options=None, **changes):
+    bound = bounds.elbo(net()) if bound is None else bound
+    if params is None:
+        params = {"vae": NET_PARAMS, "bound": bound.init(KEY)}
+    options = training.Options(num_epochs=2, batch_size=2) if options is None else options
+    settings = {"max_value": 1, "binarize": False, "validation": IMAGES[:0]} | changes
+    return list(training.fit(bound, params, images, options, **settings))
+
+
+def run(**changes):
+    algorithm = hmcvae.hmc(normal, 0.3, 2)
+    arguments = {"algorithm": algorithm, "starts": STARTS, "num_samples": 20} | changes
+    return hmcvae.sample(
+        KEY, arguments["algorithm"], arguments["starts"], num_samples=arguments["num_samples"]
+    )
+
+
+def metric_left_behind():
+    """A metric of a lambda, after its samples have been to a file and back."""
+    algorithm = hmcvae.rmhmc(normal, 0.3, 2, metrics.softabs(lambda z: normal(z), 1.0))
+    found = pickle.loads(pickle.dumps(run(algorithm=algorithm))).adaptation
+    return run(algorithm=algorithm._replace(metric=found.metric))
+
+
+CASES = {
+    "no algorithm": (lambda: run(algorithm=None), "algorithm must have init and step, .* got None"),
+    "uncalled": (lambda: run(algorithm=hmcvae.hmc), "the function hmc, which makes one when it is called"),
+    "no density": (lambda: hmcvae.hmc(3, 0.1, 5), "logdensity_fn must be a function, .* got 3"),
+    "no density, mmala": (
+        lambda: hmcvae.mmala(3, 0.1, metrics.identity()),
+        "logdensity_fn must be a function",
+    ),
+    "no steps": (lambda: hmcvae.hmc(normal, 0.1, lambda key: jnp.int32(0)), "must be at least 1, got 0"),
+    "some without steps": (
+        lambda: hmcvae.hmc(normal, 0.1, lambda key: jax.random.randint(key, (), -1, 5)),
+        "num_integration_steps.rng_key. must be at least 1, got -1",
+    ),
+    "a flag": (
+        lambda: hmcvae.hmc(normal, 0.1, 5, check_reversibility="no"),
+        "must be True or False, got 'no'",
+    ),
+    "metric left behind": (metric_left_behind, "left behind when the samples were pickled: it was SoftAbs"),
+    "draws": (lambda: hmcvae.diagnose(run().position), "diagnose takes Samples, .* got"),
+    "no draws": (lambda: hmcvae.diagnose(None), "diagnose takes Samples, .* got NoneType"),
+    "other chains": (
+        lambda: concatenate(run(), run(starts=STARTS[:2])),
+        "of the same chains, got 4 chains and 2 chains$",
+    ),
+    "other arrays": (
+        lambda: concatenate(run(), run(starts=STARTS[:, :2])),
+        r"same arrays .*\(4, 3\).*\(4, 2\)",
+    ),
+    "negative definite": (
+        lambda: run(algorithm=hmcvae.rmhmc(normal, 0.3, 2, metrics.from_tensor(lambda z: -jnp.eye(3)))),
+        "metric must be positive definite at the position",
+    ),
+    "definite at some starts": (
+        lambda: run(
+            algorithm=hmcvae.rmhmc(normal, 0.3, 2, metrics.from_tensor(lambda z: 1 - z**2)),
+            starts=STARTS.at[2].set(2.0),
+        ),
+        r"positive definite at the initial position, it is not in chains \[2\]",
+    ),
+    "binarize": (lambda: fit(binarize="no"), "binarize must be True or False, got 'no'"),
+    "binarize None": (lambda: fit(binarize=None), "binarize must be True or False, got None"),
+    "a list of images": (lambda: fit(images=IMAGES.tolist()), "training images as an array .* got list"),
+    "no images": (lambda: fit(images=None), "training images as an array .* got NoneType"),
+    "no validation": (lambda: fit(validation=None), "validation images as an array .* got NoneType"),
+    "options": (lambda: fit(options={"num_epochs": 2}), "options must be training.Options, got {"),
+    "a model for a bound": (
+        lambda: fit(net(), {"vae": NET_PARAMS, "bound": {}}),
+        "such as bounds.hvi.vae., got VAE",
+    ),
+    "another bound's parameters": (
+        lambda: fit(bounds.hvi(net()), {"vae": NET_PARAMS, "bound": bounds.elbo(net()).init(KEY)}),
+        "made by the init of the bound that is trained, hvi",
+    ),
+    "no likelihood": (lambda: net("bernoulli"), "likelihood must be one of .* got 'bernoulli'"),
+    "an uncalled likelihood": (
+        lambda: net(likelihoods.bernoulli),
+        "the function bernoulli, which was not called",
+    ),
+    "a scale that is a number": (
+        lambda: fit(
+            bounds.elbo(
+                hmcvae.VAE(lambda p, x: (x[:2], 0.0, x), lambda p, z: p["d"] @ z, likelihoods.bernoulli(), 2)
+            )
+        ),
+        "encode must return log_scale as an array",
+    ),
+    "one array for a learned scale": (
+        lambda: fit(bounds.elbo(net(likelihoods.gaussian()))),
+        r"the decoder's outputs are the pair \(mean, log scale\)",
+    ),
+    "a decoder of nothing": (
+        lambda: fit(bounds.elbo(hmcvae.VAE(net().encode, lambda p, z: None, likelihoods.bernoulli(), 2))),
+        "decode must return arrays, got None",
+    ),
+    "a bound's parameters": (
+        lambda: annealing.ais(VAE, {"vae": PARAMS, "bound": {}}, KEY, X[None], num_temperatures=5),
+        "params are those of the VAE",
+    ),
+    "a seed for a key": (
+        lambda: bounds.elbo(VAE)({"vae": PARAMS, "bound": {}}, 0, X),
+        "rng_key must be one key, .* got 0",
+    ),
+    "a folder": (lambda: data.load("mnist", data_dir=5), "data_dir to be a path, got 5"),
+    "NaN pixels": (
+        lambda: fit(images=np.where(IMAGES > 0, np.nan, 0.0).astype(np.float32)),
+        "got NaN in 6 of 12",
+    ),
+    "flags of a chart": (
+        lambda: charts.recentred(charts.diagonal(), fresh="yes"),
+        "fresh must be True or False",
+    ),
+    "flags of a solver": (
+        lambda: solvers.fixed_point(accelerate=1),
+        "accelerate must be True or False, got 1",
+    ),
+}
+
+
+def main() -> None:
+    """Print what came of every case, a line each: its name, the kind of error, the message."""
+    warnings.simplefilter("ignore")
+    for name, (make, _) in CASES.items():
+        kind, message = "none", ""
+        try:
+            make()
+        except Exception as error:
+            kind, message = type(error).__name__, str(error)
+        print(json.dumps([name, kind, message]))
+
+
+if __name__ == "__main__":
+    main()
