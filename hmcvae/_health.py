@@ -112,8 +112,8 @@ def _of_draws(samples: Samples) -> list[str]:
 
 def _of_positions(samples: Samples) -> list[str]:
     """Implicit solves, and the check of the way back, go no further than the rounding of positions."""
-    solver = getattr(samples.info, "solver", None)
-    if solver is None or not np.any(solver.num_iterations):
+    iterations = getattr(getattr(samples.info, "solver", None), "num_iterations", None)
+    if iterations is None or not np.any(iterations):
         return []
     for leaf in _full(samples.position):
         every = 1 + leaf.size // MOST_NUMBERS

@@ -230,7 +230,7 @@ def _newton_map(map_fn: MapFn) -> MapFn:
     """x ↦ x + (I - ∂g)⁻¹ (g(x) - x)."""
 
     def correct(x: Vector) -> Vector:
-        eye = jnp.eye(x.shape[0], dtype=x.dtype)
+        eye = vary_as(jnp.eye(x.shape[0], dtype=x.dtype), x)
         value, jacobian = jax.vmap(lambda t: jax.jvp(map_fn, (x,), (t,)), out_axes=(None, 1))(eye)
         return x + jnp.linalg.solve(eye - jacobian, value - x)
 

@@ -287,6 +287,7 @@ class TestMemory:
         twin.inner = hmc(lambda z: normal(z / 100), 100.0, 1)
         assert np.std(draw(algorithm=twin)) > 20
 
+    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
     def test_programs_are_not_taken_over_with_the_attributes_of_a_function(self):
         first = hmc(normal, 1.0, 3)
         draw(algorithm=first)
@@ -479,7 +480,7 @@ class TestWarnings:
 
     def test_positions_too_far_from_zero_for_their_dtype(self):
         """Where rounding of the position is much of what its solves can tell; other kernels solve nothing."""
-        far = jnp.asarray(1e4, jnp.float32)
+        far = 1e4
         algorithm = rmhmc(
             lambda z: normal(z - far), 0.5, 2, metrics.from_tensor(lambda z: curved_tensor(z - far))
         )

@@ -102,7 +102,9 @@ def test_networks_that_are_no_functions_are_refused(name):
 
 def test_numpys_whole_numbers_are_latent_dimensions():
     """Past the annotation, which is checked at run time in these tests: the check itself."""
-    vae = SimpleNamespace(encode=len, decode=len, latent_dim=np.int64(2))
+    vae = SimpleNamespace(
+        encode=len, decode=len, likelihood=hmcvae.likelihoods.bernoulli(), latent_dim=np.int64(2)
+    )
     hmcvae.VAE.__post_init__(vae)
     assert type(vae.latent_dim) is int
     assert vae.latent_dim == 2

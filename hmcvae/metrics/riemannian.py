@@ -118,20 +118,24 @@ class FromTensor(RiemannianMetric):
 
     tensor_fn: TensorFn = field(metadata={"static": True})
 
+    def _values(self, z: Vector) -> Float[Array, "..."]:
+        """In the position's dtype: constants inside the function may be wider."""
+        return self.tensor_fn(z).astype(z.dtype)
+
     def tensor(self, z: Vector) -> Float[Array, "d d"]:
-        values = self.tensor_fn(z)
+        values = self._values(z)
         return values if values.ndim == 2 else jnp.diag(values)
 
     def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
-        values = self.tensor_fn(z)
+        values = self._values(z)
         return values @ v if values.ndim == 2 else jax.vmap(jnp.multiply)(values, v)
 
     def factor(self, z: Vector) -> Factor:
-        values = self.tensor_fn(z)
+        values = self._values(z)
         return factorise(values)[0] if values.ndim == 2 else DiagonalFactor(_positive(values))
 
     def geometry(self, z: Vector) -> tuple[Geometry, ForceFn]:
-        values, pull_back = jax.vjp(self.tensor_fn, z)
+        values, pull_back = jax.vjp(self._values, z)
         if values.ndim == 2:
             return super().geometry(z)
         factor = DiagonalFactor(_positive(values))
