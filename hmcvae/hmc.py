@@ -290,8 +290,8 @@ def _try_lengths(num_integration_steps: NumStepsFn) -> None:
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0), 32)
         counts = jax.vmap(lambda key: _draw_num_steps(num_integration_steps, key))(keys)
-    if is_concrete(counts) and int(np.min(counts)) < 1:
-        raise ValueError(f"num_integration_steps(rng_key) must be at least 1, got {int(np.min(counts))}")
+    if is_concrete(counts) and (least := int(np.asarray(counts).min())) < 1:
+        raise ValueError(f"num_integration_steps(rng_key) must be at least 1, got {least}")
 
 
 def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:

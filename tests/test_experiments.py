@@ -344,6 +344,7 @@ def test_where_a_run_goes_on(tmp_path, epochs, recorded, expected):
     assert run.start_epoch(epochs) == expected
 
 
+@pytest.mark.filterwarnings("ignore::hmcvae.training.TrainingWarning")
 def test_the_best_state_on_validation_is_the_one_that_is_used(tmp_path, finished):
     """With an absurd learning rate the bound soon falls, and the newest state is not the best."""
     config = tiny(tmp_path / "run", num_validation=100, patience=2, learning_rate=1.0, num_epochs=20)
