@@ -475,7 +475,9 @@ def test_steps_taken_back_are_the_trajectory_back(kind, solver):
     if kind == "generalized":
         assert 0.01 < 1 - passes[1].mean() < 0.5
     assert np.mean(passes[0] != passes[1]) <= 0.005
-    if isinstance(solver, solvers.FixedPoint):  # with Newton's method few fail, and the way back may find them
+    if isinstance(
+        solver, solvers.FixedPoint
+    ):  # with Newton's method few fail, and the way back may find them
         assert not by_steps.converged[~np.asarray(info.converged)].all()
     both = passes[0] & passes[1]
     assert by_steps.error[good][both].max() < 1e-8
