@@ -163,6 +163,12 @@ def prepare(
     return jax.random.bernoulli(rng_key, grey).astype(jnp.float32) if binarize else grey
 
 
+def check_array(images: Any, name: str) -> None:
+    """Raise ValueError for what is no array: a list, None."""
+    if not (hasattr(images, "dtype") and hasattr(images, "shape")):
+        raise ValueError(f"expected {name} as an array [n, …], got {type(images).__name__}")
+
+
 def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
     """Check that images hold whole numbers 0 … max_value; or, where max_value is 1, any numbers in [0, 1].
 
@@ -172,8 +178,7 @@ def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
         ValueError: for another dtype, or pixels outside that range or NaN: what was expected and what came.
     """
     max_value = check_count("max_value", max_value, 1)
-    if not (hasattr(images, "dtype") and hasattr(images, "shape")):
-        raise ValueError(f"expected {name} as an array [n, …], got {type(images).__name__}")
+    check_array(images, name)
     dtype = np.dtype(images.dtype)
     if jnp.issubdtype(dtype, jnp.floating) and max_value != 1:
         raise ValueError(

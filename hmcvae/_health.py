@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import is_concrete
+from hmcvae.integrators.scales import NUM_ROUNDINGS
 from hmcvae.samples import Samples, SamplingWarning
 from hmcvae.types import PyTree
 
@@ -16,6 +17,8 @@ from hmcvae.types import PyTree
 FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
+# Roundings of a position that the check of the way back allows: see `integrators.implicit`.
+NUM_ALLOWED = 4 * NUM_ROUNDINGS
 # The rounding of positions, in standard deviations, that a way back is allowed and that is too much to be passed over.
 MOST_ROUNDING = 5e-3
 # R̂ is computed for runs of at most so many numbers: a few milliseconds.
@@ -119,7 +122,7 @@ def _of_positions(samples: Samples) -> list[str]:
         every = 1 + leaf.size // MOST_NUMBERS
         draws = np.asarray(leaf[:, ::every]).astype(np.float64)
         deviation = draws.std(axis=(0, 1))
-        rounding = 16 * float(jnp.finfo(leaf.dtype).eps) * np.abs(draws).max(axis=(0, 1))
+        rounding = NUM_ALLOWED * float(jnp.finfo(leaf.dtype).eps) * np.abs(draws).max(axis=(0, 1))
         share = float(np.max(np.where(deviation > 0, rounding / np.where(deviation > 0, deviation, 1), 0)))
         if share > MOST_ROUNDING:
             return [
@@ -132,6 +135,7 @@ def _of_positions(samples: Samples) -> list[str]:
 
 def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
     accepted = getattr(samples.info, "is_accepted", None)
+    # Where all chains accept, as trajectories of no steps are, the draws themselves are compared.
     if accepted is not None and not jnp.all(jnp.any(accepted, axis=1)):
         return ~jnp.any(accepted, axis=1)
     moved = [

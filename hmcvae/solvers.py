@@ -373,26 +373,22 @@ def _implicit(
 
     # Once, and not for every use of it below: the equation of an integrator holds derivatives of derivatives.
     closed = jax.make_jaxpr(map_fn)(start)
-    is_number = [jnp.issubdtype(jnp.result_type(c), jnp.inexact) for c in closed.consts]
-    rest = [c for c, number in zip(closed.consts, is_number, strict=True) if not number]
 
-    def of(numbers: tuple) -> MapFn:
+    def of(consts: tuple) -> MapFn:
         """x ↦ g(x), given what g closes over."""
-        own, others = iter(numbers), iter(rest)
-        consts = [next(own) if number else next(others) for number in is_number]
-        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, consts))
+        run = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, list(consts)))
         return lambda x: run(x)[0]
 
     @jax.custom_jvp
-    def root(start: Vector, limit: _Limit, numbers: tuple) -> tuple[Vector, _Outcome]:
-        return solve(of(numbers), start, limit)
+    def root(start: Vector, limit: _Limit, consts: tuple) -> tuple[Vector, _Outcome]:
+        return solve(of(consts), start, limit)
 
     @root.defjvp
     def root_jvp(primals: tuple, tangents: tuple) -> tuple:
-        _, limit, numbers = primals
+        _, limit, consts = primals
         x, outcome = root(*primals)
-        moved = jax.jvp(lambda *numbers: of(numbers)(x), numbers, tangents[2])[1]
-        matvec = jax.linearize(lambda x: x - of(numbers)(x), x)[1]
+        moved = jax.jvp(lambda *consts: of(consts)(x), consts, tangents[2])[1]
+        matvec = jax.linearize(lambda x: x - of(consts)(x), x)[1]
         by_x = lax.custom_linear_solve(
             matvec,
             moved,
@@ -403,8 +399,7 @@ def _implicit(
         still = jax.tree.map(lambda leaf: np.zeros(leaf.shape, jax.dtypes.float0), outcome)
         return (x, outcome), (by_x, still._replace(residual=jnp.zeros_like(outcome.residual)))
 
-    numbers = tuple(c for c, number in zip(closed.consts, is_number, strict=True) if number)
-    x, outcome = root(lax.stop_gradient(start), limit, numbers)
+    x, outcome = root(lax.stop_gradient(start), limit, tuple(closed.consts))
     return x, _report(lax.stop_gradient(outcome), limit)
 
 

@@ -22,6 +22,7 @@ from hmcvae._epoch import (
     Options,
     StepMetrics,
     TrainState,
+    check_array,
     check_images,
     check_spread,
     init_state,
@@ -79,8 +80,7 @@ def check_training(images: Any, validation: Any, options: Options, max_value: in
     if not isinstance(options, Options):
         raise ValueError(f"options must be training.Options, got {options!r}")
     for name, pixels in (("training images", images), ("validation images", validation)):
-        if not (hasattr(pixels, "dtype") and hasattr(pixels, "shape")):
-            raise ValueError(f"expected {name} as an array [n, …], got {type(pixels).__name__}")
+        check_array(pixels, name)
     if len(images) == 0:
         raise ValueError("there must be images to train on, got an empty set")
     if options.batch_size > len(images):
