@@ -360,7 +360,6 @@ def _not_derived() -> list[Claim]:
 SETTING, TARGET = "a setting of the run, as its command gives it", "what the project had set itself"
 UNKEPT = "measured once, beside what the page is about; its JSON was not kept"
 NOT_DERIVED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (README, UNKEPT, ("as it comes by default, 6 to 62 × and 2.9 to 4.5 ×",)),
     (
         README,
         SETTING,

@@ -104,11 +104,12 @@ def jitted_flow(case: Case):
 def jacobian_of(case: Case):
     """(z, v, ε, L) -> the [2d, 2d] Jacobian of the end in the start."""
     dim = case.target.dim
+    flow = flow_of(case)  # here, not in the trace: it is kept, with the metric's arrays
 
     @jax.jit
     def jacobian(z, v, epsilon, n):
         def stacked(zv):
-            return jnp.concatenate(flow_of(case)(zv[:dim], zv[dim:], epsilon, n))
+            return jnp.concatenate(flow(zv[:dim], zv[dim:], epsilon, n))
 
         return jax.jacfwd(stacked)(jnp.concatenate([z, v]))
 

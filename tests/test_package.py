@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "mmala": BASE | {"metrics", "integrators", "hmc"},
     "adaptation": BASE | {"metrics", "integrators"},
     "samples": {"types"},
-    "_health": {"_checks", "types", "samples"},
+    "_health": {"_checks", "types", "samples", "integrators"},
     "_chain_programs": BASE | {"metrics", "adaptation", "samples"},
     "sampling": BASE | {"metrics", "adaptation", "samples", "_health", "_chain_programs"},
     "diagnostics": {"_checks", "samples", "_health"},
