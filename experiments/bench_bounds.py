@@ -6,7 +6,7 @@ n_lf = 3 and its own metric net.
 
 A bound with the Fisher metric has to pay for the metric (the Fisher Gaussian's cost beyond that of the VAE) and for the
 leapfrog steps (HVI's cost): `parts` is the sum of the two. RHVI's parts are a contestant of its own, measured beside
-it: the same chart, nets and positions, and at each of them the metric, its factor, the gradients of log |G| and of
+it: the same posterior, nets and positions, and at each of them the metric, its factor, the gradients of log |G| and of
 log p, moved by explicit steps (`experiments.parts`). RHVI over it is the price of the solves and of the
 forces.
 """

@@ -334,8 +334,8 @@ def our_draws(
     samples = hmcvae.sample(jax.random.key(1), algorithm, start, num_samples=num_draws)
     draws = np.asarray(samples)[0]
     seconds = time.process_time() - begin
-    converged = 1 - int(samples.tally.num_unconverged) / num_draws
-    return draws, seconds, float(samples.tally.acceptance_rate), converged
+    converged = 1 - int(samples.counts.num_unconverged) / num_draws
+    return draws, seconds, float(samples.counts.acceptance_rate), converged
 
 
 def mici_system(model: Regression) -> Any:

@@ -50,7 +50,7 @@ from experiments.failures import fail_cleanly
 from experiments.files import check_writable, write_json
 from experiments.parts import explicit_leapfrog
 from experiments.plots import save_figure
-from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
+from hmcvae import bounds, data, likelihoods, networks, posteriors, solvers, training
 from hmcvae.bounds import Bound
 
 MODELS = ("VAE", "HVI")
@@ -123,21 +123,22 @@ def make_bound(config: Config, model: str, image_shape: Any, **options: Any) -> 
     )
     d = config.latent_dim
     dynamics: dict = {"reverse": networks.reverse_model(num_features, d), "num_steps": config.num_steps}
-    amortised, fisher = charts.amortised(num_features, d), charts.fisher(d)
+    amortised, fisher = posteriors.full_covariance(num_features, d), posteriors.fisher(d)
+    refined = {"amortised": posteriors.gauss_newton(amortised), "Fisher": posteriors.gauss_newton(fisher)}
     few = solvers.fixed_point(num_iterations=NUM_ITERATIONS, differentiate="unrolled")
     make: dict[str, Callable[[], Bound]] = {
         "VAE": lambda: bounds.elbo(vae, kl="analytic"),
         "HVI": lambda: bounds.hvi(vae, **dynamics, **options),
-        "full Gaussian": lambda: bounds.charted(vae, amortised),
-        "Fisher Gaussian": lambda: bounds.charted(vae, fisher),
-        "amortised": lambda: bounds.whitened_hvi(vae, amortised, **dynamics, **options),
-        "amortised recentred": lambda: bounds.whitened_hvi(
-            vae, charts.recentred(amortised), **dynamics, **options
+        "full Gaussian": lambda: bounds.elbo(vae, posterior=amortised),
+        "Fisher Gaussian": lambda: bounds.elbo(vae, posterior=fisher),
+        "amortised": lambda: bounds.hvi(vae, posterior=amortised, **dynamics, **options),
+        "amortised recentred": lambda: bounds.hvi(vae, posterior=refined["amortised"], **dynamics, **options),
+        "Fisher": lambda: bounds.hvi(vae, posterior=fisher, **dynamics, **options),
+        "Fisher recentred": lambda: bounds.hvi(vae, posterior=refined["Fisher"], **dynamics, **options),
+        "RHVI": lambda: bounds.rhvi(vae, posterior=fisher, solver=few, **dynamics, **options),
+        "RHVI's parts": lambda: bounds.rhvi(
+            vae, posterior=fisher, integrator=explicit_leapfrog, **dynamics, **options
         ),
-        "Fisher": lambda: bounds.whitened_hvi(vae, fisher, **dynamics, **options),
-        "Fisher recentred": lambda: bounds.whitened_hvi(vae, charts.recentred(fisher), **dynamics, **options),
-        "RHVI": lambda: bounds.rhvi(vae, fisher, solver=few, **dynamics, **options),
-        "RHVI's parts": lambda: bounds.rhvi(vae, fisher, integrator=explicit_leapfrog, **dynamics, **options),
     }
     bound = make[model]()
     return bound, lambda key: {"vae": init_vae(key), "bound": bound.init(key)}

@@ -77,7 +77,9 @@ def _riemannian() -> list[Claim]:
     def faster(own: str) -> list[str]:
         """Than BlackJAX: of one chain and of 64 in float32, then in float64."""
         cases = [(dtype, chains) for dtype in ("float32", "float64") for chains in (1, 64)]
-        return [_ratio(found["blackjax", *case] / found[own, *case]) for case in cases if (own, *case) in found]
+        return [
+            _ratio(found["blackjax", *case] / found[own, *case]) for case in cases if (own, *case) in found
+        ]
 
     checked, unchecked, loose = faster("ours"), faster("unchecked"), faster("loose")
     prices = [1 / value for (name, *_), value in found.items() if name == "unchecked"]
@@ -87,8 +89,8 @@ def _riemannian() -> list[Claim]:
     return [
         Claim(
             PAGE,
-            "`rmhmc` as it comes, every step taken back, is {} × (one chain) and {} × (64 chains) BlackJAX's `rmhmc` in "
-            "float32, {} × and {} × in float64",
+            "`rmhmc` as it comes, every step taken back, is {} × (one chain) and {} × (64 chains) BlackJAX's `rmhmc` "
+            "in float32, {} × and {} × in float64",
             tuple(checked),
         ),
         Claim(PAGE, "without the way back, {}, {}, {} and {} ×", tuple(unchecked)),

@@ -30,7 +30,7 @@ from experiments.plots import plt, save_figure
 from experiments.targets import Target
 from hmcvae import data, integrators, solvers
 from hmcvae._checks import check_seed
-from hmcvae.sampling import Samples
+from hmcvae.samplers.draws import Samples
 
 METHODS = ("HMC", "RMHMC")
 # Each with the number that its draws are divided by: in ten dimensions they cost most.

@@ -13,7 +13,7 @@ from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
 METHODS = ("vae", "iwae", "hvi", "whitened", "rhvi")
-# Those with dynamics, and those in coordinates of a chart.
+# Those with dynamics, and those in whitened coordinates.
 DYNAMIC, CHARTED = ("hvi", "whitened", "rhvi"), ("whitened", "rhvi")
 METRICS = ("diagonal", "amortised", "fisher", "sketched")
 # K where num_samples is 0; 1 for the others.
@@ -160,9 +160,9 @@ class TrainConfig:
             )
         if self.rank > self.latent_dim:
             raise ValueError(f"rank must be at most latent_dim = {self.latent_dim}, got {self.rank}")
-        needs_chart = [name for name in ("rank", "distillation") if getattr(self, name)]
-        if needs_chart and self.method not in CHARTED:
-            raise ValueError(f"{' and '.join(needs_chart)} need method whitened or rhvi, got {self.method}")
+        needs_metric = [name for name in ("rank", "distillation") if getattr(self, name)]
+        if needs_metric and self.method not in CHARTED:
+            raise ValueError(f"{' and '.join(needs_metric)} need method whitened or rhvi, got {self.method}")
         if self.method == "iwae" and self.num_samples < 2:
             raise ValueError(f"iwae needs num_samples of at least 2, got {self.num_samples}")
         if self.training.patience and not self.num_validation:

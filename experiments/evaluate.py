@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.checks import check_fields, check_images, check_whole
-from experiments.config import CHARTED, DYNAMIC, MAX_LOOP, MAX_TEMPERATURES, TrainConfig
+from experiments.config import DYNAMIC, MAX_LOOP, MAX_TEMPERATURES, TrainConfig
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable, write_json
 from experiments.pinning import anneal, sandwich
-from experiments.runs import Model, find_data, load_run, make_bound, make_chart, test_examples
+from experiments.runs import Model, find_data, load_run, make_bound, make_posterior, test_examples
 from hmcvae import bounds, training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
@@ -98,9 +98,8 @@ def evaluate(
     annealed importance sampling from the encoder's Gaussian, with a sandwich on images that the model made.
     """
     num_features = _num_features(model, examples[0])
-    proposals = {"encoder": bounds.elbo(model.vae)}
-    if config.method in CHARTED:
-        proposals["encoder"] = bounds.charted(model.vae, make_chart(config, num_features, exact=True))
+    posterior = make_posterior(config, num_features, exact=True)
+    proposals = {"encoder": bounds.elbo(model.vae, posterior=posterior)}
     if config.method in DYNAMIC:
         one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
         proposals[config.method] = make_bound(one_draw, model.vae, num_features, exact=True)
@@ -137,7 +136,6 @@ def evaluate(
         result["trained_bound"] = summarise(values).bound._asdict()
     if num_temperatures:
         settings = {"num_temperatures": num_temperatures, "num_chains": num_chains}
-        is_charted = config.method in CHARTED
         found = anneal(
             model.vae,
             params["vae"],
@@ -145,8 +143,8 @@ def evaluate(
             "evaluation, ",
             examples,
             min(max(2, len(examples) // 4), MAX_SIMULATED),
-            chart=make_chart(config, num_features, exact=True) if is_charted else None,
-            chart_params=params["bound"]["chart"] if is_charted else None,
+            posterior=posterior if posterior.is_whitened else None,
+            posterior_params=params["bound"]["posterior"] if posterior.is_whitened else None,
             batch_size=batch_size,
             **settings,
         )
@@ -178,7 +176,7 @@ def make_likelihood_monitor(
     """
     if config.monitor_samples == 0:
         return lambda params: {}
-    if not model.bound.is_weight:
+    if not model.bound.is_unbiased:
         raise ValueError(
             f"monitor_samples needs a bound that can be importance weighted, or must be 0; got "
             f"{config.monitor_samples} and {model.bound.name}"

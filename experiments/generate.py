@@ -19,7 +19,7 @@ from experiments.config import MAX_LOOP
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable
 from experiments.runs import Model, find_data, load_run, test_examples
-from hmcvae import geodesics, metrics
+from hmcvae import geodesics, posteriors
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.bounds import BoundInfo
@@ -72,7 +72,7 @@ def reconstructions(model: Model, params: Any, examples: jax.Array, rng_key: jax
 
 def interpolations(model: Model, params: Any, examples: jax.Array, num_between: int = 10) -> np.ndarray:
     """Straight lines in z between the encoder's means of consecutive pairs of examples, [pairs · n, H, W, C]."""
-    means = jax.vmap(lambda x: model.vae.posterior(params["vae"], x).mean)(examples)
+    means = jax.vmap(lambda x: model.vae.encoded(params["vae"], x).mean)(examples)
     weights = jnp.linspace(0, 1, num_between)[:, None]
     rows = []
     for start, end in zip(means[0::2], means[1::2], strict=False):
@@ -87,11 +87,11 @@ def geodesic_walks(
     """For each pair of examples, the straight line between the encoder's means, and under it the shortest path in the
     decoder's Fisher metric plus the prior's precision, walked at constant pace; with a label for each row."""
     vae, own = model.vae, params["vae"]
-    metric = metrics.fisher(lambda z: vae.decode(own, z), vae.likelihood.fisher_weights, 1.0, linear=False)
+    metric = posteriors.decoder_metric(vae.encoded(own, examples[0]))
 
     @jax.jit
     def walk(pair: jax.Array):
-        start, end = (vae.posterior(own, x).mean for x in pair)
+        start, end = (vae.encoded(own, x).mean for x in pair)
         found = geodesics.geodesic(metric, start, end, num_points=num_links + 1)
         straight = start[None] + jnp.linspace(0, 1, num_between)[:, None] * (end - start)[None]
         points = jnp.concatenate([straight, geodesics.resample(metric, found.points, num_between)])

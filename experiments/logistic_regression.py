@@ -21,7 +21,7 @@ from experiments import targets
 from experiments.checks import check_above_zero, check_fields, check_whole
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable, save_report
-from hmcvae.sampling import Samples, Tally
+from hmcvae.samplers.draws import Samples, TransitionCounts
 
 # s, (min, median, max ESS) and s per min ESS of their Tables 3-7: 5000 draws, means of 10 runs, MATLAB.
 PUBLISHED = {
@@ -183,9 +183,9 @@ def _nuts_run(target: targets.Target, config: LogisticConfig) -> Run:
         seconds = time.perf_counter() - start
         zero = jnp.zeros((), jnp.int32)
         count = jnp.asarray(config.num_samples)
-        tally = Tally(count, jnp.mean(kept[0]), jnp.sum(kept[1]), zero, zero)
+        counts = TransitionCounts(count, jnp.mean(kept[0]), jnp.sum(kept[1]), zero, zero)
         return Samples(
-            position[None], None, None, tally, hmcvae.sampling.Adaptation(None, None, tally)
+            position[None], None, None, counts, hmcvae.samplers.Adaptation(None, None, counts)
         ), seconds
 
     return run

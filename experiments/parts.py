@@ -53,8 +53,8 @@ def _static(gradient: Vector, geometry: Any) -> Vector:
 
 
 def expected_flops(num_multiplications: int, d: int, num_outputs: int, num_steps: int) -> float:
-    """Operations of one example's gradient on paper, for the positions alone: without the encoder, the chart and what
-    is not a product. num_multiplications: M, of one pass of the decoder."""
+    """Operations of one example's gradient on paper, for the positions alone: without the encoder, the posterior and
+    what is not a product. num_multiplications: M, of one pass of the decoder."""
     wide = 2 * (2 * d * num_multiplications)
     small = 3 * (2 * d**2 * num_outputs)
     density = 2 * 2 * num_multiplications

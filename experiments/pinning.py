@@ -9,11 +9,11 @@ from jax import lax
 from jax.scipy.linalg import solve_triangular
 
 from experiments.runs import Model
-from hmcvae import annealing, metrics
+from hmcvae import annealing, posteriors
 from hmcvae._random import stream
 from hmcvae.annealing import AISEstimate
-from hmcvae.charts import Chart
-from hmcvae.types import Metric, PRNGKey, PyTree
+from hmcvae.posteriors import Posterior
+from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import VAE
 
 NUM_VARIATION_DRAWS = 8
@@ -30,8 +30,8 @@ def anneal(
     *,
     num_temperatures: int,
     num_chains: int,
-    chart: Chart | None = None,
-    chart_params: PyTree = None,
+    posterior: Posterior | None = None,
+    posterior_params: PyTree = None,
     batch_size: int = 20,
 ) -> tuple[AISEstimate, AISEstimate, AISEstimate]:
     """(test images, made images from below, the same from above): log p(x) by annealed importance sampling.
@@ -43,8 +43,8 @@ def anneal(
         "num_temperatures": num_temperatures,
         "num_chains": num_chains,
         "num_steps": 3,
-        "chart": chart,
-        "chart_params": chart_params,
+        "posterior": posterior,
+        "posterior_params": posterior_params,
         "batch_size": batch_size,
     }
     positions, simulated = annealing.simulate(vae, params, stream(seed, f"{name}simulate"), num_simulated)
@@ -126,14 +126,12 @@ def _floats(values: Any) -> list[float]:
 def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.ndarray:
     """κ of S^{1/2} G(μ) S^{1/2} for each image: how far the encoder's variances S are from whitening its posterior."""
 
-    metric = decoder_metric(model, params)
-
     @jax.jit
     def all_eigenvalues(examples: jax.Array) -> jax.Array:
         def one(x: jax.Array) -> jax.Array:
-            posterior = model.vae.posterior(params, x)
-            scale = jnp.exp(posterior.log_scale)
-            return jnp.linalg.eigvalsh(metric.tensor(posterior.mean) * jnp.outer(scale, scale))
+            example = model.vae.encoded(params, x)
+            scale, metric = jnp.exp(example.log_scale), posteriors.decoder_metric(example)
+            return jnp.linalg.eigvalsh(metric.tensor(example.mean) * jnp.outer(scale, scale))
 
         return lax.map(one, examples, batch_size=50)
 
@@ -141,24 +139,17 @@ def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.n
     return values[:, -1] / values[:, 0]
 
 
-def decoder_metric(model: Model, params: PyTree) -> Metric:
-    """The decoder's Fisher information plus the prior's precision, as a metric of z."""
-    return metrics.fisher(
-        lambda z: model.vae.decode(params, z), model.vae.likelihood.fisher_weights, 1.0, linear=False
-    )
-
-
 def metric_variations(model: Model, params: PyTree, examples: jax.Array, rng_key: PRNGKey) -> np.ndarray:
     """How much G(z) changes over each image's posterior: the root mean square of the logarithms of the eigenvalues of
     L⁻¹ G(z) L⁻ᵀ, with L Lᵀ = G(μ), over draws z ~ N(μ, G(μ)⁻¹). 0 where the frozen metric is the moving one; 0.7 where
     lengths squared are typically off by a factor of 2."""
-    metric = decoder_metric(model, params)
 
     @jax.jit
     def variations(examples: jax.Array, keys: PRNGKey) -> jax.Array:
         def one(inputs: tuple[jax.Array, PRNGKey]) -> jax.Array:
             x, key = inputs
-            mean = model.vae.posterior(params, x).mean
+            example = model.vae.encoded(params, x)
+            mean, metric = example.mean, posteriors.decoder_metric(example)
             lower = jnp.linalg.cholesky(metric.tensor(mean))
             root = solve_triangular(lower, jnp.eye(len(mean), dtype=mean.dtype), lower=True)
             noise = jax.random.normal(key, (NUM_VARIATION_DRAWS, len(mean)), mean.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from hmcvae.sampling import Samples
+from hmcvae.samplers.draws import Samples
 
 Images = Float[np.ndarray, "n h w c"]
 

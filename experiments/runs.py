@@ -13,9 +13,10 @@ import numpy as np
 
 from experiments.config import CHARTED, DYNAMIC, TrainConfig
 from experiments.run_folder import RunFolder
-from hmcvae import bounds, charts, data, likelihoods, networks, solvers, training
+from hmcvae import bounds, data, likelihoods, networks, posteriors, solvers, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
+from hmcvae.posteriors import Posterior
 from hmcvae.vae import VAE
 
 NUM_MONITORED = 1000
@@ -130,8 +131,8 @@ def start_params(config: TrainConfig, model: Model) -> Any:
 
 
 def start_encoder(config: TrainConfig, encoder: Any) -> Any:
-    """A trained encoder, for the bound of `config` to start with: a chart that reads the encoder's scales in whitened
-    coordinates gets scales of one, in place of those in z."""
+    """A trained encoder, for the bound of `config` to start with: a posterior that reads the encoder's scales in
+    whitened coordinates gets scales of one, in place of those in z."""
     if config.method not in CHARTED or config.metric not in ("fisher", "sketched"):
         return encoder
     head = encoder["params"]["GaussianHead_0"]
@@ -139,30 +140,36 @@ def start_encoder(config: TrainConfig, encoder: Any) -> Any:
     return {"params": encoder["params"] | {"GaussianHead_0": head}}
 
 
-def make_chart(config: TrainConfig, num_features: int, *, exact: bool = False) -> charts.Chart:
-    """The whitened coordinates that a config names; with `exact`, without the lessons of a distilled metric."""
+def make_posterior(config: TrainConfig, num_features: int, *, exact: bool = False) -> Posterior:
+    """The posterior that a config names; with `exact`, without distillation, which is for training alone."""
+    if config.method not in CHARTED:
+        return posteriors.mean_field()
     d = config.latent_dim
     make = {
-        "diagonal": charts.diagonal,
-        "amortised": lambda: charts.amortised(num_features, d),
-        "fisher": lambda: charts.fisher(d),
-        "sketched": lambda: charts.fisher(d, config.num_probes),
+        "diagonal": lambda: posteriors.mean_field(whitened=True),
+        "amortised": lambda: posteriors.full_covariance(num_features, d),
+        "fisher": lambda: posteriors.fisher(d),
+        "sketched": lambda: posteriors.fisher(d, config.num_probes),
     }
-    chart = make[config.metric]()
+    posterior = make[config.metric]()
     if config.rank:
-        chart = charts.low_rank(
-            chart, num_features, d, config.rank, random_directions=config.random_directions
+        posterior = posteriors.low_rank(
+            posterior, num_features, d, config.rank, random_directions=config.random_directions
         )
     if config.num_recentrings:
-        chart = charts.recentred(chart, config.num_recentrings)
-    return charts.distilled(chart, config.distillation) if config.distillation and not exact else chart
+        posterior = posteriors.gauss_newton(posterior, config.num_recentrings)
+    if config.distillation and not exact:
+        posterior = posteriors.distilled(posterior, config.distillation)
+    return posterior
 
 
 def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool = False) -> Bound:
     """The bound that a config trains; with `exact`, implicit solves are to tolerance, as an evaluation needs them."""
+    posterior = make_posterior(config, num_features, exact=exact)
     if config.method in DYNAMIC:
         conditional = networks.reverse_model(num_features, config.latent_dim, config.reverse_hidden)
         dynamics: dict[str, Any] = {
+            "posterior": posterior,
             "reverse": conditional,
             "momentum": conditional if config.learned_momentum else None,
             "num_transitions": config.num_transitions,
@@ -176,16 +183,11 @@ def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool 
             if config.num_iterations and not exact:
                 solver = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
             dynamics["position_dependence"] = config.position_dependence
-            bound = bounds.rhvi(vae, make_chart(config, num_features, exact=exact), solver=solver, **dynamics)
+            bound = bounds.rhvi(vae, solver=solver, **dynamics)
         else:
-            dynamics["per_coordinate_steps"] = config.per_coordinate_steps
-            bound = (
-                bounds.hvi(vae, **dynamics)
-                if config.method == "hvi"
-                else bounds.whitened_hvi(vae, make_chart(config, num_features, exact=exact), **dynamics)
-            )
+            bound = bounds.hvi(vae, per_coordinate_steps=config.per_coordinate_steps, **dynamics)
     else:
-        bound = bounds.elbo(vae)
+        bound = bounds.elbo(vae, posterior=posterior)
     return bounds.importance_weighted(bound, config.num_samples) if config.num_samples > 1 else bound
 
 

@@ -41,12 +41,13 @@ from experiments.run_folder import RunFolder
 from experiments.runs import Model, find_data, load_run, make_bound, start_encoder, test_examples
 from experiments.study_methods import AS_TRAINED, FAMILIES, METHODS, grid
 from experiments.train import train
-from hmcvae import charts, data, training
+from hmcvae import data, posteriors, training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.evaluation import estimate
-from hmcvae.types import ArrayLike, PRNGKey, PyTree
+from hmcvae.transitions import Target
+from hmcvae.types import PRNGKey, PyTree
 
 # Images in one call of the compiled loop: training ends within one of them of its seconds.
 CHUNK = 2000
@@ -135,11 +136,11 @@ def method_config(base: TrainConfig, changes: dict) -> TrainConfig:
 def with_fixed_decoder(bound: Bound, decoder: PyTree) -> Bound:
     """The bound as a function of the encoder and its own parameters alone."""
 
-    def evaluate(params: PyTree, rng_key: PRNGKey, x: jax.Array, kl_weight: ArrayLike):
+    def build(params: PyTree, rng_key: PRNGKey, x: jax.Array) -> Target:
         whole = {"encoder": params["vae"]["encoder"], "decoder": lax.stop_gradient(decoder)}
-        return bound.evaluate({"vae": whole, "bound": params["bound"]}, rng_key, x, kl_weight)
+        return bound.build({"vae": whole, "bound": params["bound"]}, rng_key, x)
 
-    return dataclasses.replace(bound, evaluate=evaluate)
+    return dataclasses.replace(bound, build=build)
 
 
 def start_params(config: TrainConfig, bound: Bound, encoder: PyTree, seed: int) -> PyTree:
@@ -211,18 +212,17 @@ def progress(options: StudyConfig, seconds: float, passes: float) -> float:
 def learned(config: TrainConfig, own: PyTree) -> dict:
     """Step sizes, masses, recentring steps and the like, as they were learned."""
     found: dict = {}
-    chart = own.get("chart", {}) if isinstance(own, dict) else {}
-    if "step" in chart:
-        found["recentring_steps"] = (charts.MAX_STEP / (1 + np.exp(-np.asarray(chart["step"])))).tolist()
-        chart = chart["chart"]
-    if "directions" in chart or set(chart) == {"chart", "log_weight"}:
-        found["fisher_weight"] = float(np.exp(chart["log_weight"]))
-        chart = chart["chart"]
-    if "log_precision" in chart:
-        found["fisher_weight"] = float(np.exp(chart["log_weight"]))
-        found["precision"] = np.exp(np.asarray(chart["log_precision"])).tolist()
-    chain = own.get("chain", own) if isinstance(own, dict) else {}
-    if config.method in DYNAMIC and "step_size" in chain:
+    posterior, chain = own["posterior"], own.get("chain", {})
+    if "step" in posterior:
+        found["recentring_steps"] = np.asarray(posteriors.step_sizes(posterior)).tolist()
+        posterior = posterior["base"]
+    if "directions" in posterior or set(posterior) == {"base", "log_weight"}:
+        found["fisher_weight"] = float(np.exp(posterior["log_weight"]))
+        posterior = posterior["base"]
+    if "log_precision" in posterior:
+        found["fisher_weight"] = float(np.exp(posterior["log_weight"]))
+        found["precision"] = np.exp(np.asarray(posterior["log_precision"])).tolist()
+    if "step_size" in chain:
         raw = np.asarray(chain["step_size"])
         found["step_sizes"] = (config.max_step_size / (1 + np.exp(-raw))).tolist()
         masses = chain.get("log_mass", chain.get("metric", {}).get("log_mass"))
@@ -232,7 +232,7 @@ def learned(config: TrainConfig, own: PyTree) -> dict:
             found["position_dependence"] = (
                 1 / (1 + np.exp(-np.asarray(chain["metric"]["dependence"])))
             ).tolist()
-    if isinstance(own, dict) and "schedule" in own:
+    if "schedule" in own:
         weights = np.exp(np.asarray(own["schedule"]))
         found["inverse_temperatures"] = (np.cumsum(weights / weights.sum())[:-1]).tolist()
     return found

@@ -6,28 +6,30 @@
 """
 
 from hmcvae import (
-    adaptation,
     annealing,
     bounds,
-    charts,
-    diagnostics,
     evaluation,
     geodesics,
     integrators,
     likelihoods,
     metrics,
-    samples,
-    sampling,
+    posteriors,
+    samplers,
     solvers,
     transitions,
     types,
 )
-from hmcvae.diagnostics import diagnose, to_arviz
-from hmcvae.hmc import hmc, uniform_steps
-from hmcvae.mmala import mmala
-from hmcvae.rmhmc import rmhmc
-from hmcvae.samples import SamplingWarning, concatenate
-from hmcvae.sampling import sample
+from hmcvae.samplers import (
+    SamplingWarning,
+    concatenate,
+    diagnose,
+    hmc,
+    mmala,
+    rmhmc,
+    sample,
+    to_arviz,
+    uniform_steps,
+)
 from hmcvae.vae import VAE
 
 __version__ = "0.1.0"
@@ -35,13 +37,10 @@ __version__ = "0.1.0"
 __all__ = [
     "VAE",
     "SamplingWarning",
-    "adaptation",
     "annealing",
     "bounds",
-    "charts",
     "concatenate",
     "diagnose",
-    "diagnostics",
     "evaluation",
     "geodesics",
     "hmc",
@@ -49,10 +48,10 @@ __all__ = [
     "likelihoods",
     "metrics",
     "mmala",
+    "posteriors",
     "rmhmc",
     "sample",
-    "samples",
-    "sampling",
+    "samplers",
     "solvers",
     "to_arviz",
     "transitions",

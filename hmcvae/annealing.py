@@ -1,6 +1,7 @@
 """log p(x) between two bounds: annealed importance sampling with HMC transitions, and its reverse from an exact draw.
 
-Annealed importance sampling (Neal 2001) from N(0, s²) in the coordinates y of a chart to the posterior,
+Annealed importance sampling (Neal 2001) from N(0, s²) in the coordinates y of a Gaussian
+(`hmcvae.posteriors`) to the posterior,
 
     log p_β(y) = (1 - β) log N(y; 0, s²) + β [log p(x, c + A y) + log |det A|],   0 = β_0 < β_1 < … < β_T = 1,
     log w = Σ_t (β_t - β_{t-1}) [log p(x, y_{t-1}) - log N(y_{t-1}; 0, s²)],   E[w] = p(x),
@@ -18,19 +19,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from hmcvae import charts, integrators, metrics
+from hmcvae import integrators, metrics
 from hmcvae._checks import check_count, check_real
 from hmcvae._programs import Programs
-from hmcvae.charts import Chart, Frame
 from hmcvae.likelihoods import check_examples
+from hmcvae.posteriors import Posterior, mean_field
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import VAE, check_vae_params, gaussian_log_prob
+from hmcvae.vae import VAE, check_vae_params
 
 # Of the step size: the acceptance aimed at (Beskos et al. 2013 for HMC), and how fast it is approached.
 TARGET_ACCEPTANCE, ADAPTATION_RATE, FIRST_STEP_SIZE = 0.65, 0.3, 0.3
 NUM_PILOT_CHAINS = 4
 # One object, so that its programs are found again.
-_DIAGONAL = charts.diagonal()
+_MEAN_FIELD = mean_field(whitened=True)
 
 
 class AISEstimate(NamedTuple):
@@ -154,9 +155,9 @@ def _run(
 
 def _estimate_example(
     vae: VAE,
-    chart: Chart,
+    posterior: Posterior,
     vae_params: PyTree,
-    chart_params: PyTree,
+    posterior_params: PyTree,
     rng_key: PRNGKey,
     x: Array,
     position: Vector | None,
@@ -165,25 +166,23 @@ def _estimate_example(
     num_steps: int,
 ) -> AISEstimate:
     """`AISEstimate` of one example; backwards from `position` if one is given."""
-    chart_key, pilot_start_key, pilot_key, start_key, run_key = jax.random.split(rng_key, 5)
-    frame: Frame = chart.build(chart_params, chart_key, vae, vae_params, x, vae.posterior(vae_params, x))
-    betas = betas.astype(frame.center.dtype)
-
-    def log_start(y: Vector) -> Scalar:
-        return gaussian_log_prob(y, jnp.zeros_like(y), frame.log_scale)
+    posterior_key, pilot_start_key, pilot_key, start_key, run_key = jax.random.split(rng_key, 5)
+    example = vae.encoded(vae_params, x)
+    q = posterior.build(posterior_params, posterior_key, example)
+    betas = betas.astype(q.mean.dtype)
 
     def draw(key: PRNGKey, count: int) -> Float[Array, "k d"]:
-        noise = jax.random.normal(key, (count, frame.center.shape[0]), frame.center.dtype)
-        return noise * jnp.exp(frame.log_scale)[None]
+        noise = jax.random.normal(key, (count, q.mean.shape[0]), q.mean.dtype)
+        return q.mean[None] + noise * jnp.exp(q.log_scale)[None]
 
-    path = _Path(log_start, frame.logdensity_fn(vae.logdensity_fn(vae_params, x)))
+    path = _Path(q.log_prob, q.logdensity_fn(example.logdensity_fn))
     _, _, step_sizes = _run(
         pilot_key, path, draw(pilot_start_key, NUM_PILOT_CHAINS), betas, None, num_steps, False
     )
     if position is None:
         starts = draw(start_key, num_chains)
     else:
-        y = jnp.linalg.solve(frame.scale, position - frame.center)
+        y = q.to_coordinates(position)
         starts = jnp.broadcast_to(y, (num_chains, len(y)))
     is_reverse = position is not None
     log_weights, rate, _ = _run(run_key, path, starts, betas, step_sizes, num_steps, is_reverse)
@@ -202,9 +201,9 @@ def _estimate_example(
 
 def _estimate(
     vae: VAE,
-    chart: Chart,
+    posterior: Posterior,
     vae_params: PyTree,
-    chart_params: PyTree,
+    posterior_params: PyTree,
     rng_key: PRNGKey,
     examples: Array,
     positions: Array | None,
@@ -217,7 +216,7 @@ def _estimate(
     def one(inputs: tuple) -> AISEstimate:
         key, x, position = inputs
         return _estimate_example(
-            vae, chart, vae_params, chart_params, key, x, position, betas, num_chains, num_steps
+            vae, posterior, vae_params, posterior_params, key, x, position, betas, num_chains, num_steps
         )
 
     keys = jax.random.split(rng_key, len(examples))
@@ -236,14 +235,14 @@ def ais(
     num_temperatures: int = 500,
     num_chains: int = 16,
     num_steps: int = 5,
-    chart: Chart | None = None,
-    chart_params: PyTree = None,
+    posterior: Posterior | None = None,
+    posterior_params: PyTree = None,
     batch_size: int = 20,
 ) -> AISEstimate:
     """log p(x) from below, by annealed importance sampling (Neal 2001, eq. 5-11; Wu et al. 2017, section 3).
 
-    Every temperature takes one HMC transition of L leapfrog steps, in the coordinates of a chart; its step size, one
-    for each temperature and example, comes from a pilot run of a few chains, so that the weights themselves stay
+    Every temperature takes one HMC transition of L leapfrog steps, in the coordinates of a posterior; its step size,
+    one for each temperature and example, comes from a pilot run of a few chains, so that the weights themselves stay
     unbiased: E[exp] = p(x). Costs T (L + 1) gradients of log p(x, ·) a chain. Memory grows with batch_size x chains.
 
     Args:
@@ -253,9 +252,10 @@ def ais(
         num_temperatures: T.
         num_chains: K, side by side.
         num_steps: L.
-        chart: where the path starts: by default `charts.diagonal()`, the encoder's q(z | x). `charts.standard()` starts
-            at the prior, as Wu et al. (2017) do, and wants many more temperatures.
-        chart_params: the chart's; by default those that it starts with.
+        posterior: where the path starts: by default `mean_field(whitened=True)`, the encoder's q(z | x).
+            `posteriors.standard_normal()` starts at the prior, as Wu et al. (2017) do, and wants many more
+            temperatures.
+        posterior_params: its parameters; by default those that it starts with.
         batch_size: examples at a time.
 
     Raises:
@@ -270,8 +270,8 @@ def ais(
         num_temperatures,
         num_chains,
         num_steps,
-        chart,
-        chart_params,
+        posterior,
+        posterior_params,
         batch_size,
     )
 
@@ -286,8 +286,8 @@ def reverse_ais(
     num_temperatures: int = 500,
     num_chains: int = 16,
     num_steps: int = 5,
-    chart: Chart | None = None,
-    chart_params: PyTree = None,
+    posterior: Posterior | None = None,
+    posterior_params: PyTree = None,
     batch_size: int = 20,
 ) -> AISEstimate:
     """log p(x) from above: `ais` run backwards from exact draws of p(z | x) (Grosse, Ghahramani & Adams 2015).
@@ -311,8 +311,8 @@ def reverse_ais(
         num_temperatures,
         num_chains,
         num_steps,
-        chart,
-        chart_params,
+        posterior,
+        posterior_params,
         batch_size,
     )
 
@@ -326,8 +326,8 @@ def _checked(
     num_temperatures,
     num_chains,
     num_steps,
-    chart,
-    chart_params,
+    posterior,
+    posterior_params,
     batch_size,
 ) -> AISEstimate:
     check_vae_params(params)
@@ -339,13 +339,13 @@ def _checked(
     num_chains = check_count("num_chains", num_chains, 1)
     num_steps = check_count("num_steps", num_steps, 1)
     batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
-    chart = _DIAGONAL if chart is None else chart
-    if chart_params is None:
-        chart_params = chart.init(jax.random.key(0))
-    program = _ESTIMATE.of(vae, chart)
+    posterior = _MEAN_FIELD if posterior is None else posterior
+    if posterior_params is None:
+        posterior_params = posterior.init(jax.random.key(0))
+    program = _ESTIMATE.of(vae, posterior)
     return program(
         params,
-        chart_params,
+        posterior_params,
         rng_key,
         examples,
         positions,

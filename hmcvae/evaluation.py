@@ -162,7 +162,7 @@ def estimate(
     num_samples = check_count("num_samples", num_samples, 1)
     if len(examples) == 0:
         raise ValueError("there must be at least one example to evaluate on, got 0")
-    if not bound.is_weight:
+    if not bound.is_unbiased:
         raise ValueError(f"{bound.name} cannot be importance weighted: exp of it is no estimate of p(x)")
     check_examples(bound.vae.likelihood, examples)
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
@@ -186,7 +186,7 @@ def _estimate(
 
 
 def _posterior_means(vae: VAE, params: PyTree, examples: Array) -> Float[Array, "n d"]:
-    return jax.vmap(lambda x: vae.posterior(params, x).mean)(examples)
+    return jax.vmap(lambda x: vae.encoded(params, x).mean)(examples)
 
 
 _ESTIMATE = Programs(_estimate, ("num_samples", "chunk_size", "batch_size"))

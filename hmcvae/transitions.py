@@ -1,11 +1,12 @@
-"""Transitions for the Markov-chain bound: a move of z, with the log densities of going there and of coming back.
+"""Transitions for the Markov-chain bound: a move of y, with the log densities of going there and of coming back.
 
-A transition t draws auxiliary noise u ~ q_t(u | x, z_{t-1}) and maps (z_{t-1}, u) to (z_t, u') by an invertible map of
-unit volume; r_t(u' | x, z_t) is the model of coming back. Its contribution to the bound is
+A transition t draws auxiliary noise u ~ q_t(u | x, y_{t-1}) and maps (y_{t-1}, u) to (y_t, u') by an invertible map of
+unit volume; r_t(u' | x, y_t) is the model of coming back. Its contribution to the bound is
 
-    log_reverse - log_forward = log r_t(u' | x, z_t) - log q_t(u | x, z_{t-1}).
+    log_reverse - log_forward = log r_t(u' | x, y_t) - log q_t(u | x, y_{t-1}).
 
-For a plain Markov kernel, the move of Salimans, Kingma & Welling (2015, eq. 5), u is z_t itself and u' is z_{t-1}.
+For a plain Markov kernel, the move of Salimans, Kingma & Welling (2015, eq. 5), u is y_t itself and u' is y_{t-1}.
+y are the coordinates of the bound's posterior, by default z itself.
 """
 
 import math
@@ -16,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from hmcvae import integrators, metrics, solvers
+from hmcvae import integrators, metrics, posteriors, solvers
 from hmcvae._checks import check_count, check_real
+from hmcvae.posteriors import Gaussian
 from hmcvae.solvers import Solver, SolverInfo, exact_info
 from hmcvae.types import ArrayLike, LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import gaussian_log_prob
+from hmcvae.vae import Example, gaussian_log_prob
 
 Integrator = Callable[[LogDensityFn, Metric, Solver], integrators.Step]
 
@@ -35,6 +37,24 @@ class ConditionalGaussian(NamedTuple):
     apply: Callable[[PyTree, Array, Vector], tuple[Vector, Vector]]
 
 
+class Target(NamedTuple):
+    """What a transition moves on.
+
+    logdensity_fn: y ↦ log p(x, y), in the posterior's coordinates, or a tempered one.
+    example: the model at x, with the encoder's features (see `VAE.encoded`).
+    coordinates: z = c + A y, and the Gaussian of y (see `hmcvae.posteriors`).
+    """
+
+    logdensity_fn: LogDensityFn
+    example: Example
+    coordinates: Gaussian
+
+    def tempered(self, beta: Scalar) -> "Target":
+        """The target of (1 - β) log q(y | x) + β log p(x, y)."""
+        log_q, log_p = self.coordinates.log_prob, self.logdensity_fn
+        return self._replace(logdensity_fn=lambda y: (1 - beta) * log_q(y) + beta * log_p(y))
+
+
 class TransitionInfo(NamedTuple):
     """log_forward: log q_t.  log_reverse: log r_t.  energy_error: H at the end minus H at the start (0 without an H).
     solver: the report of the implicit solves."""
@@ -47,13 +67,22 @@ class TransitionInfo(NamedTuple):
 
 class Transition(NamedTuple):
     """init: `rng_key -> params` of one transition.
-    begin: `(logdensity_fn, z [d]) -> state`, any pytree with fields `position` and `logdensity`.
-    step: `(params, rng_key, features [h], logdensity_fn, state) -> (state, TransitionInfo)`.
+    begin: `(logdensity_fn, y [d]) -> state`, any pytree with fields `position` and `logdensity`.
+    step: `(params, rng_key, target, state) -> (state, TransitionInfo)`.
     """
 
     init: Callable[[PRNGKey], PyTree]
     begin: Callable[[LogDensityFn, Vector], Any]
-    step: Callable[[PyTree, PRNGKey, Array, LogDensityFn, Any], tuple[Any, TransitionInfo]]
+    step: Callable[[PyTree, PRNGKey, Target, Any], tuple[Any, TransitionInfo]]
+
+
+class LearnedMetric(NamedTuple):
+    """A metric of y with parameters.
+
+    init: `rng_key -> params`.  build: `(params, target) -> Metric`."""
+
+    init: Callable[[PRNGKey], PyTree]
+    build: Callable[[PyTree, Target], Metric]
 
 
 def standard_normal() -> ConditionalGaussian:
@@ -136,8 +165,8 @@ def hamiltonian(
             "momentum": momentum.init(momentum_key),
         }
 
-    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: Any):
-        start = state.position
+    def step(params: PyTree, rng_key: PRNGKey, target: Target, state: Any):
+        start, features = state.position, target.example.features
         dtype = start.dtype
         epsilon = step_size(params, max_step_size).astype(dtype)
         mass = jnp.broadcast_to(jnp.exp(params["log_mass"]).astype(dtype), start.shape)
@@ -147,7 +176,7 @@ def hamiltonian(
         log_forward = gaussian_log_prob(w, mean, log_scale)
         state = state._replace(momentum=metric.factor(start).sqrt_matvec(w))
         first = state.logdensity
-        leapfrog = integrators.leapfrog(logdensity_fn, metric)
+        leapfrog = integrators.leapfrog(target.logdensity_fn, metric)
         state, solver = integrators.integrate(
             leapfrog, state, epsilon, num_steps, unroll=unroll, checkpoint=checkpoint
         )
@@ -176,12 +205,11 @@ def _raw_step_size(initial: float, maximum: float) -> float:
 
 
 def riemannian(
-    metric_fn: Callable[[PyTree], Metric],
+    learned_metric: LearnedMetric,
     reverse: Any = None,
     momentum: Any = None,
     num_steps: int = 1,
     *,
-    init_metric: Callable[[PRNGKey], PyTree] = lambda _: {},
     solver: Solver = solvers.TO_TOLERANCE,
     integrator: Integrator = integrators.generalized_leapfrog,
     initial_step_size: float = 0.1,
@@ -203,10 +231,9 @@ def riemannian(
     (`rmhmc` does, with `check_reversibility`), so keep steps small enough that all solves converge.
 
     Args:
-        metric_fn: `params["metric"] -> Metric`, a function of z and, by what it closes over, of x.
+        learned_metric: the metric, a function of y and of x; `decoder_metric` is one.
         reverse, momentum: r and q, see `as_conditional`; None is N(0, I).
         num_steps: L ≥ 0.
-        init_metric: `rng_key -> params["metric"]`.
         solver: a fixed count is faster to differentiate, one to tolerance is exact: see `hmcvae.solvers`.
         integrator: `(logdensity_fn, metric, solver) -> step`; `integrators.implicit_midpoint` is another. Where its
             steps do not preserve volume the transition gives no bound.
@@ -225,15 +252,15 @@ def riemannian(
         reverse_key, momentum_key, metric_key = jax.random.split(rng_key, 3)
         return {
             "step_size": jnp.asarray(raw_step, float),
-            "metric": init_metric(metric_key),
+            "metric": learned_metric.init(metric_key),
             "reverse": reverse.init(reverse_key),
             "momentum": momentum.init(momentum_key),
         }
 
-    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: Any):
-        start = state.position
+    def step(params: PyTree, rng_key: PRNGKey, target: Target, state: Any):
+        start, features = state.position, target.example.features
         dtype = start.dtype
-        metric = metric_fn(params["metric"])
+        metric = learned_metric.build(params["metric"], target)
         metrics.check_is_metric(metric)
         geometry = metric.carry(start)
         factor = metric.carried_factor(start, geometry)
@@ -242,7 +269,7 @@ def riemannian(
         log_forward = gaussian_log_prob(w, mean, log_scale) - 0.5 * factor.log_det
         energy = -state.logdensity + 0.5 * jnp.sum(w**2) + 0.5 * factor.log_det
         state, solver_info = integrators.integrate(
-            integrator(logdensity_fn, metric, solver),
+            integrator(target.logdensity_fn, metric, solver),
             state._replace(momentum=factor.sqrt_matvec(w), geometry=geometry),
             step_size(params, max_step_size).astype(dtype),
             num_steps,
@@ -259,6 +286,40 @@ def riemannian(
         return state, TransitionInfo(log_forward, log_reverse, end_energy - energy, solver_info)
 
     return Transition(init, _begin, step)
+
+
+def decoder_metric(latent_dim: int | None, position_dependence: float | None = None) -> LearnedMetric:
+    """The decoder's Fisher information with the prior's precision, mixed with constant masses:
+
+        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) M,   z = c + A y.
+
+    Args:
+        latent_dim: d; None: one mass for all coordinates.
+        position_dependence: κ in [0, 1] to hold; None: learned, starting at 1/2. M is learned unless κ is 1.
+
+    Raises:
+        ValueError: unless κ is None or in [0, 1].
+    """
+    if position_dependence is not None:
+        position_dependence = check_real("position_dependence", position_dependence, 0.0, 1.0)
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        del rng_key
+        masses = {} if position_dependence == 1 else {"log_mass": jnp.zeros((latent_dim or 1,))}
+        return masses | ({"dependence": jnp.zeros(())} if position_dependence is None else {})
+
+    def build(params: PyTree, target: Target) -> Metric:
+        A = target.coordinates.matrix()
+        is_learned = position_dependence is None
+        kappa = jax.nn.sigmoid(params["dependence"]) if is_learned else jnp.asarray(position_dependence)
+        kappa = kappa.astype(A.dtype)
+        mass = jnp.exp(params.get("log_mass", jnp.zeros(1))).astype(A.dtype)
+        precision = kappa * A.T @ A + (1 - kappa) * jnp.diag(jnp.broadcast_to(mass, A.shape[:1]))
+        return posteriors.decoder_metric(
+            target.example, precision, weight=kappa, to_position=target.coordinates.to_position
+        )
+
+    return LearnedMetric(init, build)
 
 
 def step_size(params: PyTree, max_step_size: ArrayLike = 1.0) -> Float[Array, "..."]:
@@ -284,14 +345,14 @@ def gaussian_kernel(forward: Any, reverse: Any) -> Transition:
         forward_key, reverse_key = jax.random.split(rng_key)
         return {"forward": forward.init(forward_key), "reverse": reverse.init(reverse_key)}
 
-    def step(params: PyTree, rng_key: PRNGKey, features: Array, logdensity_fn: LogDensityFn, state: _Point):
-        start = state.position
+    def step(params: PyTree, rng_key: PRNGKey, target: Target, state: _Point):
+        start, features = state.position, target.example.features
         shift, log_scale = forward.apply(params["forward"], features, start)
         end = start + shift + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, start.dtype)
         log_forward = gaussian_log_prob(end, start + shift, log_scale)
         shift, log_scale = reverse.apply(params["reverse"], features, end)
         log_reverse = gaussian_log_prob(start, end + shift, log_scale)
         info = TransitionInfo(log_forward, log_reverse, jnp.zeros_like(log_forward), exact_info(start.dtype))
-        return _Point(end, logdensity_fn(end)), info
+        return _Point(end, target.logdensity_fn(end)), info
 
     return Transition(init, lambda logdensity_fn, z: _Point(z, logdensity_fn(z)), step)

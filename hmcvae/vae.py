@@ -5,7 +5,6 @@ p(x, z) = p(x | decode(z)) N(z; 0, I),      q(z | x) = N(z; mean(x), exp(log_sca
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
 from hmcvae.likelihoods import Likelihood, check_data
-from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
 
 Image = Float[Array, "..."]
 
@@ -25,31 +24,6 @@ def gaussian_log_prob(x: Vector, mean: Vector, log_scale: Vector) -> Scalar:
     """log N(x; mean, diag(exp(log_scale))²), normalised."""
     residual = (x - mean) * jnp.exp(-log_scale)
     return -jnp.sum(0.5 * residual**2 + log_scale + HALF_LOG_2PI)
-
-
-class Posterior(NamedTuple):
-    """q(z | x) = N(mean, exp(log_scale)²), and the encoder's features of x for the models built on it.
-
-    mean: [d].  log_scale: [d], natural logarithm of the standard deviation.  features: [h].
-    """
-
-    mean: Vector
-    log_scale: Vector
-    features: Float[Array, " h"]
-
-    def sample(self, rng_key: PRNGKey) -> Vector:
-        """z = mean + exp(log_scale) ε, differentiable in the parameters (Kingma & Welling 2014, section 2.4)."""
-        noise = jax.random.normal(rng_key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.exp(self.log_scale) * noise
-
-    def log_prob(self, z: Vector) -> Scalar:
-        """log q(z | x)."""
-        return gaussian_log_prob(z, self.mean, self.log_scale)
-
-    def kl_from_prior(self) -> Scalar:
-        """KL(q(z | x) ‖ N(0, I)) in closed form (Kingma & Welling 2014, appendix B), in nats."""
-        variance = jnp.exp(2 * self.log_scale)
-        return 0.5 * jnp.sum(self.mean**2 + variance - 1 - 2 * self.log_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +62,8 @@ class VAE:
             # The one way past the freeze: NumPy's whole numbers become Python's.
             object.__setattr__(self, "latent_dim", check_count("latent_dim", self.latent_dim, 1))
 
-    def posterior(self, params: PyTree, x: Image) -> Posterior:
-        """q(z | x).
+    def encoded(self, params: PyTree, x: Image) -> "Example":
+        """The model at one example: what posteriors, transitions and bounds are built on.
 
         Raises:
             ValueError: if the encoder does not return three arrays, or mean and log_scale are not both [d].
@@ -111,7 +85,7 @@ class VAE:
             )
         if self.latent_dim is not None and mean.shape[0] != self.latent_dim:
             raise ValueError(f"latent_dim is {self.latent_dim}, but encode returned means of {mean.shape}")
-        return Posterior(mean, log_scale, features)
+        return Example(self, params, x, mean, log_scale, features)
 
     def log_likelihood(self, params: PyTree, x: Image, z: Vector) -> Scalar:
         """log p(x | z), in nats.
@@ -139,6 +113,29 @@ class VAE:
     def generate(self, params: PyTree, z: Vector) -> Image:
         """E[x | z]: the picture at z."""
         return self.likelihood.mean(self.decode(params, z))
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A model with its parameters at one example x, and what the encoder makes of it.
+
+    mean, log_scale: [d], of the encoder's Gaussian.  features: [h], for what else is built on x.
+    """
+
+    vae: VAE
+    params: PyTree
+    x: Image
+    mean: Vector
+    log_scale: Vector
+    features: Float[Array, " h"]
+
+    def logdensity_fn(self, z: Vector) -> Scalar:
+        """log p(x, z)."""
+        return self.vae.log_joint(self.params, self.x, z)
+
+    def decode(self, z: Vector) -> PyTree:
+        """The likelihood's parameters at z."""
+        return self.vae.decode(self.params, z)
 
 
 def check_vae_params(params: PyTree) -> None:

@@ -18,13 +18,13 @@ import hmcvae
 from hmcvae import (
     annealing,
     bounds,
-    charts,
     evaluation,
     geodesics,
     integrators,
     likelihoods,
     metrics,
     networks,
+    posteriors,
     solvers,
     transitions,
 )
@@ -54,14 +54,14 @@ def at(metric: Any) -> Any:
 KEY = jax.random.key(0)
 BERNOULLI = likelihoods.bernoulli()
 VAE = hmcvae.VAE(lambda p, x: (x[:2], x[:2], x), lambda p, z: jnp.concatenate([z, z]), BERNOULLI, 2)
-PARAMS = {"vae": {}, "bound": {}}
+PARAMS = {"vae": {}, "bound": {"posterior": {}}}
 ELBO = bounds.elbo(VAE)
 XS = jnp.array([[0.0, 1.0, 0.0, 1.0], [1.0, 1.0, 0.0, 0.0]])
 HMC = hmcvae.hmc(f, 0.5, 2)
 STARTS = jnp.ones((2, 2)) * jnp.arange(1.0, 3.0)[:, None]
 STATE = integrators.init(f, metrics.identity(), jnp.ones(2), jnp.ones(2))
 STEP = integrators.leapfrog(f, metrics.identity())
-AMORTISED = charts.amortised(4, 2)
+AMORTISED = posteriors.full_covariance(4, 2)
 
 
 def sample(**changes):
@@ -114,10 +114,10 @@ def dynamics_rows() -> list[Row]:
     rows = []
     for name, make in (
         ("transitions.hamiltonian", lambda **o: transitions.hamiltonian(2, **o)),
-        ("transitions.riemannian", lambda **o: transitions.riemannian(lambda _: metrics.identity(), **o)),
+        ("transitions.riemannian", lambda **o: transitions.riemannian(transitions.decoder_metric(2), **o)),
         ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
-        ("bounds.whitened_hvi", lambda **o: bounds.whitened_hvi(VAE, AMORTISED, **o)),
-        ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, AMORTISED, **o)),
+        ("bounds.hvi, full covariance", lambda **o: bounds.hvi(VAE, posterior=AMORTISED, **o)),
+        ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, posterior=AMORTISED, **o)),
     ):
         numbers = {
             "num_steps": ("count >= 0", 2),
@@ -191,27 +191,27 @@ ROWS = [
         "count >= 0",
         2,
     ),
-    Row("charts.amortised.num_features", lambda v: charts.amortised(v, 2), "count >= 1", 3),
-    Row("charts.amortised.latent_dim", lambda v: charts.amortised(3, v), "count >= 1", 2),
-    Row("charts.fisher.latent_dim", lambda v: charts.fisher(v), "count >= 1", 2),
-    Row("charts.fisher.num_probes", lambda v: charts.fisher(4, v), "optional count >= 1", 2),
-    Row("charts.low_rank.num_features", lambda v: charts.low_rank(AMORTISED, v, 2, 1), "count >= 1", 4),
-    Row("charts.low_rank.latent_dim", lambda v: charts.low_rank(AMORTISED, 4, v, 1), "count >= 1", 2),
-    Row("charts.low_rank.rank", lambda v: charts.low_rank(AMORTISED, 4, 2, v), "count >= 1", 1),
-    Row("charts.distilled.weight", lambda v: charts.distilled(AMORTISED, v), "positive", 0.5),
-    Row("charts.recentred.num_rounds", lambda v: charts.recentred(AMORTISED, v), "count >= 0", 2),
+    Row(
+        "posteriors.full_covariance.num_features", lambda v: posteriors.full_covariance(v, 2), "count >= 1", 3
+    ),
+    Row("posteriors.full_covariance.latent_dim", lambda v: posteriors.full_covariance(3, v), "count >= 1", 2),
+    Row("posteriors.fisher.latent_dim", lambda v: posteriors.fisher(v), "count >= 1", 2),
+    Row("posteriors.fisher.num_probes", lambda v: posteriors.fisher(4, v), "optional count >= 1", 2),
+    Row(
+        "posteriors.low_rank.num_features", lambda v: posteriors.low_rank(AMORTISED, v, 2, 1), "count >= 1", 4
+    ),
+    Row("posteriors.low_rank.latent_dim", lambda v: posteriors.low_rank(AMORTISED, 4, v, 1), "count >= 1", 2),
+    Row("posteriors.low_rank.rank", lambda v: posteriors.low_rank(AMORTISED, 4, 2, v), "count >= 1", 1),
+    Row("posteriors.distilled.weight", lambda v: posteriors.distilled(AMORTISED, v), "positive", 0.5),
+    Row(
+        "posteriors.gauss_newton.num_steps", lambda v: posteriors.gauss_newton(AMORTISED, v), "count >= 0", 2
+    ),
     Row("geodesics.geodesic.num_points", lambda v: geodesic(num_points=v), "count >= 2", 5, False),
     Row("geodesics.geodesic.max_iterations", lambda v: geodesic(max_iterations=v), "count >= 0", 3, False),
     Row("geodesics.geodesic.tolerance", lambda v: geodesic(tolerance=v), "positive", 1e-3, False),
     Row(
         "bounds.markov_chain.num_transitions",
         lambda v: bounds.markov_chain(VAE, transitions.hamiltonian(2), v),
-        "count >= 0",
-        2,
-    ),
-    Row(
-        "bounds.charted.num_transitions",
-        lambda v: bounds.charted(VAE, AMORTISED, transitions.hamiltonian(2), v),
         "count >= 0",
         2,
     ),

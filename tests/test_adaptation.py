@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmcvae import adaptation as adapt
 from hmcvae import metrics
-from hmcvae.hmc import hmc, uniform_steps
-from hmcvae.samples import SamplingWarning
-from hmcvae.sampling import sample
+from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.draws import SamplingWarning
+from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.sampling import sample
 
 
 class TestDualAveraging:
@@ -190,7 +190,7 @@ class TestWhole:
         # The last window holds 350 × 16 draws: their variances have relative errors of a few per cent,
         # apart from Stan's shrinkage by 5 draws' worth of 10⁻³, negligible here.
         np.testing.assert_allclose(metric.mass * SCALES**2, 1.0, atol=0.2)
-        assert abs(float(samples.tally.acceptance_rate) - 0.8) < 0.08
+        assert abs(float(samples.counts.acceptance_rate) - 0.8) < 0.08
         assert 0.3 < float(samples.adaptation.step_size) < 2.0
 
     def test_recovers_covariance(self):
@@ -201,14 +201,14 @@ class TestWhole:
         assert isinstance(metric, metrics.Dense)
         whitened = np.linalg.eigvals(np.asarray(metric.tensor(jnp.zeros(5))) @ covariance)
         np.testing.assert_allclose(whitened, 1.0, atol=0.3)
-        assert abs(float(samples.tally.acceptance_rate) - 0.8) < 0.08
+        assert abs(float(samples.counts.acceptance_rate) - 0.8) < 0.08
 
     @pytest.mark.parametrize("target", [0.7, 0.95])
     def test_acceptance_near_target_with_the_metric_kept(self, target):
         starts = jax.random.normal(jax.random.key(1), (16, 5))
         samples = sample(jax.random.key(0), SPHERE, starts, target_acceptance=target, **OPTIONS)
         assert isinstance(samples.adaptation.metric, metrics.Identity)
-        assert abs(float(samples.tally.acceptance_rate) - target) < 0.05
+        assert abs(float(samples.counts.acceptance_rate) - target) < 0.05
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
     def test_from_a_hopeless_step_size(self, dtype):
@@ -216,7 +216,7 @@ class TestWhole:
             algorithm = SPHERE._replace(step_size=step_size)  # the kernel, and so its programs, stay the same
             samples = sample(jax.random.key(0), algorithm, jnp.ones((16, 5), dtype), **OPTIONS)
             assert 0.2 < float(samples.adaptation.step_size) < 4
-            assert float(samples.tally.acceptance_rate) > 0.5
+            assert float(samples.counts.acceptance_rate) > 0.5
             dtypes = {leaf.dtype for leaf in jax.tree.leaves((samples.position, samples.adaptation[:2]))}
             assert dtypes == {jnp.dtype(dtype)}
 
@@ -281,7 +281,7 @@ def run_at(scale, dtype, num_warmup, num_chains=2, adapt_mass="auto", seed=0):
     ]
 
 
-@pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+@pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
 class TestEveryScaleAndLength:
     """Whatever the scale, the dtype and the length: finite, of a step size that works, and honest about it."""
 
@@ -298,26 +298,26 @@ class TestEveryScaleAndLength:
                 assert found.is_adapted is None
                 continue
             # Accepted at half the target at least when it was looked at; 80 draws of two chains scatter around it.
-            assert 0.25 < float(samples.tally.acceptance_rate) < 0.9999, (count, found)
+            assert 0.25 < float(samples.counts.acceptance_rate) < 0.9999, (count, found)
             if bool(found.is_adapted):
                 assert count >= 10
-                assert float(samples.tally.acceptance_rate) > 0.4
+                assert float(samples.counts.acceptance_rate) > 0.4
 
     @pytest.mark.parametrize("mass", ["dense", None])
     def test_every_mass(self, mass):
         for dtype, scale in ((jnp.float32, 1e18), (jnp.float32, 1e-18), (jnp.bfloat16, 1.0)):
             for samples in run_at(scale, dtype, (5, 40), adapt_mass=mass):
-                assert 0.25 < float(samples.tally.acceptance_rate) < 0.9999
+                assert 0.25 < float(samples.counts.acceptance_rate) < 0.9999
 
     def test_half_precision(self):
         (samples,) = run_at(1.0, jnp.float16, (40,))
         assert samples.position.dtype == jnp.float16
-        assert 0.3 < float(samples.tally.acceptance_rate) < 0.9999
+        assert 0.3 < float(samples.counts.acceptance_rate) < 0.9999
 
     def test_a_long_warmup_is_adapted(self):
         (samples,) = run_at(1e6, jnp.float32, (200,))
         assert bool(samples.adaptation.is_adapted)
-        assert abs(float(samples.tally.acceptance_rate) - 0.8) < 0.15
+        assert abs(float(samples.counts.acceptance_rate) - 0.8) < 0.15
 
 
 LENGTHS = (0, 1, 2, 5, 20, 30, 100)
@@ -343,7 +343,7 @@ class TestCannotAdapt:
         assert not samples.adaptation.is_adapted
         np.testing.assert_allclose(samples.adaptation.step_size, 0.3)
 
-    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
     def test_where_everything_is_accepted_nothing_overflows(self, dtype):
         flat = hmc(lambda z: 0 * jnp.sum(z), 0.3, 2)

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from hmcvae import VAE as VAEModel
-from hmcvae import annealing, bounds, charts, data, likelihoods
+from hmcvae import annealing, bounds, data, likelihoods, posteriors
 from tests import models
-from tests.test_charts import VAE as WHITE
+from tests.test_posteriors import VAE as WHITE
 
 VAE, PARAMS = models.linear_gaussian()
 X = jnp.array([0.4, -0.7, 1.1])
@@ -26,15 +26,15 @@ def exact_draws(count: int = COUNT) -> jax.Array:
     return jax.random.multivariate_normal(jax.random.key(1), mean, covariance, (count,))
 
 
-CHARTS = {
-    "standard": charts.standard(),
-    "diagonal": charts.diagonal(),
-    "fisher": charts.fisher(models.LATENT),
+POSTERIORS = {
+    "standard": posteriors.standard_normal(),
+    "diagonal": posteriors.mean_field(whitened=True),
+    "fisher": posteriors.fisher(models.LATENT),
 }
 
 
 @pytest.mark.parametrize("num_temperatures", [1, 4])
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", POSTERIORS)
 def test_weights_are_unbiased_forwards_and_backwards(name, num_temperatures):
     """E[w] = p(x) and, from exact draws, E[1 / w'] = 1 / p(x), within 4 standard errors, however few the
     temperatures; their logarithms lie on either side."""
@@ -42,7 +42,7 @@ def test_weights_are_unbiased_forwards_and_backwards(name, num_temperatures):
         "num_temperatures": num_temperatures,
         "num_chains": 1,
         "num_steps": 2,
-        "chart": CHARTS[name],
+        "posterior": POSTERIORS[name],
         "batch_size": COUNT,
     }
     vae = WHITE if name == "fisher" else VAE
@@ -69,7 +69,7 @@ def test_many_temperatures_close_the_sandwich():
         "num_temperatures": 300,
         "num_chains": 4,
         "num_steps": 3,
-        "chart": charts.standard(),
+        "posterior": posteriors.standard_normal(),
         "batch_size": 300,
     }
     below = annealing.ais(VAE, PARAMS, jax.random.key(2), copies(300), **options)
@@ -141,12 +141,12 @@ def test_bounds_of_a_trained_decoder_stay_below_the_upper_estimate():
 
     exact = jax.lax.map(log_evidence, x).mean()
     assert below - 0.1 < exact < upper + 0.1
-    chart = charts.recentred(charts.fisher(latent))
+    posterior = posteriors.gauss_newton(posteriors.fisher(latent))
     found = {
         "elbo": elbo,
         "hvi": bounds.hvi(vae, num_steps=2),
-        "whitened": bounds.whitened_hvi(vae, chart, num_steps=2),
-        "rhvi": bounds.rhvi(vae, chart, num_steps=2),
+        "whitened": bounds.hvi(vae, posterior=posterior, num_steps=2),
+        "rhvi": bounds.rhvi(vae, posterior=posterior, num_steps=2),
     }
     means = {}
     for name, bound in found.items():
@@ -188,7 +188,7 @@ def test_a_chain_that_fails_weighs_nothing_and_is_counted():
 def test_the_size_of_the_chains_weights_tells_a_loose_answer_from_a_good_one():
     """One temperature from the prior to a sharp posterior: the best of 8 chains carries the answer, far below p(x)."""
     sharp = VAEModel(VAE.encode, VAE.decode, likelihoods.gaussian(0.01), models.LATENT)
-    options: dict = {"num_chains": 8, "chart": charts.standard(), "num_steps": 3}
+    options: dict = {"num_chains": 8, "posterior": posteriors.standard_normal(), "num_steps": 3}
     loose = annealing.ais(sharp, PARAMS, jax.random.key(2), copies(20), num_temperatures=1, **options)
     good = annealing.ais(VAE, PARAMS, jax.random.key(2), copies(20), num_temperatures=300, **options)
     assert loose.effective_sample_size.mean() < 1.5

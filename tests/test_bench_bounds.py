@@ -51,7 +51,7 @@ def test_the_parts_of_a_riemannian_step_do_all_the_work_that_is_counted_on_paper
     num_multiplications = d * 64 + 64 * 64 + 64 * 784
     expected = expected_flops(num_multiplications, d, 784, num_steps)
     assert 1 < (flops["RHVI's parts"] - flops["Fisher Gaussian"]) / expected < 1.25
-    # Metrics alone, one of them the chart's, would be 1.3 times this.
+    # Metrics alone, one of them the posterior's, would be 1.3 times this.
     metric = 3 * 2 * (d * num_multiplications + d**2 * 784)
     assert flops["RHVI's parts"] > 2.4 * (num_steps + 1) * metric
     assert flops["RHVI"] > 1.1 * flops["RHVI's parts"]

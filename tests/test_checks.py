@@ -43,7 +43,6 @@ def test_a_number_is_taken_in_every_form_and_nothing_else_is(found, name):
 NO_NUMBERS = {"bool", "str", "Callable", "PyTree"}
 MODULES = (
     "solvers",
-    "charts",
     "geodesics",
     "transitions",
     "bounds",
@@ -91,7 +90,7 @@ KNOWN = {
     "annealing.reverse_ais.batch_size",
     "annealing.simulate.latent_dim",
     "bounds.hvi.latent_dim",
-    "charts.amortised.initial_scale",
+    "posteriors.full_covariance.initial_scale",
     "transitions.hamiltonian.latent_dim",
 }
 

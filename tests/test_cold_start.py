@@ -52,7 +52,7 @@ def program(config: TrainConfig, shape: tuple[int, int, int], max_value: int):
 @pytest.mark.parametrize("name", PRESETS)
 def test_ten_steps_of_a_preset(name, data_dir):
     """With the preset's own optimiser, and one key, so that the bounds of two steps differ by the parameters alone. A
-    refinement of the encoder (a chart, dynamics) begins no worse than the encoder itself."""
+    refinement of the encoder (a posterior's metric, dynamics) begins no worse than the encoder itself."""
     config = PRESETS[name]
     try:
         dataset = images_of(config.dataset, data_dir)

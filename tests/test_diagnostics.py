@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 import hmcvae
-from hmcvae import diagnostics
-from hmcvae.sampling import Adaptation, Samples, Tally
+from hmcvae.samplers import diagnostics
+from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
 
 arviz = pytest.importorskip("arviz")
 
 
 def samples_of(draws: np.ndarray, info: object = None) -> Samples:
-    tally = Tally(*(jnp.asarray(value) for value in (draws.shape[0] * draws.shape[1], 0.75, 1, 2, 3)))
-    return Samples(jnp.asarray(draws), None, info, tally, Adaptation(None, None, tally))
+    counts = TransitionCounts(
+        *(jnp.asarray(value) for value in (draws.shape[0] * draws.shape[1], 0.75, 1, 2, 3))
+    )
+    return Samples(jnp.asarray(draws), None, info, counts, Adaptation(None, None, counts))
 
 
 def autoregressive(rng: np.random.Generator, phi: float, num_draws: int, d: int) -> np.ndarray:

@@ -681,7 +681,7 @@ def test_derivatives_are_counted_for_every_sample():
     assert configs.derivatives_per_image(PRESETS["mnist_iwae"]) == 5
     assert configs.derivatives_per_image(PRESETS["mnist_hvi"]) == 5
     assert configs.derivatives_per_image(PRESETS["mnist_fisher"]) == 4 + 1 + 1 + 20
-    # Two steps and a start, each with a metric; their gradients; the chart's metric; one recentring.
+    # Two steps and a start, each with a metric; their gradients; the posterior's metric; one step of the centre.
     assert configs.derivatives_per_image(PRESETS["mnist_rhvi"]) == 3 * 20 + 3 + 20 + 1
     annealed = dataclasses.replace(PRESETS["mnist_hvi"], num_transitions=3, num_steps=2, annealed=True)
     assert configs.derivatives_per_image(annealed) == 3 * (2 + 1)

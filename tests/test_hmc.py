@@ -13,8 +13,8 @@ import pytest
 from scipy import special, stats
 
 from hmcvae import integrators, metrics, solvers
-from hmcvae.hmc import HMCState, hmc, uniform_steps
-from hmcvae.mmala import mmala
+from hmcvae.samplers.hamiltonian import HMCState, hmc, uniform_steps
+from hmcvae.samplers.langevin import mmala
 from hmcvae.solvers import SolverInfo
 
 with warnings.catch_warnings():

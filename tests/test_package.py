@@ -33,21 +33,13 @@ MAY_IMPORT = {
     "metrics": BASE,
     "geodesics": {"types", "_checks"},
     "integrators": BASE | {"metrics"},
-    "hmc": BASE | {"metrics", "integrators"},
-    "rmhmc": BASE | {"metrics", "integrators", "hmc"},
-    "mmala": BASE | {"metrics", "integrators", "hmc"},
-    "adaptation": BASE | {"metrics", "integrators"},
-    "samples": {"types"},
-    "_health": {"_checks", "types", "samples", "integrators"},
-    "_chain_programs": BASE | {"metrics", "adaptation", "samples"},
-    "sampling": BASE | {"metrics", "adaptation", "samples", "_health", "_chain_programs"},
-    "diagnostics": {"_checks", "samples", "_health"},
+    "samplers": BASE | {"metrics", "integrators"},
     "likelihoods": BASE,
     "vae": BASE | {"likelihoods"},
-    "transitions": BASE | {"metrics", "integrators", "vae"},
-    "charts": BASE | {"metrics", "likelihoods", "vae"},
-    "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "charts"},
-    "annealing": BASE | {"_programs", "metrics", "integrators", "likelihoods", "vae", "charts"},
+    "posteriors": BASE | {"metrics", "vae"},
+    "transitions": BASE | {"metrics", "integrators", "vae", "posteriors"},
+    "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "posteriors"},
+    "annealing": BASE | {"_programs", "metrics", "integrators", "likelihoods", "vae", "posteriors"},
     "evaluation": BASE | {"_programs", "likelihoods", "vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
     "checkpoints": BASE,
@@ -60,8 +52,7 @@ LIBRARIES = {
     "networks": {"flax"},
     "_epoch": {"optax"},
     "checkpoints": {"orbax"},
-    "sampling": {"tqdm"},
-    "diagnostics": {"arviz"},
+    "samplers": {"tqdm", "arviz"},
 }
 EVERYWHERE = {"jax", "jaxtyping", "numpy"} | set(sys.stdlib_module_names)
 
@@ -187,6 +178,8 @@ def test_public_names_are_listed_and_exist():
         "VAE",
         "bounds",
         "likelihoods",
+        "posteriors",
+        "samplers",
         "solvers",
     }
     assert contract <= set(hmcvae.__all__)
@@ -331,6 +324,22 @@ def test_contract_of_the_vae_and_its_bounds(likelihood):
         bounds.importance_weighted(bounds.hvi(vae), 2),
         bounds.markov_chain(vae, hmcvae.transitions.hamiltonian(None), 2),
     ]
+    posteriors = hmcvae.posteriors
+    full = posteriors.full_covariance(3, 2)
+    for posterior in (
+        posteriors.mean_field(),
+        posteriors.mean_field(whitened=True),
+        full,
+        posteriors.gauss_newton(posteriors.fisher(2), num_steps=2, fresh=True),
+        posteriors.distilled(posteriors.low_rank(full, 3, 2, 1), 0.5),
+    ):
+        made += [
+            bounds.elbo(vae, posterior=posterior),
+            bounds.elbo(vae, posterior=posterior, kl="analytic"),
+            bounds.hvi(vae, posterior=posterior, num_steps=2),
+            bounds.rhvi(vae, posterior=posterior),
+            bounds.markov_chain(vae, hmcvae.transitions.hamiltonian(2), posterior=posterior),
+        ]
     xs = jax.ShapeDtypeStruct((5, 3), jnp.float32)
 
     def loss_fn(params, bound, xs):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hmcvae
-from hmcvae import annealing, bounds, charts, evaluation
+from hmcvae import annealing, bounds, evaluation, posteriors
 from hmcvae._programs import Programs
 
 XS = jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)
@@ -59,11 +59,11 @@ KINDS = {
 }
 
 
-def run_everything(vae: hmcvae.VAE, chart: charts.Chart | None = None) -> list:
+def run_everything(vae: hmcvae.VAE, posterior: posteriors.Posterior | None = None) -> list:
     """Each function of the library that compiles a program for a model."""
     bound = bounds.hvi(vae)
     params = {"vae": {}, "bound": bound.init(KEY)}
-    annealed: dict = {"num_temperatures": 2, "num_chains": 2, "num_steps": 1, "chart": chart}
+    annealed: dict = {"num_temperatures": 2, "num_chains": 2, "num_steps": 1, "posterior": posterior}
     return [
         evaluation.estimate(bound, params, KEY, XS, num_samples=5),
         evaluation.active_units(vae, {}, XS),
@@ -78,8 +78,8 @@ def test_any_callables_are_evaluated_and_none_of_what_they_close_over_is_kept(ki
     alive = weakref.ref(weights)
     encode, decode = KINDS[kind](weights)
     vae = hmcvae.VAE(encode, decode, hmcvae.likelihoods.gaussian(1.0), 2)
-    chart = charts.standard()
-    for result in run_everything(vae, chart):
+    posterior = posteriors.standard_normal()
+    for result in run_everything(vae, posterior):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
     before = sum(array.nbytes for array in jax.live_arrays())
     del weights, encode, decode, vae
@@ -89,18 +89,18 @@ def test_any_callables_are_evaluated_and_none_of_what_they_close_over_is_kept(ki
     assert sum(array.nbytes for array in jax.live_arrays()) < before - 700_000
 
 
-def test_a_chart_is_not_kept_by_the_model_it_was_used_with():
+def test_a_posterior_is_not_kept_by_the_model_it_was_used_with():
     vae = hmcvae.VAE(*KINDS["closures"](jnp.ones(2)), hmcvae.likelihoods.gaussian(1.0), 2)
     big = jnp.zeros(100_000)
-    alive, plain = weakref.ref(big), charts.standard()
+    alive, plain = weakref.ref(big), posteriors.standard_normal()
 
-    def build(params, rng_key, *rest, big=big):
-        frame = plain.build(params, rng_key, *rest)
-        return frame._replace(center=frame.center + big[:2])
+    def build(params, rng_key, example, big=big):
+        found = plain.build(params, rng_key, example)
+        return found._replace(mean=found.mean + big[:2])
 
-    chart = charts.Chart(plain.init, build)
-    run_everything(vae, chart)
-    del big, build, chart
+    posterior = posteriors.Posterior(plain.init, build)
+    run_everything(vae, posterior)
+    del big, build, posterior
     gc.collect()
     assert alive() is None
 
@@ -109,7 +109,7 @@ def test_a_model_is_compiled_once_and_another_anew():
     net = Net(jnp.ones(2))
     vae = hmcvae.VAE(net.encode, net.decode, hmcvae.likelihoods.gaussian(1.0), 2)
     bound = bounds.elbo(vae)
-    params = {"vae": {}, "bound": {}}
+    params = {"vae": {}, "bound": bound.init(KEY)}
     first = evaluation.estimate(bound, params, KEY, XS, num_samples=5)
     traced = net.num_calls
     assert traced > 0
@@ -144,4 +144,4 @@ def test_models_of_equal_parts_are_not_mixed_up():
     assert programs.of(two) is programs.of(two)
     vae = hmcvae.VAE(*KINDS["closures"](jnp.ones(2)), hmcvae.likelihoods.gaussian(1.0), 2)
     assert bounds.elbo(vae) != bounds.elbo(vae)
-    assert len({bounds.elbo(vae), vae, charts.diagonal(), charts.diagonal()}) == 4
+    assert len({bounds.elbo(vae), vae, posteriors.mean_field(), posteriors.mean_field()}) == 4

@@ -13,10 +13,10 @@ import pytest
 from scipy import stats
 
 from hmcvae import integrators, metrics
-from hmcvae.hmc import hmc
 from hmcvae.metrics import hessian
 from hmcvae.metrics.information import is_affine
-from hmcvae.rmhmc import rmhmc
+from hmcvae.samplers.hamiltonian import hmc
+from hmcvae.samplers.riemannian import rmhmc
 from tests import targets
 
 # `hmcvae.metrics.fisher` is a function, so the module is fetched by its name.

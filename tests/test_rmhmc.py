@@ -12,9 +12,9 @@ import pytest
 from scipy import integrate, special
 
 from hmcvae import integrators, metrics, sample, solvers
-from hmcvae.hmc import hmc, uniform_steps
-from hmcvae.mmala import mmala
-from hmcvae.rmhmc import rmhmc
+from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.riemannian import rmhmc
 from tests import targets
 from tests.test_hmc import assert_moments, log_gamma, run, z_score
 
@@ -408,8 +408,8 @@ class TestFit:
         samples = sample(jax.random.key(0), algorithm, positions, num_samples=200, num_warmup=150)
         assert samples.position.shape == (4, 200, 3)
         assert 0.1 < float(samples.adaptation.step_size) < 5
-        assert 0.6 < float(samples.tally.acceptance_rate) < 0.99
-        assert int(samples.tally.num_unconverged) < 0.05 * 800
+        assert 0.6 < float(samples.counts.acceptance_rate) < 0.99
+        assert int(samples.counts.num_unconverged) < 0.05 * 800
         assert np.asarray(samples.position).std(axis=1).min() > 0.05
         # Another kernel agrees: the same posterior mean by plain HMC.
         plain = hmc(LOGISTIC.logdensity_fn, LOGISTIC.step_size * 2, uniform_steps(3, 10))

@@ -12,7 +12,7 @@ from experiments import compare_samplers, logistic_regression, targets
 from hmcvae import metrics
 
 # Runs of a few draws, and of two transitions of warm-up, are in trouble and say so.
-pytestmark = pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
 
 
 def test_the_bananas_moments_are_those_of_its_density():

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics, solvers
-from hmcvae.diagnostics import to_arviz
-from hmcvae.hmc import hmc, uniform_steps
-from hmcvae.mmala import mmala
-from hmcvae.rmhmc import rmhmc
-from hmcvae.samples import MissingMetric, SamplingWarning, concatenate
-from hmcvae.sampling import Samples, sample
+from hmcvae.samplers.diagnostics import to_arviz
+from hmcvae.samplers.draws import MissingMetric, Samples, SamplingWarning, concatenate
+from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.riemannian import rmhmc
+from hmcvae.samplers.sampling import sample
 from tests.conftest import REPOSITORY
 
 with warnings.catch_warnings():
@@ -95,12 +95,12 @@ class TestResult:
     def test_tally_counts_everything(self):
         with pytest.warns(SamplingWarning, match="diverged"):
             samples = draw(algorithm=hmc(normal, 2.05, 4, divergence_threshold=10.0))
-        assert samples.tally.num_transitions == 120
-        assert 0 < int(samples.tally.num_divergent) < 120
-        assert samples.tally.num_divergent == samples.info.is_divergent.sum()
-        assert samples.tally.num_unconverged == samples.tally.num_irreversible == 0
+        assert samples.counts.num_transitions == 120
+        assert 0 < int(samples.counts.num_divergent) < 120
+        assert samples.counts.num_divergent == samples.info.is_divergent.sum()
+        assert samples.counts.num_unconverged == samples.counts.num_irreversible == 0
         np.testing.assert_allclose(
-            samples.tally.acceptance_rate, samples.info.acceptance_rate.mean(), rtol=1e-5
+            samples.counts.acceptance_rate, samples.info.acceptance_rate.mean(), rtol=1e-5
         )
 
     def test_failures_are_counted(self):
@@ -125,10 +125,10 @@ class TestResult:
             SamplingWarning, match=r"30 of 120 .* solves(?s:.*)30 of 120 .* retraced(?s:.*)never moved"
         ):
             samples = draw(algorithm=Toy(), starts=jnp.arange(4.0))
-        assert samples.tally.num_unconverged == 30
-        assert samples.tally.acceptance_rate == 0
-        assert samples.tally.num_irreversible == 30
-        assert samples.tally.num_divergent == 0
+        assert samples.counts.num_unconverged == 30
+        assert samples.counts.acceptance_rate == 0
+        assert samples.counts.num_irreversible == 30
+        assert samples.counts.num_divergent == 0
         assert samples.logdensity is None
 
     def test_adaptation_without_warmup_is_the_algorithms_own(self):
@@ -260,7 +260,7 @@ class Methods:
 
 
 class TestMemory:
-    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     @pytest.mark.parametrize(
         ("kind", "num_warmup"),
         [("hmc", 0), ("hmc", 25), ("rmhmc", 0), ("rmhmc", 3), ("mmala", 0), ("nuts", 3), ("methods", 0)],
@@ -287,7 +287,7 @@ class TestMemory:
         twin.inner = hmc(lambda z: normal(z / 100), 100.0, 1)
         assert np.std(draw(algorithm=twin)) > 20
 
-    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     def test_programs_are_not_taken_over_with_the_attributes_of_a_function(self):
         first = hmc(normal, 1.0, 3)
         draw(algorithm=first)
@@ -295,7 +295,7 @@ class TestMemory:
         samples = draw(algorithm=first._replace(kernel=still))
         assert np.ptp(np.asarray(samples), axis=1).max() == 0
 
-    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     def test_no_tracer_is_left_behind(self):
         """Neither by an algorithm that is made outside, nor by one made inside, of the traced function."""
 
@@ -320,16 +320,16 @@ class TestGoingOn:
         assert_same(jax.tree.map(lambda leaf: leaf[:, 30:], both.position), more.position)
         assert_same(jax.tree.map(lambda leaf: leaf[:, :30], both.info), samples.info)
         np.testing.assert_array_equal(both.logdensity[:, 30:], more.logdensity)
-        assert both.tally.num_transitions == 148
+        assert both.counts.num_transitions == 148
         rate = np.mean(np.asarray(both.info.acceptance_rate))
-        np.testing.assert_allclose(both.tally.acceptance_rate, rate, rtol=1e-5)
+        np.testing.assert_allclose(both.counts.acceptance_rate, rate, rtol=1e-5)
         assert both.adaptation is samples.adaptation
 
     def test_failures_add_up(self):
         with pytest.warns(SamplingWarning):
             runs = [draw(seed, hmc(normal, 2.05, 4, divergence_threshold=10.0)) for seed in range(3)]
         both = concatenate(*runs)
-        assert both.tally.num_divergent == both.info.is_divergent.sum()
+        assert both.counts.num_divergent == both.info.is_divergent.sum()
 
     def test_a_new_key_goes_on_and_the_same_key_replays(self):
         """A Gaussian's draws forget the start: with the same randomness two runs come to meet."""
@@ -357,7 +357,7 @@ CURVED = {
 
 
 class TestPickle:
-    @pytest.mark.filterwarnings("ignore::hmcvae.samples.SamplingWarning")
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     @pytest.mark.parametrize("name", ["closure", "function of a module", "hmc", "tree"])
     def test_draws_are_data(self, name):
         if name in CURVED:
@@ -395,7 +395,7 @@ import warnings
 import jax, jax.numpy as jnp
 import hmcvae
 from hmcvae.metrics import from_tensor
-from hmcvae.samples import concatenate
+from hmcvae.samplers.draws import concatenate
 
 starts = {"a": jnp.ones((4, 2)), "b": jnp.zeros((4, 0)), "c": jnp.ones((4, 3, 0)), "d": jnp.ones(4)}
 density = lambda z: -0.5 * (jnp.sum(z["a"] ** 2) + jnp.sum(z["b"]) + z["d"] ** 2)
@@ -435,7 +435,7 @@ assert set(hmcvae.to_arviz(samples).posterior.data_vars) == {"a", "b", "c", "d"}
             step: object = lambda key, state: (State(state.position + 1), None)
 
         samples = draw(algorithm=Toy(), starts=jnp.zeros(4), num_samples=5)
-        assert samples.tally.num_transitions == 20
+        assert samples.counts.num_transitions == 20
         assert samples.info is None
 
 
@@ -551,8 +551,8 @@ class TestWarmup:
         assert samples.shape == (4, 30, 3)
         assert samples.adaptation.step_size is None
         assert samples.adaptation.warmup.num_transitions == 40
-        assert samples.tally.num_divergent == 0
-        assert float(samples.tally.acceptance_rate) > 0.5
+        assert samples.counts.num_divergent == 0
+        assert float(samples.counts.acceptance_rate) > 0.5
         assert "diverging" in to_arviz(samples).sample_stats
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
-from hmcvae import annealing, bounds, charts, data, likelihoods, metrics, solvers, training
-from hmcvae.samples import concatenate
+from hmcvae import annealing, bounds, data, likelihoods, metrics, posteriors, solvers, training
+from hmcvae.samplers.draws import concatenate
 from tests.test_bounds import PARAMS, VAE, X
 
 KEY, STARTS = jax.random.key(0), jnp.zeros((4, 3)) + 0.1
@@ -146,8 +146,8 @@ CASES = {
         lambda: fit(images=np.where(IMAGES > 0, np.nan, 0.0).astype(np.float32)),
         "got NaN in 6 of 12",
     ),
-    "flags of a chart": (
-        lambda: charts.recentred(charts.diagonal(), fresh="yes"),
+    "flags of a posterior": (
+        lambda: posteriors.gauss_newton(posteriors.mean_field(whitened=True), fresh="yes"),
         "fresh must be True or False",
     ),
     "flags of a solver": (

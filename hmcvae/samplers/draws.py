@@ -17,7 +17,7 @@ class SamplingWarning(UserWarning):
     """A run whose draws may not be what they seem; the message says what was seen and what helps."""
 
 
-class Tally(NamedTuple):
+class TransitionCounts(NamedTuple):
     """Counts over a number of transitions of all the chains; an algorithm that does not report a thing has 0.
 
     num_transitions; acceptance_rate: the mean acceptance probability; num_divergent: energy divergences;
@@ -41,7 +41,7 @@ class MissingMetric:
 
 class Adaptation(NamedTuple):
     """What warm-up found: the step size and the metric that the draws were made with (the algorithm's own if
-    there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's tally.
+    there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's counts.
 
     is_adapted: whether the acceptance probability at that step size is near the target; None if nothing was tuned.
 
@@ -51,7 +51,7 @@ class Adaptation(NamedTuple):
 
     step_size: Any
     metric: Any
-    warmup: Tally
+    warmup: TransitionCounts
     is_adapted: Any = None
 
     def __reduce__(self) -> tuple:
@@ -79,7 +79,7 @@ class Samples(NamedTuple):
     position: the pytree of the initial positions.
     logdensity: log p at each draw; None if the algorithm's state has none.
     info: the algorithm's info of each transition.
-    tally: acceptance and failures counted over all the draws.
+    counts: acceptance and failures counted over all the draws.
     adaptation: outcome of the warm-up.
 
     For positions that are one array, `np.asarray(samples)` is that array.
@@ -88,7 +88,7 @@ class Samples(NamedTuple):
     position: PyTree
     logdensity: Any
     info: Any
-    tally: Tally
+    counts: TransitionCounts
     adaptation: Adaptation
 
     @property
@@ -133,7 +133,7 @@ def concatenate(first: Any, *others: Any) -> Samples:
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )
-    return Samples(position, logdensity, info, _add([run.tally for run in runs]), first.adaptation)
+    return Samples(position, logdensity, info, _add([run.counts for run in runs]), first.adaptation)
 
 
 def _form(run: Samples) -> Any:
@@ -142,10 +142,10 @@ def _form(run: Samples) -> Any:
     return structure, [(str(leaf.dtype), leaf.shape[:1] + leaf.shape[2:]) for leaf in leaves]
 
 
-def _add(tallies: list[Tally]) -> Tally:
-    counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *tallies)
+def _add(all_counts: list[TransitionCounts]) -> TransitionCounts:
+    counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *all_counts)
     total = jnp.maximum(counts.num_transitions, 1)
     shares = [
-        tally.acceptance_rate * (tally.num_transitions / total).astype(jnp.float32) for tally in tallies
+        counts.acceptance_rate * (counts.num_transitions / total).astype(jnp.float32) for counts in all_counts
     ]
     return counts._replace(acceptance_rate=sum(shares[1:], start=shares[0]))

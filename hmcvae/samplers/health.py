@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import is_concrete
 from hmcvae.integrators.scales import NUM_ROUNDINGS
-from hmcvae.samples import Samples, SamplingWarning
+from hmcvae.samplers.draws import Samples, SamplingWarning
 from hmcvae.types import PyTree
 
 # Below so many draws a chain that never moved may have been unlucky, and R̂ is noise.
@@ -73,22 +73,22 @@ def _of_warmup(samples: Samples, num_warmup: int, target: Any) -> list[str]:
 
 
 def _of_transitions(samples: Samples) -> list[str]:
-    tally, found = samples.tally, []
-    total = int(tally.num_transitions)
-    if int(tally.num_divergent):
+    counts, found = samples.counts, []
+    total = int(counts.num_transitions)
+    if int(counts.num_divergent):
         found.append(
-            f"{int(tally.num_divergent)} of {total} transitions diverged: draws there are missing; make the step size "
+            f"{int(counts.num_divergent)} of {total} transitions diverged: draws there are missing; make the step size "
             "smaller, or the target acceptance higher"
         )
-    if int(tally.num_unconverged) > MOST_FAILED * total:
+    if int(counts.num_unconverged) > MOST_FAILED * total:
         found.append(
-            f"{int(tally.num_unconverged)} of {total} transitions had implicit solves that failed, and were rejected: "
+            f"{int(counts.num_unconverged)} of {total} transitions had implicit solves that failed, and were rejected: "
             "make the step size smaller, or take another solver; if that does not help, look whether the metric is "
             "positive definite wherever the chains go"
         )
-    if int(tally.num_irreversible) > MOST_FAILED * total:
+    if int(counts.num_irreversible) > MOST_FAILED * total:
         found.append(
-            f"{int(tally.num_irreversible)} of {total} trajectories could not be retraced, and were rejected: "
+            f"{int(counts.num_irreversible)} of {total} trajectories could not be retraced, and were rejected: "
             "make the step size smaller, or the solver's tolerance; if that does not help, look whether the metric is "
             "symmetric wherever the chains go"
         )

@@ -9,7 +9,14 @@ from jaxtyping import Array, Bool
 from hmcvae import metrics
 from hmcvae._checks import check_function, check_positive
 from hmcvae._ravel import ravel_pytree
-from hmcvae.hmc import HMCState, SamplingAlgorithm, check_dimension, check_finite, flatten, ravel
+from hmcvae.samplers.hamiltonian import (
+    HMCState,
+    SamplingAlgorithm,
+    check_dimension,
+    check_finite,
+    flatten,
+    ravel,
+)
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 
 

@@ -16,15 +16,13 @@ import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array
 
-from hmcvae import adaptation as adapt
-from hmcvae._chain_programs import drawing_programs, initialiser, kept, tuning_programs, zero_tally
 from hmcvae._checks import check_count, check_flag, check_key, check_real, is_concrete
-from hmcvae._health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
-from hmcvae.samples import Adaptation as Adaptation
-from hmcvae.samples import Samples as Samples
-from hmcvae.samples import Tally as Tally
+from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
+from hmcvae.samplers.programs import drawing_programs, initialiser, kept, tuning_programs, zero_counts
 from hmcvae.types import Metric, PRNGKey, PyTree
 
 
@@ -60,7 +58,7 @@ def sample(
             is nothing to tune, and warm-up draws are only thrown away.
         initial_positions: pytree of positions with a leading chain axis; a 1-d array is so many chains of a scalar.
         num_samples: draws of each chain.
-        num_warmup: transitions before them, to tune the step size and the mass (`hmcvae.adaptation`). Where they are
+        num_warmup: transitions before them, to tune the step size and the mass (`samplers.adaptation`). Where they are
             too few to find a step size near the target, the one that is left is accepted at half of it at least, and
             `samples.adaptation.is_adapted` is False.
         target_acceptance: mean acceptance probability that the step size is tuned to.
@@ -126,7 +124,7 @@ def _run(
     if mesh is not None:
         parameters = move_to(parameters, mesh)
 
-    warmup, is_adapted = zero_tally(), None
+    warmup, is_adapted = zero_counts(), None
     if num_warmup and parameters:
         states, parameters, warmup, is_adapted = _tune(
             warmup_keys, transition, states, parameters, num_warmup, target, mass, progress
@@ -138,10 +136,10 @@ def _run(
         run = partial(programs.run, inputs=(warmup_keys, arrays))
         states, draws, warmup = _in_pieces(run, states, draws, num_warmup, progress, "warm-up")
     run = partial(programs.run, inputs=(draw_keys, arrays))
-    _, draws, tally = _in_pieces(run, states, draws, num_samples, progress, "sampling")
+    _, draws, counts = _in_pieces(run, states, draws, num_samples, progress, "sampling")
     step_size, metric = parameters or (None, None)
     position, logdensity, info = draws
-    return Samples(position, logdensity, info, tally, Adaptation(step_size, metric, warmup, is_adapted))
+    return Samples(position, logdensity, info, counts, Adaptation(step_size, metric, warmup, is_adapted))
 
 
 def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
@@ -230,45 +228,45 @@ def _tune(
     target: Any,
     mass: adapt.Mass,
     progress: bool,
-) -> tuple[Any, tuple[Any, Metric], Tally, Array]:
-    """Run the warm-up: the chains' states after it, the tuned (step_size, metric), its tally, and whether the step size
-    is adapted."""
+) -> tuple[Any, tuple[Any, Metric], TransitionCounts, Array]:
+    """Run the warm-up: the chains' states after it, the tuned (step_size, metric), its counts, and whether the step
+    size is adapted."""
     step_size, metric = parameters
     programs, arrays = tuning_programs(kernel, mass, metric)
     schedule = adapt.window_schedule if mass else adapt.step_size_schedule
     inputs = (chain_keys, schedule(num_warmup), jnp.asarray(target))
     carry = (states, programs.begin(states, step_size, arrays))
     run = partial(programs.run, inputs=inputs)
-    carry, _, tally = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
-    (_, learned), _, _ = run(carry, None, zero_tally(), num_warmup, num_warmup + 1)
+    carry, _, counts = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
+    (_, learned), _, _ = run(carry, None, zero_counts(), num_warmup, num_warmup + 1)
     tuned = jnp.exp(learned.step_size.log_step_size_average)
     # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
     tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
     metric = learned.metric if mass else jax.tree.unflatten(programs.structure, learned.metric)
-    return carry[0], (tuned, metric), tally, learned.is_adapted
+    return carry[0], (tuned, metric), counts, learned.is_adapted
 
 
 def _in_pieces(
     run: Callable, state: Any, draws: PyTree, total: int, progress: bool, label: str
-) -> tuple[Any, PyTree, Tally]:
-    """Call run(state, draws, tally, start, stop) over 0 … total: at once, or cut into pieces for a bar.
+) -> tuple[Any, PyTree, TransitionCounts]:
+    """Call run(state, draws, counts, start, stop) over 0 … total: at once, or cut into pieces for a bar.
 
     Each piece is dispatched before the last one is waited for, so the device never idles for the bar; pieces
     grow until they take about a fifth of a second.
     """
     if not progress:
-        return run(state, draws, zero_tally(), 0, total)
-    tally, start, size, clock = zero_tally(), 0, 1, time.perf_counter()
+        return run(state, draws, zero_counts(), 0, total)
+    counts, start, size, clock = zero_counts(), 0, 1, time.perf_counter()
     with _import_tqdm()(total=total, desc=label, unit="draw") as bar:
         while start < total:
-            last, stop = tally, min(start + size, total)
-            state, draws, tally = run(state, draws, tally, start, stop)
+            last, stop = counts, min(start + size, total)
+            state, draws, counts = run(state, draws, counts, start, stop)
             _show(bar, start, last)
             elapsed, clock = time.perf_counter() - clock, time.perf_counter()
             size = 2 * size if elapsed < 0.15 else max(1, size // 2) if elapsed > 0.4 else size
             start = stop
-        _show(bar, total, tally)
-    return state, draws, tally
+        _show(bar, total, counts)
+    return state, draws, counts
 
 
 def _import_tqdm() -> Any:
@@ -280,12 +278,12 @@ def _import_tqdm() -> Any:
     return tqdm
 
 
-def _show(bar: Any, done: int, tally: Tally) -> None:
-    """Wait for the tally and put it on the bar."""
-    shown = {"acceptance": f"{float(tally.acceptance_rate):.2f}", "divergences": int(tally.num_divergent)}
-    if int(tally.num_unconverged):
-        shown["failed solves"] = int(tally.num_unconverged)
-    if int(tally.num_irreversible):
-        shown["irreversible"] = int(tally.num_irreversible)
+def _show(bar: Any, done: int, counts: TransitionCounts) -> None:
+    """Wait for the counts and put it on the bar."""
+    shown = {"acceptance": f"{float(counts.acceptance_rate):.2f}", "divergences": int(counts.num_divergent)}
+    if int(counts.num_unconverged):
+        shown["failed solves"] = int(counts.num_unconverged)
+    if int(counts.num_irreversible):
+        shown["irreversible"] = int(counts.num_irreversible)
     bar.set_postfix(shown, refresh=False)
     bar.update(done - bar.n)

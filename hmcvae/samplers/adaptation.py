@@ -15,266 +15,57 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from hmcvae import metrics
-from hmcvae._checks import check_count, check_positive, check_real, is_concrete
+from hmcvae._checks import check_count
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
-from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
+from hmcvae.samplers.moments import (
+    WelfordState,
+    metric_from_covariance,
+    welford_covariance,
+    welford_init,
+    welford_update,
+)
+from hmcvae.samplers.step_size import (
+    DualAveragingState,
+    dual_averaging_at,
+    dual_averaging_init,
+    dual_averaging_update,
+    log_limits,
+    reasonable_step_size,
+)
+from hmcvae.types import ArrayLike, Metric, PyTree, Scalar
+
+__all__ = [
+    "AdaptationState",
+    "DualAveragingState",
+    "Mass",
+    "Schedule",
+    "WelfordState",
+    "adaptation_init",
+    "adaptation_update",
+    "dual_averaging_init",
+    "dual_averaging_update",
+    "metric_from_covariance",
+    "reasonable_step_size",
+    "step_size_schedule",
+    "warmup_transition",
+    "welford_covariance",
+    "welford_init",
+    "welford_update",
+    "window_schedule",
+]
 
 # The form of an adapted mass matrix; None keeps the metric as it is.
 Mass = Literal["diagonal", "dense"] | None
-# Doublings or halvings of a step size: more than lie between the smallest and the largest number of float32.
-MAX_CHANGES = 260
 # Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
 # one that is too short to have found anything.
 NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
 # Folded into a transition's key for the first look, so that none has a key that the transition itself splits off.
 FIRST_LOOK = 1_819_242_347
-
-
-class DualAveragingState(NamedTuple):
-    """Search for the step size whose acceptance probability is the target.
-
-    log_step_size: log ε, to use in the next transition.
-    log_step_size_average: log ε̄, to use after warm-up.
-    error_average: H̄, the weighted mean of target - acceptance.
-    count: m, updates so far.
-    log_center: μ, the point to which log ε is drawn.
-    """
-
-    log_step_size: Scalar
-    log_step_size_average: Scalar
-    error_average: Scalar
-    count: Int[Array, ""]
-    log_center: Scalar
-
-
-def dual_averaging_init(step_size: Any, dtype: Any = None) -> DualAveragingState:
-    """The start of a search at ε0, drawn to μ = log(10 ε0): large steps are cheap, so they are tried first.
-
-    Raises:
-        ValueError: unless step_size is one positive number.
-    """
-    step_size = check_positive("step_size", step_size)
-    if jnp.ndim(step_size):
-        raise ValueError(f"step_size must be one number, got shape {jnp.shape(step_size)}")
-    return _dual_averaging_at(jnp.log(jnp.asarray(step_size, dtype)))
-
-
-def _dual_averaging_at(log_step_size: Scalar) -> DualAveragingState:
-    zero = jnp.zeros_like(log_step_size)
-    return DualAveragingState(
-        log_step_size, log_step_size, zero, zero.astype(jnp.int32), float(np.log(10.0)) + log_step_size
-    )
-
-
-def dual_averaging_update(
-    state: DualAveragingState,
-    acceptance_rate: ArrayLike,
-    target: ArrayLike = 0.8,
-    *,
-    gamma: Any = 0.05,
-    t0: Any = 10.0,
-    kappa: Any = 0.75,
-) -> DualAveragingState:
-    """One step of dual averaging (Hoffman & Gelman 2014, eq. 6, as in their algorithm 5).
-
-        H̄_m = (1 - 1/(m + t₀)) H̄_{m-1} + (δ - α_m)/(m + t₀)
-        log ε_m = μ - √m/γ · H̄_m
-        log ε̄_m = m^{-κ} log ε_m + (1 - m^{-κ}) log ε̄_{m-1}
-
-    Args:
-        state: from `dual_averaging_init` or the last update.
-        acceptance_rate: α_m, the mean over the chains; NaN counts as 0.
-        target: δ.
-        gamma, t0, kappa: the paper's constants and values.
-
-    Raises:
-        ValueError: for a target outside (0, 1), or constants that are not numbers of a sensible sign.
-    """
-    _check_probability("target", target)
-    gamma, t0 = check_real("gamma", gamma, 0, is_open=True), check_real("t0", t0, 0)
-    kappa = check_real("kappa", kappa, 0, 1)
-    dtype = state.log_step_size.dtype
-    alpha = jnp.nan_to_num(jnp.asarray(acceptance_rate, dtype))
-    count = state.count + 1
-    m = count.astype(dtype)
-    weight = 1 / (m + t0)
-    error = (1 - weight) * state.error_average + weight * (jnp.asarray(target, dtype) - alpha)
-    log_step_size = state.log_center - jnp.sqrt(m) / gamma * error
-    eta = m**-kappa
-    average = eta * log_step_size + (1 - eta) * state.log_step_size_average
-    return DualAveragingState(log_step_size, average, error, count, state.log_center)
-
-
-def reasonable_step_size(
-    acceptance_fn: Callable[[Scalar], Scalar],
-    step_size: Any,
-    *,
-    threshold: Any = 0.5,
-    max_changes: Any = MAX_CHANGES,
-) -> Scalar:
-    """Double or halve ε until the acceptance probability crosses ½ (Hoffman & Gelman 2014, algorithm 4).
-
-    They look at one leapfrog step; here `acceptance_fn` says what is looked at.
-
-    Args:
-        acceptance_fn: ε -> acceptance probability, a mean over chains or not, with its randomness held fixed;
-            NaN counts as 0, so that a step size that overflows is halved.
-        step_size: ε to begin with.
-        threshold: the ½.
-        max_changes: doublings or halvings at most, so that a flat or an impossible density ends too; enough for
-            all that float32 can hold.
-
-    Raises:
-        ValueError: for a step size that is not positive, a threshold outside (0, 1), or a negative count.
-    """
-    check_positive("step_size", step_size)
-    _check_probability("threshold", threshold)
-    max_changes = check_count("max_changes", max_changes, 0)
-    first = jnp.asarray(step_size, jnp.result_type(step_size, jnp.float32))
-    return _search(acceptance_fn, first, threshold, max_changes=max_changes).step_size
-
-
-class _Search(NamedTuple):
-    """step_size: ε to look at next.  rate: acceptance probability of the last one.  grows: whether ε is doubled.
-    has_crossed: the threshold.  has_left: the range of the dtype.  count: doublings or halvings so far."""
-
-    step_size: Scalar
-    rate: Scalar
-    grows: Bool[Array, ""]
-    has_crossed: Bool[Array, ""]
-    has_left: Bool[Array, ""]
-    count: Int[Array, ""]
-
-
-def _search(
-    acceptance_fn: Callable[[Scalar], Scalar],
-    first: Scalar,
-    threshold: ArrayLike,
-    *,
-    max_changes: int = MAX_CHANGES,
-    may_grow: ArrayLike = True,
-    dtype: Any = None,
-) -> _Search:
-    """Double or halve ε from `first` until its acceptance probability crosses the threshold.
-
-    Where ε may not grow, a first ε that accepts is kept. `dtype` is that of the positions, whose range ε may not leave.
-    """
-    smallest, largest = _log_limits(dtype or first.dtype)
-
-    def change(search: _Search) -> _Search:
-        # acceptance_fn stands here once, so it is compiled once.
-        rate = jnp.asarray(acceptance_fn(search.step_size), first.dtype)
-        is_accepting = rate > threshold  # False for NaN: too large
-        grows = jnp.where(search.count == 0, is_accepting & may_grow, search.grows)
-        has_crossed = is_accepting != grows
-        following = search.step_size * jnp.where(grows, 2.0, 0.5).astype(first.dtype)
-        has_left = ~((jnp.log(following) > smallest) & (jnp.log(following) < largest))
-        step_size = jnp.where(has_crossed | has_left, search.step_size, following)
-        return _Search(step_size, rate, grows, has_crossed, has_left, search.count + 1)
-
-    no = jnp.asarray(False)
-    start = _Search(first, jnp.zeros_like(first), no, no, no, jnp.zeros((), jnp.int32))
-    start = vary_as(start, first, jax.eval_shape(acceptance_fn, first))
-    return lax.while_loop(
-        lambda search: ~(search.has_crossed | search.has_left) & (search.count < max_changes), change, start
-    )
-
-
-def _log_limits(dtype: Any) -> tuple[float, float]:
-    """The logarithms between which a dtype has room for a step size, and for what it is multiplied with."""
-    info = jnp.finfo(dtype)
-    return 0.9 * float(np.log(float(info.tiny))), 0.9 * float(np.log(float(info.max)))
-
-
-class WelfordState(NamedTuple):
-    """Running moments of draws, in units of their own size.
-
-    count: n.  unit: u [d], powers of two above every |x| so far; 0 before the first.
-    mean: [d].  scatter: Σ (x - mean)² / u² as [d], or Σ (x - mean)(x - mean)ᵀ / u uᵀ as [d, d].
-    """
-
-    count: Int[Array, ""]
-    unit: Vector
-    mean: Vector
-    scatter: Float[Array, "d *d"]
-
-
-def welford_init(dimension: Any, mass: Any = "diagonal", dtype: Any = None) -> WelfordState:
-    """No draws yet, towards variances (`"diagonal"`) or the covariance matrix (`"dense"`).
-
-    Raises:
-        ValueError: for a dimension below 1, or another form of mass.
-    """
-    dimension = check_count("dimension", dimension, 1)
-    if mass not in ("diagonal", "dense"):
-        raise ValueError(f'the moments must be "diagonal" or "dense", got {mass!r}')
-    shape = (dimension, dimension) if mass == "dense" else (dimension,)
-    zero = jnp.zeros(dimension, dtype)
-    return WelfordState(jnp.zeros((), jnp.int32), zero, zero, jnp.zeros(shape, dtype))
-
-
-def welford_update(state: WelfordState, draws: Float[Array, "n d"]) -> WelfordState:
-    """Take in n draws at once, one of each chain (Chan, Golub & LeVeque 1983, eq. 1.5; Welford 1962 at n = 1)."""
-    dtype = state.mean.dtype
-    draws = draws.astype(dtype)
-    # A change of the unit is a product with a power of two: no digit is lost.
-    unit = jnp.maximum(state.unit, _power_of_two(draws))
-    divisor = jnp.where(unit > 0, unit, 1)
-    shrink = state.unit / divisor
-    num_new = draws.shape[0]
-    count = state.count + num_new
-    draws = draws / divisor[None, :]
-    mean, old_mean = jnp.mean(draws, axis=0), state.mean / divisor
-    deviations = draws - mean[None, :]
-    shift = mean - old_mean
-    weight = (state.count * (num_new / count)).astype(dtype)
-    if state.scatter.ndim == 2:
-        old_scatter = state.scatter * jnp.outer(shrink, shrink)
-        scatter = deviations.T @ deviations + weight * jnp.outer(shift, shift)
-    else:
-        old_scatter = state.scatter * shrink**2
-        scatter = jnp.sum(deviations**2, axis=0) + weight * shift**2
-    step = (num_new / count).astype(dtype)
-    return WelfordState(count, unit, (old_mean + step * shift) * divisor, old_scatter + scatter)
-
-
-def _power_of_two(draws: Float[Array, "n d"]) -> Vector:
-    """The smallest powers of two above every |x| of a coordinate; 0 where all are 0, NaN where one is not finite."""
-    size = jnp.max(jnp.abs(draws), axis=0)
-    unit = jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1]), 0)
-    return jnp.where(jnp.isfinite(draws).all(axis=0), unit, jnp.nan)
-
-
-def welford_covariance(state: WelfordState, *, regularise: bool = True) -> Float[Array, "d *d"]:
-    """The sample (co)variance, shrunk as in Stan towards 10⁻³ I by five draws' worth:
-
-    n/(n + 5) Σ̂ + 10⁻³ · 5/(n + 5) I
-    """
-    dtype = state.mean.dtype
-    n = state.count.astype(dtype)
-    covariance = state.scatter / jnp.maximum(n - 1, 1)
-    is_dense = covariance.ndim == 2
-    # One unit after the other: their product may be beyond the dtype where the covariance is not.
-    left, right = (state.unit[:, None], state.unit[None, :]) if is_dense else (state.unit, state.unit)
-    covariance = covariance * left * right
-    if not regularise:
-        return covariance
-    target = jnp.eye(state.mean.shape[0], dtype=dtype) if is_dense else jnp.ones_like(state.mean)
-    return n / (n + 5) * covariance + 1e-3 * 5 / (n + 5) * target
-
-
-def metric_from_covariance(covariance: Float[Array, "d *d"]) -> Metric:
-    """The metric whose mass is the inverse of the posterior's variances [d] or covariance matrix [d, d]."""
-    if covariance.ndim == 1:
-        return metrics.diagonal(1 / covariance)
-    mass = cho_solve(cho_factor(covariance, lower=True), jnp.eye(covariance.shape[0], dtype=covariance.dtype))
-    return metrics.dense(0.5 * (mass + mass.T))
 
 
 class Schedule(NamedTuple):
@@ -378,7 +169,7 @@ def adaptation_update(
     """Learn from one transition of all the chains; `collects` and `ends_window` come from the schedule."""
     dual = dual_averaging_update(state.step_size, acceptance_rate, target)
     # Where everything is accepted, or nothing, ε runs away: it stays where the positions' dtype can follow.
-    smallest, largest = _log_limits(positions.dtype)
+    smallest, largest = log_limits(positions.dtype)
     dual = dual._replace(
         log_step_size=jnp.clip(dual.log_step_size, smallest, largest),
         log_step_size_average=jnp.clip(dual.log_step_size_average, smallest, largest),
@@ -475,7 +266,7 @@ def _reconsider(
         return lax.fori_loop(0, num_looks, look, zero) / num_looks
 
     def search(dual: DualAveragingState) -> tuple:
-        found = _search(
+        found = search(
             acceptance,
             jnp.exp(dual.log_step_size_average),
             jnp.where(settles, least, 0.5),
@@ -487,7 +278,7 @@ def _reconsider(
         is_adapted = (
             found.has_crossed & (found.count == 1) & (found.rate < most) & (dual.count >= SHORT_STAGE)
         )
-        return _dual_averaging_at(log_found), found.has_crossed, is_adapted
+        return dual_averaging_at(log_found), found.has_crossed, is_adapted
 
     dual = learned.step_size
     m = dual.count.astype(dual.error_average.dtype)
@@ -507,12 +298,6 @@ def _mean_rate(info: Any) -> Scalar:
 def ravel_chains(positions: PyTree) -> Float[Array, "chain d"]:
     """Each chain's position as a row."""
     return jax.vmap(lambda position: ravel_pytree(position)[0])(positions)
-
-
-def _check_probability(name: str, value: Any) -> None:
-    """Raise ValueError unless the value, where it can be seen, lies inside (0, 1)."""
-    if is_concrete(value):
-        check_real(name, value, 0, 1, is_open=True)
 
 
 def check_mass(mass: Any, metric: Any) -> None:

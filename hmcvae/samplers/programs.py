@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from hmcvae import adaptation as adapt
 from hmcvae._sharding import vary_as
-from hmcvae.samples import Tally
+from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.draws import TransitionCounts
 from hmcvae.types import Metric, PyTree
 
 _NAME = "_hmcvae_programs"
@@ -160,15 +160,17 @@ def _looped(advance: Callable) -> Callable:
     """
 
     @partial(jax.jit, donate_argnames="draws")
-    def run(state: Any, draws: PyTree, tally: Tally, start: Any, stop: Any, inputs: tuple) -> tuple:
+    def run(
+        state: Any, draws: PyTree, counts: TransitionCounts, start: Any, stop: Any, inputs: tuple
+    ) -> tuple:
         def body(index: Any, carry: tuple) -> tuple:
-            state, draws, tally = carry
+            state, draws, counts = carry
             state, info = advance(inputs, state, index)
             if draws is not None:
                 draws = jax.tree.map(partial(_write, index=index), draws, _record(state, info))
-            return state, draws, _count(tally, info, inputs[0].shape[0])
+            return state, draws, _count(counts, info, inputs[0].shape[0])
 
-        return lax.fori_loop(start, stop, body, vary_as((state, draws, tally), state, inputs))
+        return lax.fori_loop(start, stop, body, vary_as((state, draws, counts), state, inputs))
 
     return run
 
@@ -186,26 +188,26 @@ def transition_keys(chain_keys: Array, index: Any) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
 
 
-def zero_tally() -> Tally:
+def zero_counts() -> TransitionCounts:
     zero = jnp.zeros((), jnp.int32)
-    return Tally(zero, jnp.zeros((), jnp.float32), zero, zero, zero)
+    return TransitionCounts(zero, jnp.zeros((), jnp.float32), zero, zero, zero)
 
 
-def _count(tally: Tally, info: Any, num_chains: int) -> Tally:
+def _count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCounts:
     """Add one transition of every chain."""
     rates = getattr(info, "acceptance_rate", jnp.zeros(1))
-    total = tally.num_transitions + num_chains
+    total = counts.num_transitions + num_chains
     share = (num_chains / total).astype(jnp.float32)
-    shift = (jnp.mean(rates.astype(jnp.float32)) - tally.acceptance_rate) * share
+    shift = (jnp.mean(rates.astype(jnp.float32)) - counts.acceptance_rate) * share
 
     def failed(holder: Any, name: str, bad: bool) -> Int[Array, ""]:
         flags = getattr(holder, name, None)
         return jnp.zeros((), jnp.int32) if flags is None else jnp.sum(flags == bad, dtype=jnp.int32)
 
-    return Tally(
+    return TransitionCounts(
         total,
-        tally.acceptance_rate + shift,
-        tally.num_divergent + failed(info, "is_divergent", True),
-        tally.num_unconverged + failed(getattr(info, "solver", None), "converged", False),
-        tally.num_irreversible + failed(info, "is_reversible", False),
+        counts.acceptance_rate + shift,
+        counts.num_divergent + failed(info, "is_divergent", True),
+        counts.num_unconverged + failed(getattr(info, "solver", None), "converged", False),
+        counts.num_irreversible + failed(info, "is_reversible", False),
     )

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from hmcvae import integrators, solvers
-from hmcvae.hmc import SamplingAlgorithm, hmc
+from hmcvae.samplers.hamiltonian import SamplingAlgorithm, hmc
 from hmcvae.types import LogDensityFn
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from hmcvae._checks import check_real
-from hmcvae._health import flat_draws, list_of
-from hmcvae.samples import Samples
+from hmcvae.samplers.draws import Samples
+from hmcvae.samplers.health import flat_draws, list_of
 
 
 class Diagnostics(NamedTuple):
@@ -94,7 +94,7 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         raise ValueError(f"diagnostics need at least 8 draws of each chain, got {draws.shape[1]}")
     if draws.shape[2] == 0:
         raise ValueError("diagnostics need positions of at least one number, got none")
-    tally = samples.tally
+    counts = samples.counts
     energy = getattr(samples.info, "energy", None)
     is_stuck = _is_constant(draws)
     fractions = np.full(draws.shape[0], np.nan) if energy is None else e_bfmi(np.asarray(energy, np.float64))
@@ -105,11 +105,11 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         _effective("mean", draws),
         _effective("mean", draws**2),
         np.where(is_stuck.all(axis=1), np.nan, fractions),
-        float(tally.acceptance_rate),
-        int(tally.num_transitions),
-        int(tally.num_divergent),
-        int(tally.num_unconverged),
-        int(tally.num_irreversible),
+        float(counts.acceptance_rate),
+        int(counts.num_transitions),
+        int(counts.num_divergent),
+        int(counts.num_unconverged),
+        int(counts.num_irreversible),
         float(seconds),
         is_stuck,
     )

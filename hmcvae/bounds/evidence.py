@@ -1,0 +1,56 @@
+"""The evidence lower bound, and its importance-weighted form."""
+
+import jax.numpy as jnp
+
+from hmcvae.bounds.base import Bound, BoundInfo, importance_weighted
+from hmcvae.bounds.chain import make_build
+from hmcvae.posteriors import Posterior, mean_field
+from hmcvae.solvers import exact_info
+from hmcvae.transitions import Target
+from hmcvae.types import ArrayLike, PRNGKey, PyTree
+from hmcvae.vae import VAE, log_prior
+
+
+def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled") -> Bound:
+    """The evidence lower bound of a VAE (Kingma & Welling 2014, eq. 2-3).
+
+        kl="sampled":   log p(x, z) - log q(z | x),  z ~ q;   E[exp] = p(x)
+        kl="analytic":  log p(x | z) - KL(q ‖ p);             the same mean, but exp of it is no estimate of p(x)
+
+    Args:
+        vae: the model.
+        posterior: q, from `hmcvae.posteriors`; None is `mean_field()`, the encoder's diagonal Gaussian.
+        kl: see above.
+
+    Raises:
+        ValueError: if `kl` is neither, or posterior is not one of `hmcvae.posteriors`.
+    """
+    if kl not in ("sampled", "analytic"):
+        raise ValueError(f'kl must be "sampled" or "analytic", got {kl!r}')
+    posterior = mean_field() if posterior is None else posterior
+    build = make_build(vae, posterior)
+
+    def draw(params: PyTree, rng_key: PRNGKey, target: Target, kl_weight: ArrayLike):
+        del params
+        q = target.coordinates
+        y = q.sample(rng_key)
+        z = q.to_position(y)
+        log_likelihood = vae.log_likelihood(target.example.params, target.example.x, z)
+        cost = q.kl_from_prior() if kl == "analytic" else q.log_prob(y) - q.log_det - log_prior(z)
+        log_weight = log_likelihood - jnp.asarray(kl_weight, z.dtype) * cost
+        info = BoundInfo(log_weight, log_likelihood, z, z, jnp.zeros_like(log_weight), exact_info(z.dtype))
+        return log_weight, info
+
+    return Bound(
+        vae,
+        lambda rng_key: {"posterior": posterior.init(rng_key)},
+        build,
+        draw,
+        f"elbo, {kl} KL",
+        is_unbiased=kl == "sampled",
+    )
+
+
+def iwae(vae: VAE, *, num_samples: int, posterior: Posterior | None = None) -> Bound:
+    """The importance-weighted auto-encoder (Burda et al. 2016): `importance_weighted(elbo(vae), num_samples)`."""
+    return importance_weighted(elbo(vae, posterior=posterior), num_samples)

@@ -1,0 +1,93 @@
+"""What a posterior is: a Gaussian q(z | x) for each example, and the coordinates that it gives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
+from hmcvae.vae import Example, gaussian_log_prob
+
+
+class Gaussian(NamedTuple):
+    """q(z | x) of one example, in its own coordinates y:  z = c + A y,  y ~ N(m, diag(s)²).
+
+    center: c, [d].  scale: A, [d, d]; None where y is z itself.  log_det: log |det A|.
+    mean: m, [d].  log_scale: log s, [d].
+    """
+
+    center: Vector
+    scale: Float[Array, "d d"] | None
+    log_det: Scalar
+    mean: Vector
+    log_scale: Vector
+
+    def to_position(self, y: Vector) -> Vector:
+        """z = c + A y."""
+        return y if self.scale is None else self.center + self.scale @ y
+
+    def to_coordinates(self, z: Vector) -> Vector:
+        """y = A⁻¹ (z - c)."""
+        return z if self.scale is None else jnp.linalg.solve(self.scale, z - self.center)
+
+    def matrix(self) -> Float[Array, "d d"]:
+        """A, the identity where y is z."""
+        return jnp.eye(len(self.mean), dtype=self.mean.dtype) if self.scale is None else self.scale
+
+    def logdensity_fn(self, logdensity_fn: LogDensityFn) -> LogDensityFn:
+        """y ↦ log p(x, c + A y) + log |det A|: the density that `logdensity_fn` has in these coordinates."""
+        return lambda y: logdensity_fn(self.to_position(y)) + self.log_det
+
+    def sample(self, rng_key: PRNGKey) -> Vector:
+        """y = m + s ε, differentiable in the parameters (Kingma & Welling 2014, section 2.4)."""
+        noise = jax.random.normal(rng_key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self.log_scale) * noise
+
+    def log_prob(self, y: Vector) -> Scalar:
+        """log N(y; m, s²). In z it is this minus `log_det`."""
+        return gaussian_log_prob(y, self.mean, self.log_scale)
+
+    def kl_from_prior(self) -> Scalar:
+        """KL(q(z | x) ‖ N(0, I)) in closed form, in nats (Kingma & Welling 2014, appendix B):
+
+        ½ (|c + A m|² + |A diag(s)|² - d) - log |det A| - Σ log s
+        """
+        mean = self.to_position(self.mean)
+        if self.scale is None:
+            squares = jnp.sum(jnp.exp(2 * self.log_scale))
+        else:
+            squares = jnp.sum((self.scale * jnp.exp(self.log_scale)[None]) ** 2)
+        log_volume = self.log_det + jnp.sum(self.log_scale)
+        return 0.5 * (jnp.sum(mean**2) + squares - len(mean)) - log_volume
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A family of Gaussians q(z | x), one for each example.
+
+    Any will do: a bound written in the coordinates y of an invertible A(x), with c(x) drawn independently of y, is a
+    bound on the same log p(x). With G = (A Aᵀ)⁻¹ a metric held constant, flat dynamics of y are those of z with mass
+    matrix G: explicit, exactly volume preserving, at one metric for each example.
+
+    init: `rng_key -> params`.
+    build: `(params, rng_key, example) -> Gaussian`; an `Example` is what `VAE.encoded` returns.
+    is_whitened: whether A carries the scales of q, so that in y it is near N(0, I). What refines a posterior needs
+        that, and a centre at the mean.
+    """
+
+    init: Callable[[PRNGKey], PyTree]
+    build: Callable[[PyTree, PRNGKey, Example], Gaussian]
+    is_whitened: bool = True
+
+
+def check_whitened(name: str, posterior: Posterior) -> None:
+    """Raise ValueError unless `posterior` is one, in whitened coordinates."""
+    if not isinstance(posterior, Posterior):
+        raise ValueError(f"{name} needs one of hmcvae.posteriors, got {posterior!r}")
+    if not posterior.is_whitened:
+        raise ValueError(
+            f"{name} needs a posterior in whitened coordinates, such as mean_field(whitened=True), got one in z itself"
+        )

@@ -1,0 +1,32 @@
+"""Samplers: Markov kernels on any log density, their warm-up, many chains, and what to make of the draws.
+
+`hmc`, `rmhmc` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of one, with
+warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
+"""
+
+from hmcvae.samplers import adaptation
+from hmcvae.samplers.diagnostics import diagnose, to_arviz
+from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts, concatenate
+from hmcvae.samplers.hamiltonian import HMCInfo, HMCState, SamplingAlgorithm, hmc, uniform_steps
+from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.riemannian import rmhmc
+from hmcvae.samplers.sampling import sample
+
+__all__ = [
+    "Adaptation",
+    "HMCInfo",
+    "HMCState",
+    "Samples",
+    "SamplingAlgorithm",
+    "SamplingWarning",
+    "TransitionCounts",
+    "adaptation",
+    "concatenate",
+    "diagnose",
+    "hmc",
+    "mmala",
+    "rmhmc",
+    "sample",
+    "to_arviz",
+    "uniform_steps",
+]
