@@ -93,7 +93,7 @@ FULL_ROWS = {
     "Gaussian of full covariance, amortised": "Gaussian, full covariance",
     "the same, recentred twice": "Gaussian, full covariance, recentred twice",
     "HVI, 4 leapfrog steps (Salimans et al.)": "HVI-4",
-    "the same, masses of each datum's own": "HVI-4, masses of each datum",
+    "the same, per-example masses": "HVI-4, per-example masses",
     "amortised metric, recentred twice, 4 steps": "amortised-4, recentred twice",
     "amortised metric, recentred twice, 2 × 2 steps": "amortised 2 x 2, recentred twice",
     "Fisher metric, recentred, 4 steps": "Fisher-4, recentred",
@@ -145,7 +145,7 @@ def _study_full() -> list[Claim]:
     widths = [s["width"] for s in sandwich]
     mean, moved = _f(sum(widths) / len(widths)), closed["Gaussian, full covariance, recentred twice"]
     four, two = closed["amortised-4, recentred twice"], closed["amortised 2 x 2, recentred twice"]
-    masses, mended_4 = closed["HVI-4, masses of each datum"], closed["diagonal-4, random rank 4, recentred"]
+    masses, mended_4 = closed["HVI-4, per-example masses"], closed["diagonal-4, random rank 4, recentred"]
     found += [
         Claim(README, "that log p(x) is {} to {} nats too low", (_f(TOO_LOW), mean)),
         Claim(PAGE, "it is {} nats lower than with 2000 and 16", (_f(TOO_LOW),)),
@@ -161,7 +161,7 @@ def _study_full() -> list[Claim]:
         Claim(
             PAGE,
             *_range(
-                "the full-covariance Gaussian (@ %) and masses of each datum's own (@ %), are far below",
+                "the full-covariance Gaussian (@ %) and per-example masses (@ %), are far below",
                 closed["Gaussian, full covariance"],
                 masses,
             ),
@@ -178,7 +178,7 @@ STUDY_ROWS = {
     "Gaussian": "Gaussian",
     "Gaussian, full covariance, recentred": "Gaussian, full covariance, recentred",
     "HVI, 4 leapfrog steps": "HVI-4",
-    "the same, masses of each datum's own": "HVI-4, masses of each datum",
+    "the same, per-example masses": "HVI-4, per-example masses",
     "amortised metric, 4 steps, recentred twice": "amortised-4, recentred twice",
     "amortised metric, 2 × 2 steps, recentred twice": "amortised 2 x 2, recentred twice",
     "Fisher metric, 4 steps, recentred": "Fisher-4, recentred",

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 
 from experiments import curves
 from experiments.checks import check_fields, check_images, check_number, check_whole
-from experiments.compare_table import WARM, label, markdown, over, plain_vae, plan_epochs, row
-from experiments.config import MAX_TEMPERATURES, TrainConfig, derivatives_per_image, differences, preset
+from experiments.compare_table import WARM, markdown, over, plain_vae, plan_epochs, row
+from experiments.configs import MAX_TEMPERATURES, TrainConfig, differences, preset
 from experiments.evaluate import EvaluateConfig, evaluate_run, evaluation_name
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable, environment, read_json, write_json
@@ -254,7 +254,8 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         for name in ((WARM,) if options.warm_start else ()) + options.presets:
             found[name, seed] = run_one(run_config(options, name, seed))
     rows = [
-        row(label(preset(name)), [found[name, seed] for seed in options.seeds]) for name in options.presets
+        row(preset(name).method.label, [found[name, seed] for seed in options.seeds])
+        for name in options.presets
     ]
     plan = read_json(options.starts) if options.seconds else None
     seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
@@ -290,7 +291,7 @@ def _draw(
         # One clock for all: the trainings ran at different times, beside whatever else the machine did.
         base = (options.plain_vae or "") if name == WARM else name
         runs = [records[name, seed] for seed in options.seeds]
-        return curves.make_curve(runs, quantities, seconds[base], derivatives_per_image(preset(base)))
+        return curves.make_curve(runs, quantities, seconds[base], preset(base).derivatives_per_image)
 
     found = {name: make(name) for name in options.presets}
     if options.warm_start:
@@ -299,9 +300,9 @@ def _draw(
     title = f"{preset(options.presets[0]).dataset}: {over(options.seeds, 'mean')}"
     title += ", with bands of ± one standard error over them" if len(options.seeds) > 1 else ""
     if options.warm_start and options.plain_vae:
-        vae = label(preset(options.plain_vae))
+        vae = preset(options.plain_vae).method.label
         title += f"\nall but {vae} go on from a {vae} of {options.warm_start * options.seconds:.3g} seconds"
-    names = [label(preset(name)) for name in found]
+    names = [preset(name).method.label for name in found]
     shown = [
         own if names.count(own) == 1 else f"{own} ({name})" for own, name in zip(names, found, strict=True)
     ]

@@ -5,31 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.config import CHARTED, DYNAMIC, TrainConfig, preset
+from experiments.configs import preset
 from experiments.evaluate import MIN_ESS
 
 WARM = "warm start"
-LABELS = {"vae": "VAE", "iwae": "IWAE", "hvi": "HVI", "whitened": "whitened", "rhvi": "RHVI"}
-
-
-def label(config: TrainConfig) -> str:
-    """The method as a table names it."""
-    name = LABELS[config.method]
-    if config.method in CHARTED:
-        name += f" ({config.metric}"
-        name += f", {'random ' if config.random_directions else ''}rank {config.rank}" if config.rank else ""
-        name += ", distilled" if config.distillation else ""
-        name += f", recentred × {config.num_recentrings})" if config.num_recentrings else ")"
-    if config.method in CHARTED and config.num_transitions == 0:
-        name = name.replace("whitened", "full-covariance Gaussian").replace(
-            "RHVI", "full-covariance Gaussian"
-        )
-    elif config.method in DYNAMIC:
-        steps = f"{config.num_steps} leapfrog step" + ("s" if config.num_steps != 1 else "")
-        name += f", {steps}" + (f" × {config.num_transitions}" if config.num_transitions > 1 else "")
-        name += ", annealed" if config.annealed else ""
-        name += "" if config.learned_momentum else ", standard momentum"
-    return name + (f", K = {config.num_samples}" if config.num_samples > 1 else "")
 
 
 def row(name: str, runs: list[tuple[dict, list[dict]]]) -> dict:
@@ -95,7 +74,7 @@ def plan_epochs(options: dict, pace: dict[str, float]) -> dict[str, int]:
 
 def plain_vae(presets: Sequence[str]) -> str | None:
     """The first preset that is a plain VAE: the one that a warm start trains."""
-    return next((name for name in presets if preset(name).method == "vae"), None)
+    return next((name for name in presets if preset(name).method.is_plain_vae), None)
 
 
 def epochs_of(options: dict, rows: list[dict]) -> dict[str, int]:
@@ -161,7 +140,7 @@ def _notes(options: dict, rows: list[dict], epochs: dict[str, int], has_ais: boo
     vae = plain_vae(options["presets"])
     given = ", ".join(str(epochs[name]) for name in options["presets"])
     if options["warm_start"] and vae:
-        given += f" (all but {label(preset(vae))} after {epochs[WARM]} of it)"
+        given += f" (all but {preset(vae).method.label} after {epochs[WARM]} of it)"
     image_error = np.mean([r["error_over_images"] for r in rows])
     notes = [
         f"Nats; {over(options['seeds'], 'means ± standard errors')}. Epochs: {given}.",

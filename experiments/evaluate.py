@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.checks import check_fields, check_images, check_whole
-from experiments.config import DYNAMIC, MAX_LOOP, MAX_TEMPERATURES, TrainConfig
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, TrainConfig
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable, write_json
 from experiments.pinning import anneal, sandwich
-from experiments.runs import Model, find_data, load_run, make_bound, make_posterior, test_examples
-from hmcvae import bounds, training
+from experiments.runs import Model, find_data, load_run, test_examples
+from hmcvae import training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.evaluation import Summary, active_units, estimate, summarise
@@ -97,12 +97,8 @@ def evaluate(
     Gaussian) and, for methods with dynamics, one for the end of the chain. `ais`, where asked for, is log p(x) by
     annealed importance sampling from the encoder's Gaussian, with a sandwich on images that the model made.
     """
-    num_features = _num_features(model, examples[0])
-    posterior = make_posterior(config, num_features, exact=True)
-    proposals = {"encoder": bounds.elbo(model.vae, posterior=posterior)}
-    if config.method in DYNAMIC:
-        one_draw = TrainConfig(**{**vars(config), "num_samples": 1})
-        proposals[config.method] = make_bound(one_draw, model.vae, num_features, exact=True)
+    num_features = model.num_features
+    proposals = config.method.proposals(model.vae, num_features)
     result: dict = {
         "num_images": len(examples),
         "num_samples": num_samples,
@@ -123,10 +119,10 @@ def evaluate(
         )
         summary = summarise(values)
         result["proposals"][name] = _to_json(summary) | {"seconds": time.perf_counter() - start}
-    if config.num_samples > 1:
+    if config.method.num_samples > 1:
         # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
         values = estimate(
-            model.exact,
+            model.eval_bound,
             params,
             stream(seed, "evaluation, trained bound"),
             examples,
@@ -136,6 +132,7 @@ def evaluate(
         result["trained_bound"] = summarise(values).bound._asdict()
     if num_temperatures:
         settings = {"num_temperatures": num_temperatures, "num_chains": num_chains}
+        posterior = config.method.posterior.build(num_features, config.latent_dim, for_evaluation=True)
         found = anneal(
             model.vae,
             params["vae"],
@@ -153,10 +150,6 @@ def evaluate(
     result["latent_dim"] = config.latent_dim
     result["num_pixels"] = int(np.prod(examples.shape[1:]))
     return result
-
-
-def _num_features(model: Model, x: jax.Array) -> int:
-    return int(jax.eval_shape(model.vae.encode, model.params["vae"], x)[2].shape[0])
 
 
 def make_likelihood_monitor(
@@ -185,16 +178,16 @@ def make_likelihood_monitor(
     prepared = training.prepare(pixel_key, jnp.asarray(images), max_value, model.binarize)
     chosen = np.linspace(0, len(images) - 1, min(NUM_WEIGHTED, len(images))).astype(int)
     examples = prepared[chosen]
-    num_terms = math.ceil(config.monitor_samples / config.num_samples)
+    num_terms = math.ceil(config.monitor_samples / config.method.num_samples)
     draw_key = stream(0, "monitored log p(x)")
 
     def monitor(params: Any) -> dict[str, float]:
-        values = estimate(model.exact, params, draw_key, examples, num_samples=num_terms, batch_size=20)
+        values = estimate(model.eval_bound, params, draw_key, examples, num_samples=num_terms, batch_size=20)
         found = summarise(values)
         return {
             "log_likelihood": found.log_likelihood.mean,
             "gap": found.gap.mean,
-            "draws": num_terms * config.num_samples,
+            "draws": num_terms * config.method.num_samples,
             "ess": found.effective_sample_size,
         }
 

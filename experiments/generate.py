@@ -15,7 +15,7 @@ from jax.scipy.stats import norm
 
 from experiments import plots
 from experiments.checks import check_fields, check_whole
-from experiments.config import MAX_LOOP
+from experiments.configs import MAX_LOOP
 from experiments.failures import fail_cleanly
 from experiments.files import check_writable
 from experiments.runs import Model, find_data, load_run, test_examples

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from experiments.config import TrainConfig, differences, from_json, to_json
+from experiments.configs import TrainConfig, differences, from_json, to_json
 from experiments.files import LOCK, environment, locked, read_json, read_records, write_json
 from hmcvae import data
 from hmcvae.checkpoints import Checkpoints

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.config import CHARTED, DYNAMIC, TrainConfig
+from experiments.configs import TrainConfig
 from experiments.run_folder import RunFolder
-from hmcvae import bounds, data, likelihoods, networks, posteriors, solvers, training
+from hmcvae import data, likelihoods, networks, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
-from hmcvae.posteriors import Posterior
 from hmcvae.vae import VAE
 
 NUM_MONITORED = 1000
@@ -36,13 +35,14 @@ class ImageFormat(NamedTuple):
 @dataclass(frozen=True)
 class Model:
     """A config turned into functions: the bound to train, its starting parameters, the data's handling, and the bound
-    to evaluate, whose implicit solves are to tolerance (mostly the same)."""
+    to evaluate, whose implicit solves are to tolerance (mostly the same). num_features: the encoder's."""
 
     vae: VAE
     bound: Bound
     params: Any
     binarize: bool
-    exact: Bound
+    eval_bound: Bound
+    num_features: int
 
 
 def load_data(config: TrainConfig) -> data.Dataset:
@@ -92,18 +92,18 @@ def build(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> Model:
         architecture=config.architecture,
         hidden=config.hidden,
     )
-    bound = make_bound(config, vae, num_features)
-    is_taught = config.method in CHARTED and config.distillation > 0
-    exact = (
-        make_bound(config, vae, num_features, exact=True) if config.method == "rhvi" or is_taught else bound
-    )
+    bound = config.method.build(vae, num_features)
+    eval_bound = bound
+    if config.method.differs_in_evaluation:
+        eval_bound = config.method.build(vae, num_features, for_evaluation=True)
     vae_key, bound_key = jax.random.split(stream(config.training.seed, "parameters"))
     shapes = jax.eval_shape(lambda: (init_params(vae_key), bound.init(bound_key)))
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     if total > MAX_PARAMETERS:
         raise ValueError(f"the model would have {total:,} parameters; expected at most {MAX_PARAMETERS:,}")
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
-    return Model(vae, bound, params, config.likelihood == "bernoulli" and dataset.max_value > 1, exact)
+    binarize = config.likelihood == "bernoulli" and dataset.max_value > 1
+    return Model(vae, bound, params, binarize, eval_bound, num_features)
 
 
 def start_params(config: TrainConfig, model: Model) -> Any:
@@ -127,68 +127,10 @@ def start_params(config: TrainConfig, model: Model) -> Any:
             f"the run in {config.start_from} has other nets: {len(differing)} arrays differ, the first is {first}: "
             f"expected {expected.get(first)}, got {found.get(first)}"
         )
-    return {"vae": vae | {"encoder": start_encoder(config, vae["encoder"])}, "bound": model.params["bound"]}
-
-
-def start_encoder(config: TrainConfig, encoder: Any) -> Any:
-    """A trained encoder, for the bound of `config` to start with: a posterior that reads the encoder's scales in
-    whitened coordinates gets scales of one, in place of those in z."""
-    if config.method not in CHARTED or config.metric not in ("fisher", "sketched"):
-        return encoder
-    head = encoder["params"]["GaussianHead_0"]
-    head = head | {"log_scale": jax.tree.map(jnp.zeros_like, head["log_scale"])}
-    return {"params": encoder["params"] | {"GaussianHead_0": head}}
-
-
-def make_posterior(config: TrainConfig, num_features: int, *, exact: bool = False) -> Posterior:
-    """The posterior that a config names; with `exact`, without distillation, which is for training alone."""
-    if config.method not in CHARTED:
-        return posteriors.mean_field()
-    d = config.latent_dim
-    make = {
-        "diagonal": lambda: posteriors.mean_field(whitened=True),
-        "amortised": lambda: posteriors.full_covariance(num_features, d),
-        "fisher": lambda: posteriors.fisher(d),
-        "sketched": lambda: posteriors.fisher(d, config.num_probes),
+    return {
+        "vae": vae | {"encoder": config.method.posterior.start_encoder(vae["encoder"])},
+        "bound": model.params["bound"],
     }
-    posterior = make[config.metric]()
-    if config.rank:
-        posterior = posteriors.low_rank(
-            posterior, num_features, d, config.rank, random_directions=config.random_directions
-        )
-    if config.num_recentrings:
-        posterior = posteriors.gauss_newton(posterior, config.num_recentrings)
-    if config.distillation and not exact:
-        posterior = posteriors.distilled(posterior, config.distillation)
-    return posterior
-
-
-def make_bound(config: TrainConfig, vae: VAE, num_features: int, *, exact: bool = False) -> Bound:
-    """The bound that a config trains; with `exact`, implicit solves are to tolerance, as an evaluation needs them."""
-    posterior = make_posterior(config, num_features, exact=exact)
-    if config.method in DYNAMIC:
-        conditional = networks.reverse_model(num_features, config.latent_dim, config.reverse_hidden)
-        dynamics: dict[str, Any] = {
-            "posterior": posterior,
-            "reverse": conditional,
-            "momentum": conditional if config.learned_momentum else None,
-            "num_transitions": config.num_transitions,
-            "num_steps": config.num_steps,
-            "initial_step_size": config.initial_step_size,
-            "max_step_size": config.max_step_size,
-            "annealed": config.annealed,
-        }
-        if config.method == "rhvi":
-            solver = solvers.TO_TOLERANCE
-            if config.num_iterations and not exact:
-                solver = solvers.fixed_point(num_iterations=config.num_iterations, differentiate="unrolled")
-            dynamics["position_dependence"] = config.position_dependence
-            bound = bounds.rhvi(vae, solver=solver, **dynamics)
-        else:
-            bound = bounds.hvi(vae, per_coordinate_steps=config.per_coordinate_steps, **dynamics)
-    else:
-        bound = bounds.elbo(vae, posterior=posterior)
-    return bounds.importance_weighted(bound, config.num_samples) if config.num_samples > 1 else bound
 
 
 def monitored_images(dataset: data.Dataset) -> tuple[str, np.ndarray]:

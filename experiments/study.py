@@ -25,23 +25,23 @@ import optax
 from jax import lax
 
 from experiments.checks import check_above_zero, check_fields, check_images, check_number, check_whole
-from experiments.config import (
-    DYNAMIC,
+from experiments.configs import (
     MAX_LOOP,
     MAX_TEMPERATURES,
     MAX_WIDTH,
+    Method,
     TrainConfig,
-    derivatives_per_image,
+    method_to_json,
     preset,
 )
 from experiments.failures import fail_cleanly
 from experiments.files import environment, read_json, write_json
 from experiments.pinning import pin
 from experiments.run_folder import RunFolder
-from experiments.runs import Model, find_data, load_run, make_bound, start_encoder, test_examples
+from experiments.runs import Model, find_data, load_run, test_examples
 from experiments.study_methods import AS_TRAINED, FAMILIES, METHODS, grid
 from experiments.train import train
-from hmcvae import data, posteriors, training
+from hmcvae import data, training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
@@ -122,15 +122,10 @@ class StudyConfig:
         )
 
     @property
-    def chosen(self) -> dict[str, dict]:
-        """The methods to train, and how each differs from the plain VAE."""
+    def chosen(self) -> dict[str, Method]:
+        """The methods to train."""
         named = self.methods or (() if self.families else tuple(METHODS))
         return {name: METHODS[name] for name in named} | grid(self.families, self.transitions, self.steps)
-
-
-def method_config(base: TrainConfig, changes: dict) -> TrainConfig:
-    """The config of one method of the study, with the decoder's nets."""
-    return dataclasses.replace(base, **changes)
 
 
 def with_fixed_decoder(bound: Bound, decoder: PyTree) -> Bound:
@@ -145,7 +140,10 @@ def with_fixed_decoder(bound: Bound, decoder: PyTree) -> Bound:
 
 def start_params(config: TrainConfig, bound: Bound, encoder: PyTree, seed: int) -> PyTree:
     """The trained VAE's encoder, and the bound's own at their start."""
-    return {"vae": {"encoder": start_encoder(config, encoder)}, "bound": bound.init(stream(seed, "bound"))}
+    return {
+        "vae": {"encoder": config.method.posterior.start_encoder(encoder)},
+        "bound": bound.init(stream(seed, "bound")),
+    }
 
 
 def train_method(
@@ -209,35 +207,6 @@ def progress(options: StudyConfig, seconds: float, passes: float) -> float:
     return passes / options.passes if options.passes else seconds / options.seconds
 
 
-def learned(config: TrainConfig, own: PyTree) -> dict:
-    """Step sizes, masses, recentring steps and the like, as they were learned."""
-    found: dict = {}
-    posterior, chain = own["posterior"], own.get("chain", {})
-    if "step" in posterior:
-        found["recentring_steps"] = np.asarray(posteriors.step_sizes(posterior)).tolist()
-        posterior = posterior["base"]
-    if "directions" in posterior or set(posterior) == {"base", "log_weight"}:
-        found["fisher_weight"] = float(np.exp(posterior["log_weight"]))
-        posterior = posterior["base"]
-    if "log_precision" in posterior:
-        found["fisher_weight"] = float(np.exp(posterior["log_weight"]))
-        found["precision"] = np.exp(np.asarray(posterior["log_precision"])).tolist()
-    if "step_size" in chain:
-        raw = np.asarray(chain["step_size"])
-        found["step_sizes"] = (config.max_step_size / (1 + np.exp(-raw))).tolist()
-        masses = chain.get("log_mass", chain.get("metric", {}).get("log_mass"))
-        if masses is not None:
-            found["log_masses"] = np.asarray(masses).tolist()
-        if "dependence" in chain.get("metric", {}):
-            found["position_dependence"] = (
-                1 / (1 + np.exp(-np.asarray(chain["metric"]["dependence"])))
-            ).tolist()
-    if "schedule" in own:
-        weights = np.exp(np.asarray(own["schedule"]))
-        found["inverse_temperatures"] = (np.cumsum(weights / weights.sum())[:-1]).tolist()
-    return found
-
-
 UNTRAINED: dict = {
     "seconds": 0.0,
     "epochs": 0,
@@ -254,34 +223,37 @@ def run_method(
     name: str, base: TrainConfig, model: Model, params: PyTree, dataset: data.Dataset, options: StudyConfig
 ) -> dict:
     """Train one method against the decoder, and its figures on the test images."""
-    config = method_config(base, options.chosen[name])
+    config = dataclasses.replace(base, method=options.chosen[name])
     decoder, encoder = params["vae"]["decoder"], params["vae"]["encoder"]
     examples = test_examples(config, dataset, model.binarize, options.num_images)
-    num_features = int(jax.eval_shape(model.vae.encode, params["vae"], examples[0])[2].shape[0])
-    bound = with_fixed_decoder(make_bound(config, model.vae, num_features), decoder)
-    exact = with_fixed_decoder(make_bound(config, model.vae, num_features, exact=True), decoder)
+    bound, eval_bound = (
+        with_fixed_decoder(
+            config.method.build(model.vae, model.num_features, for_evaluation=for_evaluation), decoder
+        )
+        for for_evaluation in (False, True)
+    )
     start = start_params(config, bound, encoder, config.training.seed)
     if name == AS_TRAINED:
         trained, figures = start, UNTRAINED
     else:
         trained, figures = train_method(config, bound, start, dataset, options, model.binarize)
     key = stream(config.training.seed, "study, evaluation")
-    values = estimate(exact, trained, key, examples, num_samples=options.eval_samples, batch_size=50)
+    values = estimate(eval_bound, trained, key, examples, num_samples=options.eval_samples, batch_size=50)
     per_image = {
         field: np.asarray(getattr(values, field), np.float64).tolist()
         for field in ("bound", "log_likelihood", "weight_sd", "effective_sample_size")
     }
     return figures | {
         "method": name,
-        "definition": options.chosen[name],
-        "num_transitions": config.num_transitions if config.method in DYNAMIC else 0,
-        "num_steps": config.num_steps if config.method in DYNAMIC else 0,
+        "definition": method_to_json(config.method),
+        "num_transitions": config.method.chain_length[0],
+        "num_steps": config.method.chain_length[1],
         "passes": options.passes,
-        "derivatives_per_image": derivatives_per_image(config),
+        "derivatives_per_image": config.derivatives_per_image,
         "per_image": per_image,
         "unconverged": float(np.mean(np.asarray(values.unconverged))),
         "nonfinite": float(np.mean(np.asarray(values.nonfinite))),
-        "learned": learned(config, trained["bound"]),
+        "learned": config.method.learned(trained["bound"]),
     }
 
 
@@ -381,7 +353,7 @@ def study(options: StudyConfig) -> None:
             for name in options.chosen:
                 path = cell_path(cells, name)
                 if path.is_file():
-                    check_definition(path, options.chosen[name])
+                    check_definition(path, method_to_json(options.chosen[name]))
                     continue
                 result = run_method(name, config, model, params, dataset, options)
                 settings = {"num_images": options.num_images, "num_train": options.num_train, "seed": seed}

@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from experiments import config as configs
 from experiments import plots
-from experiments.config import TrainConfig
+from experiments.configs import TrainConfig, parse
 from experiments.evaluate import evaluate, make_likelihood_monitor, table
 from experiments.failures import advised, fail_cleanly, resume_advice
 from experiments.files import write_json
@@ -82,7 +81,7 @@ def train_epochs(
         max_value=dataset.max_value,
         binarize=model.binarize,
         validation=dataset.validation,
-        validation_bound=model.exact,
+        validation_bound=model.eval_bound,
         checkpoints=checkpoints,
         best=best,
         resume=start > 0,
@@ -118,7 +117,7 @@ def make_monitors(
     there, and with config.monitor_samples their log p(x), gap and number of draws."""
     split, monitored = monitored_images(dataset)
     key, images = stream(0, "monitored images"), jnp.asarray(monitored)
-    bound_fn = training.make_monitor(model.exact, dataset.max_value, model.binarize)
+    bound_fn = training.make_monitor(model.eval_bound, dataset.max_value, model.binarize)
     likelihood_fn = make_likelihood_monitor(config, model, key, monitored, dataset.max_value)
 
     def monitor(params: Any, record: dict) -> dict:
@@ -174,7 +173,7 @@ def finish(
 
 
 def main() -> None:
-    train(configs.parse(sys.argv[1:]))
+    train(parse(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -457,4 +457,4 @@ def _report(outcome: _Outcome, limit: _Limit) -> SolverInfo:
 
 
 # What implicit integrators use unless told otherwise.
-TO_TOLERANCE = switching()
+DEFAULT = switching()

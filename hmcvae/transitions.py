@@ -210,7 +210,7 @@ def riemannian(
     momentum: Any = None,
     num_steps: int = 1,
     *,
-    solver: Solver = solvers.TO_TOLERANCE,
+    solver: Solver = solvers.DEFAULT,
     integrator: Integrator = integrators.generalized_leapfrog,
     initial_step_size: float = 0.1,
     max_step_size: float = 1.0,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import compare_bounds, curves, evaluate
-from experiments.compare_bounds import WARM, CompareConfig, compare, label, run_config
-from experiments.config import preset
+from experiments.compare_bounds import WARM, CompareConfig, compare, run_config
+from experiments.configs import Elbo, Fisher, FullCovariance, Hvi, preset
 from experiments.curves import DERIVATIVES, EPOCHS, SECONDS
 from experiments.runs import build, load_data, load_run, start_params
 from experiments.train import train
@@ -55,10 +55,10 @@ def test_compare_writes_a_table_and_repeats_nothing(tmp_path, monkeypatch):
 
 
 def test_labels_name_the_method_and_its_lengths():
-    assert label(preset("mnist_vae")) == "VAE"
-    assert label(preset("mnist_iwae")) == "IWAE, K = 5"
-    assert label(preset("mnist_hvi1")) == "HVI, 1 leapfrog step"
-    assert label(preset("mnist_hvi_plain")) == "HVI, 4 leapfrog steps, standard momentum"
+    assert preset("mnist_vae").method.label == "VAE"
+    assert preset("mnist_iwae").method.label == "IWAE, K = 5"
+    assert preset("mnist_hvi1").method.label == "HVI, 1 leapfrog step"
+    assert preset("mnist_hvi_plain").method.label == "HVI, 4 leapfrog steps, standard momentum"
 
 
 def test_epochs_are_for_all_or_for_each(tmp_path):
@@ -127,8 +127,8 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
     )
     train(first, quiet=True)
     trained = load_run(tmp_path / "first")[3]["vae"]
-    for changes in ({"method": "whitened"}, {"method": "whitened", "metric": "fisher"}):
-        config = dataclasses.replace(first, start_from=tmp_path / "first", **changes)
+    for posterior in (FullCovariance(), Fisher()):
+        config = dataclasses.replace(first, start_from=tmp_path / "first", method=Hvi(posterior))
         model = build(config, load_data(config))
         params = start_params(config, model)
         jax.tree.map(np.testing.assert_array_equal, params["vae"]["decoder"], trained["decoder"])
@@ -136,7 +136,7 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
         expected = trained["encoder"]["params"]["GaussianHead_0"]
         np.testing.assert_array_equal(head["mean"]["kernel"], expected["mean"]["kernel"])
         is_flat = not np.any(head["log_scale"]["kernel"])
-        assert is_flat == (changes.get("metric") == "fisher")
+        assert is_flat == isinstance(posterior, Fisher)
     other = dataclasses.replace(first, start_from=tmp_path / "first", latent_dim=3)
     with pytest.raises(ValueError, match="has other nets"):
         start_params(other, build(other, load_data(other)))
@@ -156,8 +156,10 @@ def test_bad_plans_are_refused(tmp_path, changes, message):
         options(tmp_path, **changes)
 
 
-def test_a_chart_without_steps_is_called_a_gaussian():
-    assert label(preset("mnist_recentred_gaussian")) == "full-covariance Gaussian (amortised, recentred × 2)"
+def test_methods_are_named_by_their_posterior():
+    assert preset("mnist_recentred_gaussian").method.label == "Gaussian (full covariance, recentred × 2)"
+    assert preset("mnist_amortised").method.label == "HVI (full covariance, recentred × 2), 4 leapfrog steps"
+    assert Elbo(Fisher(rank=2, distillation=0.5)).label == "Gaussian (Fisher, rank 2, distilled)"
 
 
 def test_curves_of_runs_with_a_validation_set_are_of_that():

@@ -72,7 +72,7 @@ def start_of(problem, dtype="float64"):
 def program(problem, kind, is_sharp=True):
     """(z, v, ε, L) -> (end state, info), jitted; one compilation serves all ε and L."""
     target, metric, _ = PROBLEMS[problem]
-    solver = SHARP if is_sharp else solvers.TO_TOLERANCE
+    solver = SHARP if is_sharp else solvers.DEFAULT
     step = INTEGRATORS[kind](target.logdensity_fn, metric, solver)
 
     @jax.jit
@@ -441,7 +441,7 @@ def as_a_whole(make):
 
 
 @over_integrators
-@pytest.mark.parametrize("solver", [solvers.fixed_point(), solvers.TO_TOLERANCE], ids=["plain", "switching"])
+@pytest.mark.parametrize("solver", [solvers.fixed_point(), solvers.DEFAULT], ids=["plain", "switching"])
 def test_steps_taken_back_are_the_trajectory_back(kind, solver):
     """At steps so long that a good part of the solves fails: what can and what cannot be retraced is told alike by
     taking each step back as it is made, and by the trajectory back, over 600 starts and 1 to 4 steps."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hmcvae
-from experiments.config import TrainConfig
+from experiments.configs import Fisher, FullCovariance, Hvi, MeanField, Rhvi, SketchedFisher, TrainConfig
 from experiments.train import train
 from hmcvae import bounds, posteriors
 from hmcvae.bounds.base import BUILD
@@ -557,44 +557,53 @@ def test_bad_settings_are_refused(make_bad, message):
 
 
 @pytest.mark.parametrize(
-    ("method", "metric", "changes"),
+    "method",
     [
-        ("whitened", "amortised", {"annealed": True, "rank": 2, "distillation": 0.5}),
-        ("whitened", "sketched", {"num_probes": 2}),
-        ("rhvi", "fisher", {}),
-        ("rhvi", "diagonal", {"rank": 1, "random_directions": True, "position_dependence": 0.3}),
+        Hvi(
+            FullCovariance(num_centre_steps=1, rank=2, distillation=0.5),
+            num_steps=2,
+            reverse_hidden=8,
+            annealed=True,
+        ),
+        Hvi(SketchedFisher(num_centre_steps=1, num_probes=2), num_steps=2, reverse_hidden=8),
+        Rhvi(num_steps=2, reverse_hidden=8),
+        Rhvi(
+            MeanField(num_centre_steps=1, rank=1, random_directions=True),
+            num_steps=2,
+            reverse_hidden=8,
+            position_dependence=0.3,
+        ),
     ],
+    ids=lambda method: method.tag,
 )
-def test_a_run_is_trained_and_evaluated(method, metric, changes, tmp_path):
+def test_a_run_is_trained_and_evaluated(method, tmp_path):
     config = TrainConfig(
         method=method,
-        metric=metric,
         latent_dim=3,
         hidden=(12,),
-        reverse_hidden=8,
-        num_steps=2,
         training=Options(num_epochs=2, batch_size=100),
         eval_samples=20,
         eval_images=20,
-        run_dir=tmp_path / metric,
-        **changes,
+        run_dir=tmp_path / "run",
     )
     result = train(config)[1]
-    assert set(result["proposals"]) == {"encoder", method}
+    assert set(result["proposals"]) == {"encoder", method.name}
     for figures in result["proposals"].values():
         assert np.isfinite(figures["bound"]["mean"])
         assert figures["bound"]["mean"] < figures["log_likelihood"]["mean"]
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make_bad", "message"),
     [
-        ({"rank": 9}, "rank must be at most latent_dim = 8, got 9"),
-        ({"distillation": -1.0}, "distillation must be a finite number of at least 0, got -1.0"),
-        ({"rank": 2}, "rank need method whitened or rhvi, got hvi"),
-        ({"position_dependence": 1.5}, "position_dependence must be a finite number in .0, 1., got 1.5"),
+        (lambda: TrainConfig(method=Hvi(Fisher(rank=9))), "rank must be at most latent_dim = 8, got 9"),
+        (lambda: Fisher(distillation=-1.0), "distillation must be a finite number of at least 0, got -1.0"),
+        (
+            lambda: Rhvi(position_dependence=1.5),
+            "position_dependence must be a finite number in .0, 1., got 1.5",
+        ),
     ],
 )
-def test_bad_configs_are_refused(changes, message):
+def test_bad_configs_are_refused(make_bad, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(**changes)
+        make_bad()

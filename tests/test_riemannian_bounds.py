@@ -199,7 +199,7 @@ def test_energy_errors_shrink_with_the_square_of_the_step():
     assert 3.4 < ratio < 4.6, ratio
 
 
-@pytest.mark.parametrize("solver", [solvers.TO_TOLERANCE, COUNTED])
+@pytest.mark.parametrize("solver", [solvers.DEFAULT, COUNTED])
 def test_gradients_equal_finite_differences(solver):
     """Through implicit solves and through unrolled ones, in a direction of all parameters; float64."""
     bound = rhvi(2, 2, solver=solver)

@@ -16,11 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import config as configs
 from experiments import evaluate, failures, files, generate, runs, train
 from experiments.compare_bounds import CompareConfig
 from experiments.compare_samplers import SamplersConfig
-from experiments.config import TrainConfig
+from experiments.configs import Elbo, Fisher, Hvi, Rhvi, SketchedFisher, TrainConfig, parse
 from experiments.evaluate import EvaluateConfig
 from experiments.generate import GenerateConfig
 from experiments.logistic_regression import LogisticConfig
@@ -222,8 +221,13 @@ def test_an_evaluation_that_cannot_be_written_is_refused_first(colour_run, monke
 COUNTS = [
     (
         lambda **v: TrainConfig(**v),
-        ["latent_dim", "num_transitions", "num_steps", "reverse_hidden", "eval_samples"],
+        ["latent_dim", "eval_samples"],
     ),
+    (lambda **v: Hvi(**v), ["num_samples", "num_transitions", "num_steps", "reverse_hidden"]),
+    (lambda **v: Elbo(**v), ["num_samples"]),
+    (lambda **v: Fisher(**v), ["num_centre_steps", "rank"]),
+    (lambda **v: SketchedFisher(**v), ["num_probes"]),
+    (lambda **v: Rhvi(**v), ["num_iterations"]),
     (
         lambda **v: EvaluateConfig(Path("x"), **v),
         ["num_samples", "num_images", "chunk_size", "num_chains", "seed"],
@@ -245,19 +249,26 @@ def test_counts_of_every_command_are_checked_and_normalised(make, name):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("make", "changes", "message"),
     [
-        ({"num_transitions": 3_000_000_000}, "num_transitions must be a whole number .* got 3000000000"),
-        ({"num_transitions": 10_001}, "num_transitions must be at most 10000, got 10001"),
-        ({"num_transitions": 200, "num_steps": 200}, "num_transitions times num_steps must be at most 10000"),
-        ({"hidden": (4, 10**6)}, "hidden must be at most 100000, got 1000000"),
-        ({"distillation": float("nan")}, "distillation must be a finite number of at least 0"),
-        ({"position_dependence": 1.5}, r"position_dependence must be a finite number in \[0, 1\]"),
+        (Hvi, {"num_transitions": 3_000_000_000}, "num_transitions must be a whole number .* got 3000000000"),
+        (Hvi, {"num_transitions": 10_001}, "num_transitions must be at most 10000, got 10001"),
+        (
+            Hvi,
+            {"num_transitions": 200, "num_steps": 200},
+            "num_transitions times num_steps must be at most 10000",
+        ),
+        (Hvi, {"initial_step_size": -0.1}, "initial_step_size must be finite and greater than 0, got -0.1"),
+        (Hvi, {"initial_step_size": float("nan")}, "initial_step_size must be finite"),
+        (TrainConfig, {"hidden": (4, 10**6)}, "hidden must be at most 100000, got 1000000"),
+        (Fisher, {"distillation": float("nan")}, "distillation must be a finite number of at least 0"),
+        (Fisher, {"random_directions": True}, "random_directions needs a rank of at least 1, got 0"),
+        (Rhvi, {"position_dependence": 1.5}, r"position_dependence must be a finite number in \[0, 1\]"),
     ],
 )
-def test_what_would_abort_the_process_is_refused(changes, message):
+def test_what_would_abort_the_process_is_refused(make, changes, message):
     with pytest.raises(ValueError, match=message):
-        TrainConfig(**changes)
+        make(**changes)
 
 
 def test_a_model_too_large_to_allocate_is_refused():
@@ -269,16 +280,13 @@ def test_a_model_too_large_to_allocate_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--method", "iwae"], 5),
-        (["--method", "iwae", "--num-samples", "3"], 3),
-        (["--preset", "mnist_iwae", "--method", "vae"], 1),
+        (["--preset", "mnist_iwae", "--num-samples", "3"], 3),
         (["--preset", "mnist_iwae"], 5),
         ([], 1),
     ],
 )
-def test_the_number_of_samples_is_the_methods_own_where_it_is_not_given(arguments, expected):
-    assert configs.parse(arguments).num_samples == expected
-    assert TrainConfig(method="iwae").num_samples == 5
+def test_the_number_of_samples_is_the_presets_own_where_it_is_not_given(arguments, expected):
+    assert parse(arguments).method.num_samples == expected
 
 
 # Where figures go, and how commands end.
@@ -332,7 +340,7 @@ def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys,
 @pytest.mark.slow
 def test_a_training_that_is_interrupted_says_how_to_go_on(tmp_path):
     folder = tmp_path / "run"
-    arguments = ["--method", "vae", "--num-epochs", "100000", "--run-dir", str(folder)]
+    arguments = ["--preset", "digits_vae", "--num-epochs", "100000", "--run-dir", str(folder)]
     # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
     program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     program += "runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)"

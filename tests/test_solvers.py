@@ -20,9 +20,9 @@ EVERY = {
     "switching": switching(),
     "count": fixed_point(num_iterations=60),
 }
-TO_TOLERANCE = {name: solver for name, solver in EVERY.items() if name != "count"}
+DEFAULT = {name: solver for name, solver in EVERY.items() if name != "count"}
 over_every = pytest.mark.parametrize("solver", EVERY.values(), ids=EVERY.keys())
-over_loops = pytest.mark.parametrize("solver", TO_TOLERANCE.values(), ids=TO_TOLERANCE.keys())
+over_loops = pytest.mark.parametrize("solver", DEFAULT.values(), ids=DEFAULT.keys())
 
 
 def affine(x):
@@ -123,7 +123,7 @@ class TestSolution:
             return jnp.asarray(A, x.dtype) @ x + b
 
         start = jnp.zeros(3, jnp.float32)
-        for solver in TO_TOLERANCE.values():
+        for solver in DEFAULT.values():
             x, info = jax.jit(lambda x, s=solver: s(g, x, 2e4))(start)
             assert info.converged
             assert info.num_iterations < 25
@@ -406,7 +406,7 @@ class TestInfo:
             assert np.isnan(together.residual).all()
 
     def test_default(self):
-        assert switching() == solvers.TO_TOLERANCE
+        assert switching() == solvers.DEFAULT
 
 
 def kick(strength):

@@ -1,5 +1,6 @@
 """The study of one fixed decoder, and its report: whole, resumable, and honest about what it compares."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,8 @@ import hmcvae
 from experiments import cells as study_cells
 from experiments import pinning, report, report_figures
 from experiments import study as studies
-from experiments.config import preset
-from experiments.runs import Model, build, load_data, make_bound
+from experiments.configs import preset
+from experiments.runs import Model, build, load_data
 from experiments.study import StudyConfig, study
 from experiments.study_methods import METHODS
 from hmcvae import bounds
@@ -194,7 +195,7 @@ def test_the_report_says_what_position_dependence_adds(folder, tmp_path):
     # Each image's gain is its place in the order of variation: 0 … 8.
     place = np.argsort(np.argsort(variation))
     frozen["per_image"]["bound"] = (np.asarray(moving["per_image"]["bound"]) - place).tolist()
-    decoder.methods["RHVI-2, recentred, share 0"] = frozen
+    decoder.methods["RHVI-2, recentred, position dependence 0"] = frozen
     (found,) = report._position_rows([decoder])
     assert (found["gain"], found["gain_least"], found["gain_most"]) == pytest.approx((4.0, 1.0, 7.0))
     assert "| 3 | RHVI-2, recentred | 1 |" in "\n".join(report._position_table([found]))
@@ -202,10 +203,10 @@ def test_the_report_says_what_position_dependence_adds(folder, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_decoder_is_held_fixed_and_the_rest_has_a_gradient(name):
-    config = studies.method_config(preset("digits_vae"), METHODS[name])
+    config = dataclasses.replace(preset("digits_vae"), method=METHODS[name])
     model = build(config, load_data(config))
     bound = studies.with_fixed_decoder(
-        make_bound(config, model.vae, config.hidden[-1]), model.params["vae"]["decoder"]
+        config.method.build(model.vae, model.num_features), model.params["vae"]["decoder"]
     )
     params = studies.start_params(config, bound, model.params["vae"]["encoder"], 0)
 

@@ -66,7 +66,7 @@ def rhvi(
     momentum: Any = None,
     annealed: bool = False,
     position_dependence: float | None = None,
-    solver: Solver = solvers.TO_TOLERANCE,
+    solver: Solver = solvers.DEFAULT,
     **options: Any,
 ) -> Bound:
     """Riemannian Hamiltonian variational inference: `hvi` with a position-dependent metric.

@@ -60,9 +60,7 @@ class _Arrival(NamedTuple):
     info: SolverInfo
 
 
-def generalized_leapfrog(
-    logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE
-) -> Step:
+def generalized_leapfrog(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.DEFAULT) -> Step:
     """The generalized leapfrog (Leimkuhler & Reich 2004, section 4.1; Girolami & Calderhead 2011, eq. 16-18).
 
         v½ = v - ε/2 ∂_z H(z, v½)
@@ -295,7 +293,7 @@ def _combine(a: Retrace, b: Retrace) -> Retrace:
     return Retrace(a.converged & b.converged, jnp.maximum(a.error, b.error), jnp.maximum(a.excess, b.excess))
 
 
-def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.TO_TOLERANCE) -> Step:
+def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.DEFAULT) -> Step:
     """The implicit midpoint rule (Leimkuhler & Reich 2004, section 4.1; Brofos & Lederman 2021).
 
         (z₁, v₁) = (z, v) + ε J ∇H((z + z₁)/2, (v + v₁)/2)

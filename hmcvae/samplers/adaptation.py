@@ -37,7 +37,7 @@ from hmcvae.samplers.step_size import (
     log_limits,
     reasonable_step_size,
 )
-from hmcvae.types import ArrayLike, Metric, PyTree, Scalar
+from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
 
 __all__ = [
     "AdaptationState",
@@ -266,7 +266,7 @@ def _reconsider(
         return lax.fori_loop(0, num_looks, look, zero) / num_looks
 
     def search(dual: DualAveragingState) -> tuple:
-        found = search(
+        found = search_step_size(
             acceptance,
             jnp.exp(dual.log_step_size_average),
             jnp.where(settles, least, 0.5),

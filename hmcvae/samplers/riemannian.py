@@ -14,7 +14,7 @@ def rmhmc(
     num_integration_steps: Any,
     metric: Any,
     *,
-    solver: Any = solvers.TO_TOLERANCE,
+    solver: Any = solvers.DEFAULT,
     check_reversibility: bool | None = None,
     reversibility_tolerance: Any = None,
     divergence_threshold: Any = 1000.0,

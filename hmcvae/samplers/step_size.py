@@ -121,7 +121,7 @@ def reasonable_step_size(
     check_probability("threshold", threshold)
     max_changes = check_count("max_changes", max_changes, 0)
     first = jnp.asarray(step_size, jnp.result_type(step_size, jnp.float32))
-    return search(acceptance_fn, first, threshold, max_changes=max_changes).step_size
+    return search_step_size(acceptance_fn, first, threshold, max_changes=max_changes).step_size
 
 
 class Search(NamedTuple):
@@ -136,7 +136,7 @@ class Search(NamedTuple):
     count: Int[Array, ""]
 
 
-def search(
+def search_step_size(
     acceptance_fn: Callable[[Scalar], Scalar],
     first: Scalar,
     threshold: ArrayLike,

@@ -1,0 +1,48 @@
+"""Settings of training runs: methods and posteriors as objects, the config, its presets and its command line."""
+
+from experiments.configs.command_line import parse
+from experiments.configs.config import (
+    TrainConfig,
+    differences,
+    from_json,
+    method_from_json,
+    method_to_json,
+    to_json,
+)
+from experiments.configs.limits import MAX_LOOP, MAX_TEMPERATURES, MAX_WIDTH
+from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
+from experiments.configs.posteriors import (
+    Encoder,
+    Fisher,
+    FullCovariance,
+    MeanField,
+    Posterior,
+    SketchedFisher,
+)
+from experiments.configs.presets import PRESETS, TABLE, preset
+
+__all__ = [
+    "MAX_LOOP",
+    "MAX_TEMPERATURES",
+    "MAX_WIDTH",
+    "PRESETS",
+    "TABLE",
+    "Elbo",
+    "Encoder",
+    "Fisher",
+    "FullCovariance",
+    "Hvi",
+    "MeanField",
+    "Method",
+    "Posterior",
+    "Rhvi",
+    "SketchedFisher",
+    "TrainConfig",
+    "differences",
+    "from_json",
+    "method_from_json",
+    "method_to_json",
+    "parse",
+    "preset",
+    "to_json",
+]

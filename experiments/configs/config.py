@@ -1,0 +1,194 @@
+"""What a training run is made of."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.checks import check_fields, check_images, check_whole
+from experiments.configs.limits import MAX_TEMPERATURES, MAX_WIDTH
+from experiments.configs.methods import METHODS, Elbo, Hvi, Method
+from experiments.configs.posteriors import POSTERIORS
+from hmcvae import data
+from hmcvae.training import Options
+
+LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
+# Where a run is and how it is shown; two runs that differ here alone give the same numbers.
+NOT_THE_MODEL = (
+    "run_dir",
+    "resume",
+    "data_dir",
+    "download",
+    "eval_samples",
+    "eval_images",
+    "eval_temperatures",
+    "monitor_samples",
+    "max_bad_steps",
+    "max_bad_share",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a variational auto-encoder.
+
+    Attributes:
+        dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10.
+        data_dir: the folder with the data's files; digits needs none.
+        download: let tensorflow-datasets download the data.
+        num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
+        method: the bound that is trained.
+        likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
+        latent_dim: the dimension d of z.
+        architecture: mlp or conv.
+        hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
+        training: how to train.
+        monitor_samples: K, draws for each of a few test images in an estimate of log p(x) after every epoch; 0: none.
+        eval_samples: draws for each test image in the likelihood's estimate at the end.
+        eval_images: test images for it; 0: all.
+        eval_temperatures: of annealed importance sampling on the same images; 0: none.
+        start_from: a finished run with the same nets, whose encoder and decoder this one starts with.
+        run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
+        resume: go on with the run in run_dir.
+    """
+
+    dataset: str = "digits"
+    data_dir: Path | None = None
+    download: bool = False
+    num_validation: int = 0
+    method: Method = field(default_factory=Hvi)
+    likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
+    latent_dim: int = 8
+    architecture: Literal["mlp", "conv"] = "mlp"
+    hidden: tuple[int, ...] = (100, 100)
+    training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
+    monitor_samples: int = 0
+    eval_samples: int = 1000
+    eval_images: int = 1000
+    eval_temperatures: int = 0
+    start_from: Path | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+
+    def __post_init__(self):
+        for name, known in (("dataset", data.NAMES), ("likelihood", LIKELIHOODS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if not isinstance(self.method, Elbo):
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        # What is needed only after hours of training is checked before them.
+        check_fields(
+            self,
+            {
+                "latent_dim": check_whole(1, MAX_WIDTH),
+                "hidden": check_whole(1, MAX_WIDTH),
+                "monitor_samples": check_whole(0),
+                "eval_samples": check_whole(1),
+                "eval_images": check_images(),
+                "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
+                "num_validation": check_whole(0),
+            },
+        )
+        self.method.check(self.latent_dim)
+        if self.training.patience and not self.num_validation:
+            raise ValueError(f"patience = {self.training.patience} needs num_validation > 0, got 0")
+
+    @property
+    def folder(self) -> Path:
+        """run_dir, or its default."""
+        if self.run_dir is not None:
+            return Path(self.run_dir)
+        widths = "-".join(map(str, self.hidden))
+        name = f"{self.dataset}-{self.method.tag}-{self.architecture}{widths}-d{self.latent_dim}"
+        return Path("runs") / f"{name}-seed{self.training.seed}"
+
+    @property
+    def derivatives_per_image(self) -> int:
+        """How often the bound of one image differentiates log p(x, ·) or the decoder: see `Elbo.derivatives`."""
+        return self.method.derivatives(self.latent_dim)
+
+
+def to_json(config: TrainConfig) -> dict:
+    """The config as JSON values."""
+    values = {name: getattr(config, name) for name in _names(TrainConfig)}
+    values |= {"method": method_to_json(config.method), "training": dataclasses.asdict(config.training)}
+    return json.loads(json.dumps(values, default=str))
+
+
+def method_to_json(method: Method) -> dict:
+    """A method's settings as JSON values, with its kind and its posterior's."""
+    own = {name: getattr(method, name) for name in _names(type(method))}
+    posterior = {"kind": type(method.posterior).__name__} | dataclasses.asdict(method.posterior)
+    return {"kind": type(method).__name__} | own | {"posterior": posterior}
+
+
+def from_json(values: dict) -> TrainConfig:
+    """The config that `to_json` wrote.
+
+    Raises:
+        ValueError: if the fields are not those of this version.
+    """
+    values = dict(values)
+    _check_names("a run's config", values, _names(TrainConfig))
+    for name in ("data_dir", "run_dir", "start_from"):
+        values[name] = None if values[name] is None else Path(values[name])
+    values["hidden"] = tuple(values["hidden"])
+    values["training"] = Options(**values["training"])
+    values["method"] = method_from_json(values["method"])
+    return TrainConfig(**values)
+
+
+def method_from_json(values: Any) -> Method:
+    """The method that `method_to_json` wrote.
+
+    Raises:
+        ValueError: if there is none of this kind, or its fields are not those of this version.
+    """
+    return _made(
+        "method", METHODS, values, lambda name, value: _posterior(value) if name == "posterior" else value
+    )
+
+
+def _posterior(values: Any) -> Any:
+    return _made("posterior", POSTERIORS, values, lambda name, value: value)
+
+
+def _made(what: str, kinds: Mapping[str, type], values: Any, convert: Any) -> Any:
+    if not isinstance(values, Mapping) or values.get("kind") not in kinds:
+        raise ValueError(f"a run's {what} must have a kind among {', '.join(kinds)}, got {values!r}")
+    kind = kinds[values["kind"]]
+    own = {name: value for name, value in values.items() if name != "kind"}
+    _check_names(f"a run's {what}", own, _names(kind))
+    return kind(**{name: convert(name, value) for name, value in own.items()})
+
+
+def _names(kind: type) -> set[str]:
+    return {own.name for own in dataclasses.fields(kind)}
+
+
+def _check_names(what: str, values: Mapping, known: set[str]) -> None:
+    if set(values) != known:
+        raise ValueError(
+            f"{what} must have the fields {sorted(known)}, got {sorted(values)}: was it written by another version?"
+        )
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Where two configs are not the same model and training: `field: old -> new`."""
+    a, b = _flat(to_json(old)), _flat(to_json(new))
+    free: set[str] = set(NOT_THE_MODEL)
+    if old.training.schedule == new.training.schedule == "constant":
+        free.add("num_epochs")  # a longer run begins like a shorter one only without a schedule
+    names = [name for name in (*a, *(name for name in b if name not in a)) if name not in free]
+    return [f"{name}: {a.get(name)} -> {b.get(name)}" for name in names if a.get(name) != b.get(name)]
+
+
+def _flat(values: dict) -> dict:
+    """The fields of a config, its training's among them, and the method's as method.FIELD."""
+    training, method = values.pop("training"), values.pop("method")
+    posterior = method.pop("posterior")
+    own = {f"method.{name}": value for name, value in method.items()}
+    own |= {f"posterior.{name}": value for name, value in posterior.items()}
+    return values | training | own
