@@ -418,7 +418,6 @@ NOT_DERIVED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
             "(with 300 and 8: 0.02 lower;",
             "RHVAE took 34 × the amortised bound's time, 12 × the Fisher one's and 1.05 × RHVI's",
             "(21 s against",
-            "had 13 × and 112 ×",
             "its means on ripley at ε = 0.5, where a third of the solves fail, were 8 to 12 standard errors off",
         ),
     ),

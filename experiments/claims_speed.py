@@ -97,7 +97,9 @@ def _riemannian() -> list[Claim]:
         Claim(PAGE, "with solves about as loose as BlackJAX's, {} × and {} ×.", tuple(loose)),
         Claim(PAGE, "The way back costs {} to {} × the time.", (f"{min(prices):.1f}", f"{max(prices):.1f}")),
         Claim(PAGE, "it is {} × mici's implicit leapfrog", (over_mici[0],)),
-        Claim(PAGE, "({} × without the way back, which mici takes too)", (over_mici[1],)),
+        Claim(
+            PAGE, "({} × without the way back, which mici takes too, for each implicit part)", (over_mici[1],)
+        ),
         Claim(
             PAGE, "A step costs {} to {} × the sum of its parts", (f"{min(floors):.2f}", f"{max(floors):.2f}")
         ),

@@ -298,8 +298,9 @@ def decoder_metric(latent_dim: int | None, position_dependence: float | None = N
         position_dependence: κ in [0, 1] to hold; None: learned, starting at 1/2. M is learned unless κ is 1.
 
     Raises:
-        ValueError: unless κ is None or in [0, 1].
+        ValueError: unless latent_dim is None or at least 1, and κ None or in [0, 1].
     """
+    latent_dim = None if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     if position_dependence is not None:
         position_dependence = check_real("position_dependence", position_dependence, 0.0, 1.0)
 

@@ -88,7 +88,7 @@ def geodesic(**changes):
 
 
 def rhvi(v):
-    return bounds.rhvi(VAE, AMORTISED, position_dependence=v)
+    return bounds.rhvi(VAE, posterior=AMORTISED, position_dependence=v)
 
 
 def options_rows() -> list[Row]:
@@ -223,6 +223,13 @@ ROWS = [
     ),
     Row("bounds.iwae.num_samples", lambda v: bounds.iwae(VAE, num_samples=v), "count >= 1", 2),
     Row("bounds.rhvi.position_dependence", rhvi, "optional share, closed", 0.5),
+    Row("transitions.decoder_metric.latent_dim", transitions.decoder_metric, "optional count >= 1", 2),
+    Row(
+        "transitions.decoder_metric.position_dependence",
+        lambda v: transitions.decoder_metric(2, v),
+        "optional share, closed",
+        0.5,
+    ),
     Row("likelihoods.gaussian.scale", likelihoods.gaussian, "optional positives", 0.5),
     Row("likelihoods.gaussian.min_scale", lambda v: likelihoods.gaussian(min_scale=v), "real >= 0", 0.1),
     Row("likelihoods.discretised_logistic.num_levels", likelihoods.discretised_logistic, "count >= 2", 16),

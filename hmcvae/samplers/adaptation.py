@@ -36,6 +36,7 @@ from hmcvae.samplers.step_size import (
     dual_averaging_update,
     log_limits,
     reasonable_step_size,
+    search_step_size,
 )
 from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
 
