@@ -1,8 +1,10 @@
 """Strict settings for every test: 64-bit where asked for, no silent rank promotion, fixed seeds."""
 
+import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Set before jax is imported: one device, and no retry of downloads by anything.
@@ -31,16 +33,22 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update(name.lower(), value)
 
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data, or a skip with the reason."""
-    folder = Path(os.environ.get("HMCVAE_DATA_DIR", REPOSITORY.parent / "shared" / "data"))
+    folder = Path(os.environ.get("HMCVAE_DATA_DIR", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; set HMCVAE_DATA_DIR to run this test")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs() -> Iterator[None]:
+    """After each module. A compiled program holds some memory maps, of which a process may have 65,530
+    (vm.max_map_count): beyond, a compilation aborts it. The programs themselves are some gigabytes by the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

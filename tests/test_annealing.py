@@ -8,8 +8,8 @@ import pytest
 
 from hmcvae import VAE as VAEModel
 from hmcvae import annealing, bounds, data, likelihoods, posteriors
-from tests import models
-from tests.test_posteriors import VAE as WHITE
+from tests.support import models
+from tests.support.weights import WHITE
 
 VAE, PARAMS = models.linear_gaussian()
 X = jnp.array([0.4, -0.7, 1.1])

@@ -14,17 +14,17 @@ import pytest
 import hmcvae
 from hmcvae import networks, training
 from hmcvae._checks import check_count, check_positive, check_real, check_seed, check_vector
-from tests.conftest import REPOSITORY
-from tests.numbers_table import ROWS
+from tests.support.numbers_table import ROWS
+from tests.support.paths import REPOSITORY
 
 NAMES = [row.name for row in ROWS]
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, list[str]]:
-    """Complaints by row: see `tests.numbers_table`."""
+    """Complaints by row: see `tests.support.numbers_table`."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.numbers_table"],
+        [sys.executable, "-m", "tests.support.numbers_table"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ import hmcvae
 from hmcvae import bounds, evaluation
 from hmcvae.bounds import Bound, BoundInfo
 from hmcvae.solvers import SolverInfo
-from tests import models
+from tests.support import models
 
 VAE, PARAMS = models.linear_gaussian()
 XS = jnp.array([[0.4, -0.7, 1.1], [0.0, 0.3, -0.2], [-1.5, 0.9, 0.6], [0.1, 0.1, 0.2], [2.0, -0.5, 0.3]])
@@ -85,7 +85,7 @@ def _evaluate_made_up(params, rng_key, x, kl_weight):
     return log_weight, BoundInfo(log_weight, log_weight, x, x, jnp.zeros_like(log_weight), solver)
 
 
-MADE_UP = Bound(VAE, lambda _: {}, _evaluate_made_up, "made up")
+MADE_UP = Bound(VAE, lambda _: {}, lambda params, key, x: x, _evaluate_made_up, "made up")
 
 
 XS32 = XS.astype(jnp.float32)

@@ -14,7 +14,7 @@ import pytest
 
 import hmcvae
 from hmcvae.types import Factor, Metric
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 PACKAGE = REPOSITORY / "hmcvae"
 

@@ -9,7 +9,7 @@ import pytest
 
 import hmcvae
 from hmcvae import training
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.S)
 

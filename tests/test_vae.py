@@ -9,7 +9,7 @@ import scipy.stats
 
 import hmcvae
 from hmcvae.vae import gaussian_log_prob, log_prior
-from tests import models
+from tests.support import models
 
 Z = jnp.array([0.1, 0.7, -0.2])
 

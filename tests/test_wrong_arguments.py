@@ -11,14 +11,14 @@ import pytest
 
 import hmcvae
 from hmcvae import bounds, metrics, training
-from tests.conftest import REPOSITORY
-from tests.wrong_arguments import CASES, fit, net, normal, run
+from tests.support.paths import REPOSITORY
+from tests.support.wrong_arguments import CASES, fit, net, normal, run
 
 
 @pytest.fixture(scope="module")
 def found() -> dict[str, tuple[str, str]]:
     """(kind of error, message) of each case."""
-    command = [sys.executable, "-m", "tests.wrong_arguments"]
+    command = [sys.executable, "-m", "tests.support.wrong_arguments"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return {name: (kind, message) for name, kind, message in map(json.loads, done.stdout.splitlines())}

@@ -36,7 +36,8 @@ def make_build(vae: VAE, posterior: Posterior) -> Callable[[PyTree, PRNGKey, Ima
 
     def build(params: PyTree, rng_key: PRNGKey, x: Image) -> Target:
         example = vae.encoded(params["vae"], x)
-        coordinates = posterior.build(params["bound"]["posterior"], rng_key, example)
+        # A posterior without parameters may be left out: {"vae": …, "bound": {}} will do for a plain ELBO.
+        coordinates = posterior.build(params["bound"].get("posterior", {}), rng_key, example)
         return Target(coordinates.logdensity_fn(example.logdensity_fn), example, coordinates)
 
     return build

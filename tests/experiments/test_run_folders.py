@@ -28,8 +28,8 @@ from experiments.run_folder import RunFolder
 from experiments.study import StudyConfig
 from hmcvae import data
 from hmcvae.training import Options
-from tests.conftest import REPOSITORY
-from tests.test_experiments import TINY, files_of, tiny, write_cifar
+from tests.support.paths import REPOSITORY
+from tests.support.runs import TINY, files_of, tiny, write_cifar
 
 
 @pytest.fixture

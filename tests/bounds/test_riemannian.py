@@ -8,8 +8,8 @@ import pytest
 import hmcvae
 from hmcvae import bounds, integrators, metrics, posteriors, solvers
 from hmcvae.vae import gaussian_log_prob
-from tests import models
-from tests.test_bounds import perturbed
+from tests.support import models
+from tests.support.weights import perturbed
 
 LATENT, PIXELS, SCALE = models.LATENT, models.PIXELS, 0.6
 X = jnp.array([0.7, -0.2, 0.5])

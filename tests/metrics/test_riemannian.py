@@ -17,7 +17,7 @@ from hmcvae.metrics import hessian
 from hmcvae.metrics.information import is_affine
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.riemannian import rmhmc
-from tests import targets
+from tests.support import targets
 
 # `hmcvae.metrics.fisher` is a function, so the module is fetched by its name.
 information = importlib.import_module("hmcvae.metrics.information")

@@ -15,8 +15,8 @@ from hmcvae import integrators, metrics, sample, solvers
 from hmcvae.samplers.hamiltonian import hmc, uniform_steps
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.riemannian import rmhmc
-from tests import targets
-from tests.test_hmc import assert_moments, log_gamma, run, z_score
+from tests.support import targets
+from tests.support.statistics import assert_moments, log_gamma, run, z_score
 
 NUM_CHAINS, NUM_DRAWS = 8, 2000
 BANANA = targets.banana()

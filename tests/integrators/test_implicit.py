@@ -14,8 +14,8 @@ import pytest
 
 from hmcvae import integrators, metrics, solvers
 from hmcvae.integrators import generalized_leapfrog, implicit_midpoint, leapfrog, mclachlan, yoshida
-from tests import targets
-from tests.test_integrators import stack
+from tests.support import targets
+from tests.support.flows import stack
 
 COVARIATES, LABELS = targets.logistic_data(30, 3, 0)
 LOGISTIC = targets.logistic(30, 3)

@@ -22,7 +22,7 @@ from hmcvae.samplers.hamiltonian import hmc, uniform_steps
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.sampling import sample
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # ArviZ announces its refactoring once a day

@@ -20,29 +20,11 @@ from hmcvae.data import Dataset
 from hmcvae.evaluation import Estimate
 from hmcvae.solvers import exact_info
 from hmcvae.training import NotFiniteError, Options
-from tests.conftest import REPOSITORY
+from tests.support.paths import REPOSITORY
+from tests.support.runs import HVI, TINY, files_of, tiny, write_cifar
 
-HVI = Hvi(num_steps=1, learned_momentum=False, reverse_hidden=4)
-TINY = TrainConfig(
-    method=Elbo(),
-    latent_dim=2,
-    hidden=(6,),
-    training=Options(num_epochs=3, batch_size=500),
-    eval_samples=3,
-    eval_images=12,
-)
 LIKELIHOOD_FIGURES = ("log_likelihood", "gap", "draws", "ess")
 PICTURES = {"bound", "samples", "reconstructions", "interpolations", "manifold"}
-
-
-def tiny(folder: Path, **changes) -> TrainConfig:
-    options = {name: changes.pop(name) for name in list(changes) if hasattr(TINY.training, name)}
-    changes["training"] = dataclasses.replace(TINY.training, **options)
-    return dataclasses.replace(TINY, run_dir=folder, **changes)
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -554,11 +536,6 @@ def test_only_the_length_of_a_run_without_a_schedule_is_free():
 # What a run reads and draws.
 
 
-def write_cifar(folder: Path, images: np.ndarray) -> TrainConfig:
-    np.savez(folder / "cifar10.npz", train=images, test=images)
-    return tiny(folder / "run", dataset="cifar10", data_dir=folder, likelihood="discretised_logistic")
-
-
 def test_pixels_that_are_not_whole_numbers_in_range_are_refused(tmp_path, monkeypatch):
     images = np.zeros((5, 32, 32, 3), np.float32)
     images[2, 0, 1, 2] = np.nan
@@ -621,7 +598,7 @@ def stub(vae):
         weight = jnp.sum(x) + jax.random.rademacher(rng_key, (), jnp.float32)
         return weight, bounds.BoundInfo(weight, weight, x, x, weight, exact_info(x.dtype))
 
-    return bounds.Bound(vae, lambda _: {}, weigh, "stub")
+    return bounds.Bound(vae, lambda _: {}, lambda params, key, x: x, weigh, "stub")
 
 
 def test_log_likelihood_is_that_of_the_monitored_bits():

@@ -22,7 +22,7 @@ import pytest
 
 from hmcvae import data
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("HMCVAE_DATA_DIR") or ROOT.parent / "shared" / "data")
 
 

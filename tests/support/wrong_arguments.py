@@ -12,7 +12,7 @@ import numpy as np
 import hmcvae
 from hmcvae import annealing, bounds, data, likelihoods, metrics, posteriors, solvers, training
 from hmcvae.samplers.draws import concatenate
-from tests.test_bounds import PARAMS, VAE, X
+from tests.support.weights import PARAMS, VAE, X
 
 KEY, STARTS = jax.random.key(0), jnp.zeros((4, 3)) + 0.1
 IMAGES = np.array([[0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 1, 1]], np.uint8)
@@ -145,6 +145,18 @@ CASES = {
     "NaN pixels": (
         lambda: fit(images=np.where(IMAGES > 0, np.nan, 0.0).astype(np.float32)),
         "got NaN in 6 of 12",
+    ),
+    "a posterior that was not called": (
+        lambda: bounds.elbo(VAE, posterior=posteriors.mean_field),
+        "posterior must be .* got the function mean_field, which was not called",
+    ),
+    "a function for a posterior": (
+        lambda: posteriors.distilled(posteriors.mean_field),
+        "distilled needs one of hmcvae.posteriors, got <function",
+    ),
+    "no posterior": (
+        lambda: bounds.hvi(VAE, posterior=3),
+        "posterior must be one of hmcvae.posteriors, .* got 3",
     ),
     "flags of a posterior": (
         lambda: posteriors.gauss_newton(posteriors.mean_field(whitened=True), fresh="yes"),

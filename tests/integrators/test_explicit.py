@@ -21,7 +21,8 @@ from hmcvae import integrators, metrics
 from hmcvae.integrators import IntegratorState
 from hmcvae.solvers import SolverInfo, exact_info
 from hmcvae.types import Metric
-from tests import targets
+from tests.support import targets
+from tests.support.flows import stack
 
 TARGETS = {target.name: target for target in targets.all_targets()}
 METRICS = ["identity", "diagonal", "dense"]
@@ -116,11 +117,6 @@ def jacobian_of(case: Case):
     return lambda z, v, epsilon, n: np.asarray(
         jacobian(z, v, jnp.asarray(epsilon, case.dtype), jnp.asarray(n))
     )
-
-
-def stack(state) -> np.ndarray:
-    """(position, momentum) as one float64 vector."""
-    return np.concatenate([np.asarray(state[0], float), np.asarray(state[1], float)])
 
 
 # Every density, and every metric on both Gaussians; elsewhere the pairs that differ most.
