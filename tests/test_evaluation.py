@@ -12,6 +12,7 @@ import hmcvae
 from hmcvae import bounds, evaluation
 from hmcvae.bounds import Bound, BoundInfo
 from hmcvae.solvers import SolverInfo
+from hmcvae.transitions import Target
 from tests.support import models
 
 VAE, PARAMS = models.linear_gaussian()
@@ -76,16 +77,17 @@ def test_log_likelihood_is_the_exact_one_for_many_draws(name):
     assert np.all(result.bound < exact)
 
 
-def _evaluate_made_up(params, rng_key, x, kl_weight):
+def _draw_made_up(params, rng_key, target, kl_weight):
     """Normal log weights around a mean, a share of them replaced by a value; some unconverged."""
     del kl_weight
+    x = target.example
     p, draws = params["vae"], jax.random.normal(rng_key, (3,), x.dtype)
     log_weight = jnp.where(draws[1] < p["below"], p["value"], p["mean"] + 3 * draws[0] + x[0])
     solver = SolverInfo(draws[2] < 1, jnp.asarray(0), jnp.zeros((), x.dtype))
     return log_weight, BoundInfo(log_weight, log_weight, x, x, jnp.zeros_like(log_weight), solver)
 
 
-MADE_UP = Bound(VAE, lambda _: {}, lambda params, key, x: x, _evaluate_made_up, "made up")
+MADE_UP = Bound(VAE, lambda _: {}, lambda params, key, x: Target(None, x, None), _draw_made_up, "made up")
 
 
 XS32 = XS.astype(jnp.float32)

@@ -526,7 +526,7 @@ def test_monitor_is_the_mean_bound_on_the_same_bits_every_time():
         log_weight, info = evaluate(params, rng_key, x, kl_weight)
         return log_weight + jax.random.normal(rng_key, (), x.dtype), info
 
-    bound = dataclasses.replace(of_log_weight(None), evaluate=noisy)
+    bound = dataclasses.replace(of_log_weight(None), draw=noisy)
     images, key = jnp.asarray(plain_images(*range(0, 250, 25))), jax.random.key(1)
     monitor = training.make_monitor(bound, 255, True, batch_size=4)
     value = monitor(P, key, images)
