@@ -17,7 +17,7 @@ from experiments.files import save_report
 from experiments.report_figures import draw_condition, draw_curves, draw_gaps, draw_grid
 from experiments.study_methods import METHODS
 
-# A metric that goes with the position, and the same held constant.
+# A position-dependent metric, and the same held constant.
 PAIRS = (
     ("RHVI-2, recentred", "RHVI-2, recentred, position dependence 0"),
     ("RHVI-2, recentred, solved to tolerance", "RHVI-2, recentred, position dependence 0"),
@@ -144,7 +144,7 @@ def _sandwich(decoders: list[Decoder]) -> list[dict]:
 
 
 def _position_rows(decoders: list[Decoder]) -> list[dict]:
-    """What a metric that goes with the position adds to the same one held constant, in all and in the thirds of the
+    """What a position-dependent metric adds to the same one held constant, in all and in the thirds of the
     images over whose posterior it varies least and most."""
     found = []
     for latent_dim in sorted({decoder.latent_dim for decoder in decoders}):

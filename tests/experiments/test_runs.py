@@ -371,9 +371,10 @@ def test_the_command_line_changes_a_preset():
     [
         (["--preset", "nope"], "preset must be one of digits, .*, got 'nope'"),
         (["--preset=nope"], "preset must be one of digits, .*, got 'nope'"),
+        (["--num-steps", "-1"], "num_steps must be a whole number of at least 0, got -1"),
     ],
 )
-def test_an_unknown_preset_is_refused(arguments, message):
+def test_unknown_presets_and_bad_fields_of_a_method_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         configs.parse(arguments)
 
@@ -382,7 +383,6 @@ def test_an_unknown_preset_is_refused(arguments, message):
     ("arguments", "message"),
     [
         (["--dataset", "svhn"], "dataset must be one of digits, mnist, .* got 'svhn'"),
-        (["--num-steps", "-1"], "num_steps must be a whole number of at least 0, got -1"),
         (["--preset", "digits_vae", "--num-steps", "2"], "Unrecognized options: --num-steps"),
         (["--num-epochs", "-1"], "num_epochs must be a whole number of at least 1, got -1"),
         (["--learning-rate", "nan"], "learning_rate must be a finite number .*, got nan"),
@@ -605,7 +605,7 @@ def test_log_likelihood_is_that_of_the_monitored_bits():
     dataset = made_up("mnist", 200)
     config = tiny(Path("unused"), monitor_samples=2000)
     model = runs.build(config, dataset)
-    model = dataclasses.replace(model, exact=stub(model.vae))
+    model = dataclasses.replace(model, eval_bound=stub(model.vae))
     key = jax.random.key(3)
     monitor = evaluate.make_likelihood_monitor(config, model, key, dataset.test, dataset.max_value)
     figures = monitor(model.params)
