@@ -14,7 +14,7 @@ import hmcvae
 from experiments import cells as study_cells
 from experiments import pinning, report, report_figures
 from experiments import study as studies
-from experiments.configs import preset
+from experiments.configs import Hvi, preset
 from experiments.runs import Model, build, load_data
 from experiments.study import StudyConfig, study
 from experiments.study_methods import METHODS
@@ -83,8 +83,9 @@ def test_a_decoder_of_another_length_is_refused(folder):
 
 
 def test_a_cell_of_another_method_of_the_same_name_is_refused(folder, monkeypatch):
-    monkeypatch.setitem(METHODS, "HVI-4", {"method": "hvi", "num_steps": 3})
-    with pytest.raises(ValueError, match=r"HVI-4.json was made with \{'method': 'hvi'\}, this method is"):
+    monkeypatch.setitem(METHODS, "HVI-4", Hvi(num_steps=3))
+    message = r"HVI-4.json was made with .*'num_steps': 4, .*, this method is .*'num_steps': 3, "
+    with pytest.raises(ValueError, match=message):
         study(options(folder))
 
 
