@@ -178,7 +178,7 @@ def test_metric_variation_is_that_of_the_metric_and_none_where_it_is_constant():
             hmcvae.likelihoods.gaussian(1.0),
             2,
         )
-        model = Model(vae, bounds.elbo(vae), {}, False, bounds.elbo(vae))
+        model = Model(vae, bounds.elbo(vae), {}, False, bounds.elbo(vae), 2)
         found = pinning.metric_variations(model, {}, jnp.zeros((400, 2)), jax.random.key(0))
         return float(np.sqrt(np.mean(found**2)))
 
