@@ -177,18 +177,25 @@ def _check_names(what: str, values: Mapping, known: set[str]) -> None:
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Where two configs are not the same model and training: `field: old -> new`."""
-    a, b = _flat(to_json(old)), _flat(to_json(new))
+    a, b = to_json(old), to_json(new)
     free: set[str] = set(NOT_THE_MODEL)
     if old.training.schedule == new.training.schedule == "constant":
         free.add("num_epochs")  # a longer run begins like a shorter one only without a schedule
-    names = [name for name in (*a, *(name for name in b if name not in a)) if name not in free]
-    return [f"{name}: {a.get(name)} -> {b.get(name)}" for name in names if a.get(name) != b.get(name)]
+    found = []
+    for part in ("method", "posterior", "training"):
+        own = (a.pop(part), b.pop(part))
+        if part == "method":
+            a["posterior"], b["posterior"] = (values.pop("posterior") for values in own)
+        found += _changes(part, *own, free)
+    return _changes("", a, b, free) + found
 
 
-def _flat(values: dict) -> dict:
-    """The fields of a config, its training's among them, and the method's as method.FIELD."""
-    training, method = values.pop("training"), values.pop("method")
-    posterior = method.pop("posterior")
-    own = {f"method.{name}": value for name, value in method.items()}
-    own |= {f"posterior.{name}": value for name, value in posterior.items()}
-    return values | training | own
+def _changes(part: str, a: dict, b: dict, free: set[str]) -> list[str]:
+    """Of two of one kind, the fields that differ; of two kinds, these alone."""
+    kinds = [values.pop("kind", "") for values in (a, b)]
+    if kinds[0] != kinds[1]:
+        return [f"{part}: {kinds[0]} -> {kinds[1]}"]
+    prefix = f"{part}." if part in ("method", "posterior") else ""
+    return [
+        f"{prefix}{name}: {a[name]} -> {b[name]}" for name in a if name not in free and a[name] != b[name]
+    ]
