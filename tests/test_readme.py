@@ -59,7 +59,7 @@ def train(vae, params, num_epochs: int = 2) -> list:
 def test_the_recipe_for_layers_with_a_state_gives_a_density_that_is_trained(namespace):
     vae, params = namespace["deep_vae"], namespace["deep_params"]
     first, second = jnp.asarray(IMAGES[0], jnp.float32), jnp.asarray(IMAGES[1], jnp.float32)
-    means = [vae.posterior(params, x).mean for x in (first, first, second)]
+    means = [vae.encoded(params, x).mean for x in (first, first, second)]
     np.testing.assert_array_equal(means[0], means[1])
     assert not np.allclose(means[0], means[2])
     state, record = train(vae, params)[-1]
