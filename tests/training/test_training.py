@@ -15,6 +15,7 @@ from hmcvae.bounds import Bound, BoundInfo
 from hmcvae.checkpoints import Checkpoints
 from hmcvae.solvers import exact_info
 from hmcvae.training import NotFiniteError, Options, fit, init_state, make_epoch, make_optimizer
+from hmcvae.transitions import Target
 
 LATENT = 4
 NO_IMAGES = np.zeros((0, 2, 2, 1), np.uint8)
@@ -24,15 +25,16 @@ def of_log_weight(log_weight_fn, is_all_cost: bool = False) -> Bound:
     """A bound that is a plain function `(params["vae"], x, kl_weight) -> log_weight`: steps can then be worked out by
     hand. All of the log weight is log-likelihood, or all of it is "KL" cost."""
 
-    def evaluate(params, rng_key, x, kl_weight):
+    def draw(params, rng_key, target, kl_weight):
         del rng_key
+        x = target.example
         log_weight = log_weight_fn(params["vae"], x, kl_weight).astype(x.dtype)
         zero, z = jnp.zeros_like(log_weight), jnp.zeros(1, x.dtype)
         log_likelihood = zero if is_all_cost else log_weight
         return log_weight, BoundInfo(log_weight, log_likelihood, z, z, zero, exact_info(x.dtype))
 
     vae = hmcvae.VAE(lambda params, x: (x, x, x), lambda params, z: z, hmcvae.likelihoods.bernoulli())
-    return Bound(vae, lambda _: {}, lambda params, key, x: x, evaluate, "made up")
+    return Bound(vae, lambda _: {}, lambda params, key, x: Target(None, x, None), draw, "made up")
 
 
 def plain_images(*levels: int) -> np.ndarray:
@@ -41,6 +43,7 @@ def plain_images(*levels: int) -> np.ndarray:
 
 
 P = {"vae": {"p": jnp.zeros((), jnp.float32)}, "bound": {}}
+NOTHING = {"posterior": {}}  # of a plain ELBO
 
 
 def run(
@@ -97,7 +100,10 @@ def linear_vae() -> tuple[hmcvae.VAE, dict]:
     def decode(p, z):
         return (p["b"] @ z + p["c"]).reshape(8, 8, 1)
 
-    return hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli(), LATENT), {"vae": params, "bound": {}}
+    return hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli(), LATENT), {
+        "vae": params,
+        "bound": NOTHING,
+    }
 
 
 DIGITS = data.load("digits", num_validation=50)
@@ -520,11 +526,11 @@ def test_digits_at_too_high_a_rate_keep_a_state_from_before(tmp_path):
 
 def test_monitor_is_the_mean_bound_on_the_same_bits_every_time():
     """Batches of 4 of 10 images, each with bits and a draw of its own."""
-    evaluate = of_log_weight(lambda params, x, _: params["p"] + jnp.mean(x)).evaluate
+    draw = of_log_weight(lambda params, x, _: params["p"] + jnp.mean(x)).draw
 
-    def noisy(params, rng_key, x, kl_weight):
-        log_weight, info = evaluate(params, rng_key, x, kl_weight)
-        return log_weight + jax.random.normal(rng_key, (), x.dtype), info
+    def noisy(params, rng_key, target, kl_weight):
+        log_weight, info = draw(params, rng_key, target, kl_weight)
+        return log_weight + jax.random.normal(rng_key, (), log_weight.dtype), info
 
     bound = dataclasses.replace(of_log_weight(None), draw=noisy)
     images, key = jnp.asarray(plain_images(*range(0, 250, 25))), jax.random.key(1)
@@ -707,7 +713,7 @@ def test_a_net_that_is_no_function_of_its_input_is_refused_with_the_recipe(which
     (encode, decode, params), (bad_encode, bad_decode, _) = net_of("plain"), net_of(kind)
     pair = (bad_encode, decode) if which == "encode" else (encode, bad_decode)
     bound = bounds.elbo(hmcvae.VAE(*pair, hmcvae.likelihoods.bernoulli()))
-    start = {"vae": params, "bound": {}}
+    start = {"vae": params, "bound": NOTHING}
     with pytest.raises(ValueError, match=rf"expected {which} {message}.*net.eval\(\)"):
         run(bound, GREY, params=start, batch_size=2)
 
@@ -716,7 +722,7 @@ def test_a_net_whose_heads_start_at_zero_is_no_such_net():
     encode, decode, params = net_of("plain")
     bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
     zeros = jax.tree.map(jnp.zeros_like, params)
-    assert len(run(bound, GREY, params={"vae": zeros, "bound": {}}, batch_size=2, num_epochs=1)) == 1
+    assert len(run(bound, GREY, params={"vae": zeros, "bound": NOTHING}, batch_size=2, num_epochs=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -734,7 +740,7 @@ def test_parameters_that_cannot_be_trained_are_named(leaf, message):
 
 def test_images_of_another_shape_than_the_nets_are_refused():
     vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
-    params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": {}}
+    params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": NOTHING}
     with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
         run(bounds.elbo(vae), plain_images(0, 1), params=params, batch_size=2)
 
