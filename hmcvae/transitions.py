@@ -231,7 +231,7 @@ def riemannian(
     (`rmhmc` does, with `check_reversibility`), so keep steps small enough that all solves converge.
 
     Args:
-        learned_metric: the metric, a function of y and of x; `decoder_metric` is one.
+        learned_metric: the metric, a function of y and of x; `learned_decoder_metric` is one.
         reverse, momentum: r and q, see `as_conditional`; None is N(0, I).
         num_steps: L ≥ 0.
         solver: a fixed count is faster to differentiate, one to tolerance is exact: see `hmcvae.solvers`.
@@ -288,7 +288,7 @@ def riemannian(
     return Transition(init, _begin, step)
 
 
-def decoder_metric(latent_dim: int | None, position_dependence: float | None = None) -> LearnedMetric:
+def learned_decoder_metric(latent_dim: int | None, position_dependence: float | None = None) -> LearnedMetric:
     """The decoder's Fisher information with the prior's precision, mixed with constant masses:
 
         G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) M,   z = c + A y.

@@ -556,3 +556,17 @@ class TestScale:
         start = jnp.array([0.03, 0.1], jnp.float32)
         _, info = jax.jit(lambda x: solver(g, x, 1e-3, 4 * 6.2e-5))(start)
         assert info.converged
+
+
+def test_nothing_of_newtons_method_is_computed_outside_its_loop():
+    """XLA moves what does not change in a loop in front of it, so also where the loop is not entered: here M times the
+    unit vectors. Of the compiled program both loops stand in the entry, and no product does."""
+
+    def solve(M, start):
+        return solvers.switching()(lambda x: jnp.tanh(M @ x) + 0.1, start)[0]
+
+    M = jax.random.normal(jax.random.key(0), (6, 6)) / 10
+    text = jax.jit(jax.vmap(solve, (None, 0))).lower(M, jnp.ones((5, 6))).compile().as_text()
+    entry = text[text.index("ENTRY") :]
+    assert entry.count(" while(") == 2
+    assert entry.count(" dot(") == 0

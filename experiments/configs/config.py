@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from experiments.checks import check_fields, check_images, check_whole
 from experiments.configs.limits import MAX_TEMPERATURES, MAX_WIDTH
-from experiments.configs.methods import METHODS, Elbo, Hvi, Method
+from experiments.configs.methods import METHODS, Hvi, Method
 from experiments.configs.posteriors import POSTERIORS
 from hmcvae import data
 from hmcvae.training import Options
@@ -76,7 +76,7 @@ class TrainConfig:
         for name, known in (("dataset", data.NAMES), ("likelihood", LIKELIHOODS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        if not isinstance(self.method, Elbo):
+        if not isinstance(self.method, Method):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         # What is needed only after hours of training is checked before them.
         check_fields(

@@ -15,8 +15,8 @@ from hmcvae.vae import VAE
 
 
 @dataclass(frozen=True)
-class Elbo:
-    """The evidence lower bound: a VAE, or with several samples an importance-weighted auto-encoder (IWAE).
+class _Method:
+    """What all methods share.
 
     Attributes:
         posterior: q(z | x), and its coordinates.
@@ -31,8 +31,7 @@ class Elbo:
 
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
         """The bound of a single draw; for evaluation, implicit solves are to tolerance and nothing is distilled."""
-        posterior = self.posterior.build(num_features, _dimension(vae), for_evaluation=for_evaluation)
-        return bounds.elbo(vae, posterior=posterior)
+        raise NotImplementedError
 
     def build(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
         """The bound that is trained, or with `for_evaluation` evaluated."""
@@ -49,21 +48,8 @@ class Elbo:
         self.posterior.check(latent_dim)
 
     @property
-    def label(self) -> str:
-        """As a table names it."""
-        own = "IWAE" if self.num_samples > 1 else "VAE"
-        name = f"Gaussian ({self.posterior.label})" if self.posterior.label else own
-        return name + self._samples_label
-
-    @property
     def _samples_label(self) -> str:
         return f", K = {self.num_samples}" if self.num_samples > 1 else ""
-
-    @property
-    def tag(self) -> str:
-        """As the names of run folders have it."""
-        own = "iwae" if self.num_samples > 1 else "vae"
-        return "-".join(part for part in (own, self.posterior.tag) if part)
 
     @property
     def differs_in_evaluation(self) -> bool:
@@ -73,17 +59,12 @@ class Elbo:
     @property
     def is_plain_vae(self) -> bool:
         """Whether this is the bound of Kingma & Welling (2014)."""
-        return type(self) is Elbo and isinstance(self.posterior, Encoder) and self.num_samples == 1
+        return False
 
     @property
     def chain_length(self) -> tuple[int, int]:
         """(T, L): transitions of the chain, and steps of each."""
         return 0, 0
-
-    def derivatives(self, latent_dim: int) -> int:
-        """How often the bound of one image differentiates log p(x, ·) or the decoder, besides the loss's own gradient,
-        which counts as one for each sample where there is nothing else."""
-        return self.num_samples * max(self.posterior.derivatives(latent_dim), 1)
 
     def learned(self, params: Any) -> dict:
         """What was learned, from the bound's parameters, as JSON values."""
@@ -91,7 +72,40 @@ class Elbo:
 
 
 @dataclass(frozen=True)
-class _Dynamics(Elbo):
+class Elbo(_Method):
+    """The evidence lower bound: a VAE, or with several samples an importance-weighted auto-encoder (IWAE)."""
+
+    def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
+        """See `_Method.one_draw`."""
+        posterior = self.posterior.build(num_features, _dimension(vae), for_evaluation=for_evaluation)
+        return bounds.elbo(vae, posterior=posterior)
+
+    @property
+    def label(self) -> str:
+        """As a table names it."""
+        own = "IWAE" if self.num_samples > 1 else "VAE"
+        name = f"Gaussian ({self.posterior.label})" if self.posterior.label else own
+        return name + self._samples_label
+
+    @property
+    def tag(self) -> str:
+        """As the names of run folders have it."""
+        own = "iwae" if self.num_samples > 1 else "vae"
+        return "-".join(part for part in (own, self.posterior.tag) if part)
+
+    @property
+    def is_plain_vae(self) -> bool:
+        """Whether this is the bound of Kingma & Welling (2014)."""
+        return isinstance(self.posterior, Encoder) and self.num_samples == 1
+
+    def derivatives(self, latent_dim: int) -> int:
+        """How often the bound of one image differentiates log p(x, ·) or the decoder, besides the loss's own gradient,
+        which counts as one for each sample where there is nothing else."""
+        return self.num_samples * max(self.posterior.derivatives(latent_dim), 1)
+
+
+@dataclass(frozen=True)
+class _Dynamics(_Method):
     """What flat and Riemannian dynamics share.
 
     Attributes:
@@ -221,7 +235,7 @@ class Hvi(_Dynamics):
         check_fields(self, {"per_coordinate_steps": check_flag})
 
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """See `Elbo.one_draw`."""
+        """See `_Method.one_draw`."""
         dynamics = self.dynamics(vae, num_features, for_evaluation)
         return bounds.hvi(vae, per_coordinate_steps=self.per_coordinate_steps, **dynamics)
 
@@ -248,7 +262,7 @@ class Rhvi(_Dynamics):
         check_fields(self, checks | {"num_iterations": check_whole(0, MAX_LOOP)})
 
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """See `Elbo.one_draw`."""
+        """See `_Method.one_draw`."""
         solver = solvers.DEFAULT
         if self.num_iterations and not for_evaluation:
             solver = solvers.fixed_point(num_iterations=self.num_iterations, differentiate="unrolled")

@@ -8,7 +8,7 @@ from hmcvae.bounds.base import Bound
 from hmcvae.bounds.chain import markov_chain
 from hmcvae.posteriors import Posterior
 from hmcvae.solvers import Solver
-from hmcvae.transitions import decoder_metric, hamiltonian, riemannian
+from hmcvae.transitions import hamiltonian, learned_decoder_metric, riemannian
 from hmcvae.vae import VAE
 
 
@@ -91,6 +91,6 @@ def rhvi(
     Raises:
         ValueError: see `hvi`; or unless κ is None or in [0, 1].
     """
-    metric = decoder_metric(vae.latent_dim, position_dependence)
+    metric = learned_decoder_metric(vae.latent_dim, position_dependence)
     transition = riemannian(metric, reverse, momentum, num_steps, solver=solver, **options)
     return markov_chain(vae, transition, num_transitions, posterior=posterior, annealed=annealed, name="rhvi")

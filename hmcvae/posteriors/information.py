@@ -99,7 +99,9 @@ def _sketch(rng_key: PRNGKey, example: Example, weight: Array, num_probes: int) 
     return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
 
 
-def along(example: Example, gaussian: Gaussian, directions: Float[Array, "d k"], weight: ArrayLike) -> Fisher:
+def along(
+    example: Example, gaussian: Gaussian, directions: Float[Array, "d k"], weight: ArrayLike | None = None
+) -> Fisher:
     """u ↦ a Jᵀ diag(w) J + I, pulled back along z = c + V u: of shape [k, k] for V [d, k]."""
     return decoder_metric(
         example,

@@ -103,7 +103,7 @@ def distilled(posterior: Posterior, weight: float = 1.0) -> Posterior:
         student = posterior.build(params, base_key, fixed)
         student = student._replace(center=lax.stop_gradient(student.center))
         noise = jax.random.normal(noise_key, mean.shape, mean.dtype)
-        metric = along(fixed, student, student.matrix(), jnp.ones((), mean.dtype))
+        metric = along(fixed, student, student.matrix())
         cost = 0.5 * metric.quadratic_form(jnp.zeros_like(noise), noise) - student.log_det
         cost = jnp.asarray(weight, cost.dtype) * cost
         # Zero, with the gradient of -cost.

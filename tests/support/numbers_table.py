@@ -114,7 +114,10 @@ def dynamics_rows() -> list[Row]:
     rows = []
     for name, make in (
         ("transitions.hamiltonian", lambda **o: transitions.hamiltonian(2, **o)),
-        ("transitions.riemannian", lambda **o: transitions.riemannian(transitions.decoder_metric(2), **o)),
+        (
+            "transitions.riemannian",
+            lambda **o: transitions.riemannian(transitions.learned_decoder_metric(2), **o),
+        ),
         ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
         ("bounds.hvi, full covariance", lambda **o: bounds.hvi(VAE, posterior=AMORTISED, **o)),
         ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, posterior=AMORTISED, **o)),
@@ -223,10 +226,15 @@ ROWS = [
     ),
     Row("bounds.iwae.num_samples", lambda v: bounds.iwae(VAE, num_samples=v), "count >= 1", 2),
     Row("bounds.rhvi.position_dependence", rhvi, "optional share, closed", 0.5),
-    Row("transitions.decoder_metric.latent_dim", transitions.decoder_metric, "optional count >= 1", 2),
     Row(
-        "transitions.decoder_metric.position_dependence",
-        lambda v: transitions.decoder_metric(2, v),
+        "transitions.learned_decoder_metric.latent_dim",
+        transitions.learned_decoder_metric,
+        "optional count >= 1",
+        2,
+    ),
+    Row(
+        "transitions.learned_decoder_metric.position_dependence",
+        lambda v: transitions.learned_decoder_metric(2, v),
         "optional share, closed",
         0.5,
     ),
