@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.checks import check_fields, check_images, check_whole
 from experiments.configs.limits import MAX_TEMPERATURES, MAX_WIDTH
 from experiments.configs.methods import METHODS, Hvi, Method
 from experiments.configs.posteriors import POSTERIORS
+from experiments.support.checks import check_fields, check_images, check_whole
 from hmcvae import data
 from hmcvae.training import Options
 

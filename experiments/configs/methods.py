@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from experiments.checks import check_above_zero, check_fields, check_number, check_whole
 from experiments.configs.limits import MAX_LOOP, MAX_WIDTH
 from experiments.configs.posteriors import Encoder, Fisher, Posterior
+from experiments.support.checks import check_above_zero, check_fields, check_number, check_whole
 from hmcvae import bounds, networks, solvers
 from hmcvae._checks import check_flag
 from hmcvae.bounds import Bound

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.checks import check_fields, check_number, check_whole
 from experiments.configs.limits import MAX_LOOP
+from experiments.support.checks import check_fields, check_number, check_whole
 from hmcvae import posteriors
 from hmcvae._checks import check_flag
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bench_bounds, parts
-from experiments.bench_bounds import OURS, Config
-from experiments.bench_training import count_flops, made_up, make_bound, smaller
-from experiments.parts import expected_flops
+from experiments.benchmarks import bounds as bench_bounds
+from experiments.benchmarks import parts
+from experiments.benchmarks.bounds import OURS, Config
+from experiments.benchmarks.parts import expected_flops
+from experiments.benchmarks.training import count_flops, made_up, make_bound, smaller
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bench_integrators, bench_riemannian
-from experiments.bench_riemannian import Config
+from experiments.benchmarks import integrators as bench_integrators
+from experiments.benchmarks import riemannian as bench_riemannian
+from experiments.benchmarks.riemannian import Config
 
 TINY = replace(
     bench_riemannian.smaller(Config()),

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from experiments import bench_training
-from experiments.bench_training import EXACT, MODELS, Config
+from experiments.benchmarks import training as bench_training
+from experiments.benchmarks.training import EXACT, MODELS, Config
 
 TINY = dataclasses.replace(bench_training.smaller(Config()), hidden=(8,), num_steps=1)
 

@@ -4,8 +4,11 @@ import re
 
 import pytest
 
-from experiments import claims, claims_list, compare_table, report
-from experiments.claims import PAGE, README, Claim
+from experiments.claims import check as claims
+from experiments.claims import pages as claims_list
+from experiments.claims.check import PAGE, README, Claim
+from experiments.comparison import table as compare_table
+from experiments.study import report
 
 PAGES = {page: (claims.ROOT / page).read_text() for page in (README, PAGE)}
 
@@ -92,7 +95,7 @@ def test_log_likelihood_is_told_by_annealing_where_there_is_any():
     }
     rows = [row | pinned for row in made["rows"]]
     rows[-1]["log_likelihood_ais"] = {"mean": -92.3, "error": 0.1, "values": [-92.3] * 3}
-    after = made | {"rows": rows, "options": made["options"] | {"eval_temperatures": 300}}
+    after = made | {"rows": rows, "config": made["config"] | {"eval_temperatures": 300}}
     for make in (compare_table.short_table, compare_table.markdown):
         text = make(after)
         assert "-95.00 ± 0.10 (6.2)" in text

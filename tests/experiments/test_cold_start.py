@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import runs
 from experiments.configs import PRESETS, Encoder, TrainConfig
+from experiments.runs import model as runs
 from hmcvae import bounds, data, training
 
 NUM_IMAGES, NUM_STEPS = 8, 10

@@ -9,12 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from experiments import compare_bounds, curves, evaluate
-from experiments.compare_bounds import WARM, CompareConfig, compare, run_config
+from experiments.comparison import run as compare_bounds
+from experiments.comparison.run import WARM, CompareConfig, compare, run_config
 from experiments.configs import Elbo, Fisher, FullCovariance, Hvi, preset
-from experiments.curves import DERIVATIVES, EPOCHS, SECONDS
-from experiments.runs import build, load_data, load_run, start_params
-from experiments.train import train
+from experiments.reporting import curves
+from experiments.reporting.curves import DERIVATIVES, EPOCHS, SECONDS
+from experiments.runs import evaluation as evaluate
+from experiments.runs.model import build, load_data, load_run, start_params
+from experiments.runs.training import train
 from hmcvae.annealing import AISEstimate
 
 

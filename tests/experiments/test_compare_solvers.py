@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import compare_solvers
-from experiments.compare_solvers import SolversConfig
+from experiments.samplers import solvers as compare_solvers
+from experiments.samplers.solvers import SolversConfig
 from hmcvae import solvers
 
 

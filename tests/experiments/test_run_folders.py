@@ -16,16 +16,20 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import evaluate, failures, files, generate, runs, train
-from experiments.compare_bounds import CompareConfig
-from experiments.compare_samplers import SamplersConfig
+from experiments.comparison.run import CompareConfig
 from experiments.configs import Elbo, Fisher, Hvi, Rhvi, SketchedFisher, TrainConfig, parse
-from experiments.evaluate import EvaluateConfig
-from experiments.generate import GenerateConfig
-from experiments.logistic_regression import LogisticConfig
-from experiments.report import ReportConfig
-from experiments.run_folder import RunFolder
-from experiments.study import StudyConfig
+from experiments.runs import evaluation as evaluate
+from experiments.runs import model as runs
+from experiments.runs import pictures as generate
+from experiments.runs import training as train
+from experiments.runs.evaluation import EvaluateConfig
+from experiments.runs.folder import RunFolder
+from experiments.runs.pictures import GenerateConfig
+from experiments.samplers.comparison import SamplersConfig
+from experiments.samplers.logistic import LogisticConfig
+from experiments.study.report import ReportConfig
+from experiments.study.run import StudyConfig
+from experiments.support import failures, files
 from hmcvae import data
 from hmcvae.training import Options
 from tests.support.paths import REPOSITORY

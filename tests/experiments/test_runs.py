@@ -13,8 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, evaluate, failures, generate, plots, runs, train
+from experiments import configs
 from experiments.configs import PRESETS, Elbo, FullCovariance, Hvi, Rhvi, TrainConfig
+from experiments.reporting import plots
+from experiments.runs import evaluation as evaluate
+from experiments.runs import model as runs
+from experiments.runs import pictures as generate
+from experiments.runs import training as train
+from experiments.support import failures
 from hmcvae import bounds, data, training
 from hmcvae.data import Dataset
 from hmcvae.evaluation import Estimate

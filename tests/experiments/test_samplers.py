@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import hmcvae
-from experiments import compare_samplers, logistic_regression, targets
+from experiments.samplers import comparison as compare_samplers
+from experiments.samplers import logistic as logistic_regression
+from experiments.samplers import targets
 from hmcvae import metrics
 
 # Runs of a few draws, and of two transitions of warm-up, are in trouble and say so.

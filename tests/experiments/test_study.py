@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import hmcvae
-from experiments import cells as study_cells
-from experiments import pinning, report, report_figures
-from experiments import study as studies
 from experiments.configs import Hvi, preset
-from experiments.runs import Model, build, load_data
-from experiments.study import StudyConfig, study
-from experiments.study_methods import METHODS
+from experiments.runs import reference as pinning
+from experiments.runs.model import Model, build, load_data
+from experiments.study import figures as report_figures
+from experiments.study import records as study_cells
+from experiments.study import run as studies
+from experiments.study.methods import METHODS
+from experiments.study.run import StudyConfig, report, study
 from hmcvae import bounds
 
 # One of each family, whose gradients are evaluated: the others are traced.

@@ -7,7 +7,7 @@ import pytest
 
 import hmcvae
 from experiments.configs import Fisher, FullCovariance, Hvi, MeanField, Rhvi, SketchedFisher, TrainConfig
-from experiments.train import train
+from experiments.runs.training import train
 from hmcvae import bounds, posteriors
 from hmcvae.bounds.base import BUILD
 from hmcvae.posteriors import refinement

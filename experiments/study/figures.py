@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from experiments.cells import BASELINE, Decoder
-from experiments.plots import save_figure
-from experiments.study_methods import FAMILIES
+from experiments.reporting.plots import save_figure
+from experiments.study.methods import FAMILIES
+from experiments.study.records import BASELINE, Decoder
 
 # Whose gain is drawn against the posterior's condition number.
 SHOWN = (

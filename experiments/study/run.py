@@ -24,7 +24,6 @@ import numpy as np
 import optax
 from jax import lax
 
-from experiments.checks import check_above_zero, check_fields, check_images, check_number, check_whole
 from experiments.configs import (
     MAX_LOOP,
     MAX_TEMPERATURES,
@@ -34,13 +33,13 @@ from experiments.configs import (
     method_to_json,
     preset,
 )
-from experiments.failures import fail_cleanly
-from experiments.files import environment, read_json, write_json
-from experiments.pinning import pin
-from experiments.run_folder import RunFolder
-from experiments.runs import Model, find_data, load_run, test_examples
-from experiments.study_methods import AS_TRAINED, FAMILIES, METHODS, grid
-from experiments.train import train
+from experiments.runs.folder import RunFolder
+from experiments.runs.model import Model, find_data, load_run, test_examples
+from experiments.runs.reference import pin
+from experiments.runs.training import train
+from experiments.study.methods import AS_TRAINED, FAMILIES, METHODS, grid
+from experiments.support.checks import check_above_zero, check_fields, check_images, check_number, check_whole
+from experiments.support.files import environment, read_json, write_json
 from hmcvae import data, training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
@@ -371,7 +370,3 @@ def main() -> None:
     import tyro
 
     study(tyro.cli(StudyConfig, prog="python -m experiments.study"))
-
-
-if __name__ == "__main__":
-    fail_cleanly(main)

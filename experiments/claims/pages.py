@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 
-from experiments import (
-    bench_bounds,
-    bench_integrators,
-    bench_riemannian,
-    bench_training,
-    claims_speed,
-    compare_samplers,
-    compare_table,
-    logistic_regression,
-    report,
-)
-from experiments.claims import PAGE, README, RESULTS, Claim, load, table
+from experiments.benchmarks import bounds as bench_bounds
+from experiments.benchmarks import integrators as bench_integrators
+from experiments.benchmarks import riemannian as bench_riemannian
+from experiments.benchmarks import training as bench_training
+from experiments.claims import speed as claims_speed
+from experiments.claims.check import PAGE, README, RESULTS, Claim, load, table
+from experiments.comparison import table as compare_table
+from experiments.samplers import comparison as compare_samplers
+from experiments.samplers import logistic as logistic_regression
+from experiments.study import report
 
 
 def _results_section(text: str) -> str:
@@ -33,7 +31,7 @@ def _with_notes(make: Callable[[dict, str], str], name: str) -> str:
 TABLES: dict[str, Callable[[str], str]] = {
     "bench_bounds": lambda name: bench_bounds.markdown(load(name)),
     "bench_integrators": lambda name: _with_notes(
-        lambda r, notes: bench_integrators.markdown(r["rows"], r["system"], notes), name
+        lambda r, notes: bench_integrators.markdown(r["rows"], r["environment"], notes), name
     ),
     "bench_riemannian": lambda name: _with_notes(bench_riemannian.markdown, name),
     "bench_training": lambda name: _with_notes(
@@ -242,7 +240,7 @@ def _position() -> list[Claim]:
 
 def _epochs(name: str) -> list[int]:
     made = load(name)
-    options = compare_table.BEFORE | made["options"]
+    options = compare_table.BEFORE | made["config"]
     epochs = compare_table.epochs_of(options, made["rows"])
     return [epochs[preset] for preset in options["presets"]]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.configs import TrainConfig
-from experiments.run_folder import RunFolder
+from experiments.runs.folder import RunFolder
 from hmcvae import data, likelihoods, networks, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from experiments.runs import Model
+from experiments.runs.model import Model
 from hmcvae import annealing, posteriors
 from hmcvae._random import stream
 from hmcvae.annealing import AISEstimate

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configs import TrainConfig, differences, from_json, to_json
-from experiments.files import LOCK, environment, locked, read_json, read_records, write_json
+from experiments.support.files import LOCK, environment, locked, read_json, read_records, write_json
 from hmcvae import data
 from hmcvae.checkpoints import Checkpoints
 from hmcvae.types import PyTree

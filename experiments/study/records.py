@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.files import read_json
+from experiments.support.files import read_json
 
 BASELINE, FLAT = "Gaussian", "HVI-4"
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.claims import PAGE, README, Claim, load, table
+from experiments.claims.check import PAGE, README, Claim, load, table
 
 
 def claims() -> list[Claim]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.configs import preset
-from experiments.evaluate import MIN_ESS
+from experiments.runs.evaluation import MIN_ESS
 
 WARM = "warm start"
 
@@ -88,7 +88,7 @@ def epochs_of(options: dict, rows: list[dict]) -> dict[str, int]:
 
 def total_seconds(report: dict) -> dict[str, float]:
     """Seconds of training of each preset, the warm start's among them."""
-    options, rows = BEFORE | report["options"], report["rows"]
+    options, rows = BEFORE | report["config"], report["rows"]
     epochs, vae = epochs_of(options, rows), plain_vae(options["presets"])
     pace = {name: r["seconds_per_epoch"] for name, r in zip(options["presets"], rows, strict=True)}
     warm = epochs.get(WARM, 0) * pace.get(vae or "", 0.0)
@@ -102,7 +102,7 @@ ABSENT = "-"
 
 def markdown(report: dict) -> str:
     """The table, with what one needs to repeat it."""
-    options, rows = BEFORE | report["options"], report["rows"]
+    options, rows = BEFORE | report["config"], report["rows"]
     epochs = epochs_of(options, rows)
     named = list(zip(options["presets"], rows, strict=True))
     has_ais = all(r.get("log_likelihood_ais") for r in rows)
@@ -215,7 +215,7 @@ def over(seeds: Sequence[int], what: str) -> str:
 
 def short_table(report: dict) -> str:
     """The table as a page shows it: without what is the same for all rows."""
-    options, rows = BEFORE | report["options"], report["rows"]
+    options, rows = BEFORE | report["config"], report["rows"]
     has_ais = all(r.get("log_likelihood_ais") for r in rows)
     of = f"own proposal (ESS of {options['eval_samples']})"
     if has_ais:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.failures import fail_cleanly
-from experiments.files import read_json
+from experiments.support.files import read_json
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "experiments/results"
 README, PAGE = "README.md", "experiments/results/README.md"
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
@@ -135,7 +134,7 @@ def uncovered(text: str, claims: list[Claim]) -> list[str]:
 
 def problems() -> list[Problem]:
     """All that differs in the published pages and tables."""
-    from experiments import claims_list
+    from experiments.claims import pages as claims_list
 
     pages = {page: (ROOT / page).read_text() for page in claims_list.PAGES}
     claims = claims_list.claims()
@@ -166,7 +165,3 @@ def main() -> None:
         print(f"{problem.page}: {problem.words}")
     if found:
         raise ValueError(f"{len(found)} claims differ from their JSON")
-
-
-if __name__ == "__main__":
-    fail_cleanly(main)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 
-from experiments.plots import save_figure
+from experiments.reporting.plots import save_figure
 
 EPOCHS = "epochs"
 SECONDS = "seconds of training, at the fastest epoch's pace"

@@ -1,0 +1,301 @@
+"""What a run's model is worth on the test set: `python -m experiments.evaluate RUN`.
+
+The bound, log p(x) by importance weighting with the encoder and with the trained bound as the proposal, the gap
+between bound and likelihood, and the active units. Writes RUN/evaluation-….json, named after its settings.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, TrainConfig
+from experiments.runs.model import Model, find_data, load_run, test_examples
+from experiments.runs.reference import anneal, sandwich
+from experiments.support.checks import check_fields, check_images, check_whole
+from experiments.support.files import check_writable, write_json
+from hmcvae import training
+from hmcvae._checks import check_seed
+from hmcvae._random import stream
+from hmcvae.evaluation import Summary, active_units, estimate, summarise
+
+NUM_WEIGHTED = 200  # of the monitored images, after every epoch
+MAX_SIMULATED = 50  # images that the model makes, for the sandwich
+# Effective draws below which the importance-weighted log p(x) is too low by more than is negligible, and other
+# proposals by other amounts (at 9 of 300 it was a nat).
+MIN_ESS = 100
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluate a run on the test set.
+
+    Attributes:
+        run: the run folder.
+        num_samples: K, draws for each image.
+        num_images: test images, evenly chosen; 0: all.
+        chunk_size: draws held in memory at a time.
+        batch_size: images held in memory at a time.
+        num_temperatures: of annealed importance sampling, for log p(x) without a proposal's help; 0: none.
+        num_chains: its chains for each image.
+        seed: of the draws.
+        data_dir: the data's folder; by default the one that the run was trained with, or HMCVAE_DATA_DIR.
+        download: let tensorflow-datasets download the data.
+        output: the folder for the figures, by default the run's.
+    """
+
+    run: Path
+    num_samples: int = 5000
+    num_images: int = 1000
+    chunk_size: int = 50
+    batch_size: int = 20
+    num_temperatures: int = 0
+    num_chains: int = 8
+    seed: int = 0
+    data_dir: Path | None = None
+    download: bool = False
+    output: Path | None = None
+
+    def __post_init__(self):
+        check_fields(
+            self,
+            {
+                "num_samples": check_whole(1),
+                "num_images": check_images(),
+                "chunk_size": check_whole(1),
+                "batch_size": check_whole(1),
+                "num_temperatures": check_whole(0, MAX_TEMPERATURES),
+                "num_chains": check_whole(1, MAX_LOOP),
+                "seed": check_seed,
+            },
+        )
+
+
+def evaluate(
+    config: TrainConfig,
+    model: Model,
+    params: Any,
+    examples: jax.Array,
+    *,
+    num_samples: int,
+    chunk_size: int = 50,
+    batch_size: int = 20,
+    num_temperatures: int = 0,
+    num_chains: int = 8,
+    seed: int = 0,
+) -> dict:
+    """Figures in nats with standard errors over the test images, as JSON values.
+
+    `proposals` holds one entry for the encoder (the start of a chain: the plain VAE's draws, or those of the whitened
+    Gaussian) and, for methods with dynamics, one for the end of the chain. `ais`, where asked for, is log p(x) by
+    annealed importance sampling from the encoder's Gaussian, with a sandwich on images that the model made.
+    """
+    num_features = model.num_features
+    proposals = config.method.proposals(model.vae, num_features)
+    result: dict = {
+        "num_images": len(examples),
+        "num_samples": num_samples,
+        "seed": seed,
+        "trained_with": model.bound.name,
+        "proposals": {},
+    }
+    for name, bound in proposals.items():
+        start = time.perf_counter()
+        values = estimate(
+            bound,
+            params,
+            stream(seed, f"evaluation, {name}"),
+            examples,
+            num_samples=num_samples,
+            chunk_size=chunk_size,
+            batch_size=batch_size,
+        )
+        summary = summarise(values)
+        result["proposals"][name] = _to_json(summary) | {"seconds": time.perf_counter() - start}
+    if config.method.num_samples > 1:
+        # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
+        values = estimate(
+            model.eval_bound,
+            params,
+            stream(seed, "evaluation, trained bound"),
+            examples,
+            num_samples=100,
+            chunk_size=10,
+        )
+        result["trained_bound"] = summarise(values).bound._asdict()
+    if num_temperatures:
+        settings = {"num_temperatures": num_temperatures, "num_chains": num_chains}
+        posterior = config.method.posterior.build(num_features, config.latent_dim, for_evaluation=True)
+        found = anneal(
+            model.vae,
+            params["vae"],
+            seed,
+            "evaluation, ",
+            examples,
+            min(max(2, len(examples) // 4), MAX_SIMULATED),
+            posterior=posterior if posterior.is_whitened else None,
+            posterior_params=params["bound"]["posterior"] if posterior.is_whitened else None,
+            batch_size=batch_size,
+            **settings,
+        )
+        result["ais"] = sandwich(*found) | settings
+    result["active_units"], _ = active_units(model.vae, params["vae"], examples)
+    result["latent_dim"] = config.latent_dim
+    result["num_pixels"] = int(np.prod(examples.shape[1:]))
+    return result
+
+
+def make_likelihood_monitor(
+    config: TrainConfig, model: Model, rng_key: jax.Array, images: np.ndarray, max_value: int
+) -> Callable[[Any], dict[str, float]]:
+    """`params -> figures`: log p(x) of up to NUM_WEIGHTED of the images, evenly chosen, by K draws L_k of the bound.
+
+        log_likelihood  mean over the images of log (1/K) Σ_k exp L_k     draws  K
+        gap             it minus the bound, from the same draws            ess    effective size of the weights
+
+    K is `config.monitor_samples`, without figures where it is 0. A bound of K' samples is drawn ⌈K / K'⌉ times: the
+    mean of its weights is that of all their samples. Implicit solves are to tolerance: the weights of others are of no
+    use. Bits and draws are the same every time; the bits are those that `training.make_monitor` draws with `rng_key`.
+
+    Raises:
+        ValueError: for a bound whose exp is no estimate of p(x).
+    """
+    if config.monitor_samples == 0:
+        return lambda params: {}
+    if not model.bound.is_unbiased:
+        raise ValueError(
+            f"monitor_samples needs a bound that can be importance weighted, or must be 0; got "
+            f"{config.monitor_samples} and {model.bound.name}"
+        )
+    pixel_key, _ = jax.random.split(rng_key)
+    prepared = training.prepare(pixel_key, jnp.asarray(images), max_value, model.binarize)
+    chosen = np.linspace(0, len(images) - 1, min(NUM_WEIGHTED, len(images))).astype(int)
+    examples = prepared[chosen]
+    num_terms = math.ceil(config.monitor_samples / config.method.num_samples)
+    draw_key = stream(0, "monitored log p(x)")
+
+    def monitor(params: Any) -> dict[str, float]:
+        values = estimate(model.eval_bound, params, draw_key, examples, num_samples=num_terms, batch_size=20)
+        found = summarise(values)
+        return {
+            "log_likelihood": found.log_likelihood.mean,
+            "gap": found.gap.mean,
+            "draws": num_terms * config.method.num_samples,
+            "ess": found.effective_sample_size,
+        }
+
+    return monitor
+
+
+def _to_json(summary: Summary) -> dict:
+    values = summary._asdict()
+    return {name: value._asdict() if hasattr(value, "_asdict") else value for name, value in values.items()}
+
+
+def table(result: dict) -> str:
+    """The result as a few lines to read."""
+    lines = [
+        f"{result['num_images']} test images, {result['num_samples']} draws each; nats, ± standard error over the "
+        f"images; {result['active_units']} of {result['latent_dim']} latent units active",
+        f"{'proposal':<10}{'bound':>18}{'log p(x) ≥':>18}{'gap':>16}{'ESS':>8}{'not finite':>12}{'unconverged':>13}",
+    ]
+    for name, figures in result["proposals"].items():
+        cells = "".join(
+            f"{figures[key]['mean']:>{width}.2f} ±{figures[key]['error']:5.2f}"
+            for key, width in (("bound", 11), ("log_likelihood", 11), ("gap", 9))
+        )
+        lines.append(
+            f"{name:<10}{cells}{figures['effective_sample_size']:>8.0f}{figures['nonfinite']:>12.2%}"
+            f"{figures['unconverged']:>13.2%}"
+        )
+    if "ais" in result:
+        ais, made = result["ais"], result["ais"]["made"]
+        lines.append(
+            f"log p(x) by annealed importance sampling, {ais['num_temperatures']} temperatures x {ais['num_chains']} "
+            f"chains (ESS {ais['effective_sample_size']:.1f}): {ais['mean']:.2f} ± {ais['error']:.2f}; on "
+            f"{made['num_images']} images that the model made between {made['lower']['mean']:.2f} and "
+            f"{made['upper']['mean']:.2f}: a width of {made['width']['mean']:.2f} ± {made['width']['error']:.2f}"
+        )
+    if result["num_pixels"] % 3 == 0:
+        best = max(figures["log_likelihood"]["mean"] for figures in result["proposals"].values())
+        best, how = (
+            (result["ais"]["mean"], "annealing") if "ais" in result else (best, "importance weighting")
+        )
+        lines.append(f"{-best / np.log(2) / result['num_pixels']:.3f} bits per dimension, by {how}")
+    return "\n".join(lines + cautions(result))
+
+
+def cautions(result: dict) -> list[str]:
+    """What a reader of the figures must know of their weights."""
+    found = [
+        f"caution: the weights of proposal {name} have an effective size of {figures['effective_sample_size']:.0f} of "
+        f"{result['num_samples']} draws, below {MIN_ESS}: its log p(x) is too low by an amount of its own, so compare "
+        "proposals by annealing (--num-temperatures)"
+        for name, figures in result["proposals"].items()
+        if figures["effective_sample_size"] < MIN_ESS
+    ]
+    ais = result.get("ais")
+    if ais and ais["effective_sample_size"] < ais["num_chains"] / 2:
+        found.append(
+            f"caution: the annealed weights have an effective size of {ais['effective_sample_size']:.1f} of "
+            f"{ais['num_chains']} chains: take more temperatures"
+        )
+    return found
+
+
+def evaluation_name(config: EvaluateConfig, epoch: int, num_images: int) -> str:
+    """A name of its own: neither the training's evaluation nor one with other settings is written over."""
+    annealed = f"-t{config.num_temperatures}x{config.num_chains}" if config.num_temperatures else ""
+    return f"evaluation-epoch{epoch}-k{config.num_samples}-n{num_images}{annealed}-seed{config.seed}.json"
+
+
+def evaluate_run(config: EvaluateConfig) -> dict:
+    """Evaluate a run's model, print the figures, then write them.
+
+    Raises:
+        OSError: before any compute, if they cannot be written.
+    """
+    folder = config.output or config.run
+    run, train_config, model, params, epoch = load_run(
+        config.run, data_dir=config.data_dir, download=config.download
+    )
+    try:
+        check_writable(folder)
+    except OSError as error:
+        error.add_note("give a folder for the figures by --output")
+        raise
+    dataset = find_data(train_config, config.data_dir, config.download)
+    examples = test_examples(train_config, dataset, model.binarize, config.num_images)
+    result = evaluate(
+        train_config,
+        model,
+        params,
+        examples,
+        num_samples=config.num_samples,
+        chunk_size=config.chunk_size,
+        batch_size=config.batch_size,
+        num_temperatures=config.num_temperatures,
+        num_chains=config.num_chains,
+        seed=config.seed,
+    )
+    # Printed first: what was computed is then not lost where it cannot be written.
+    print(f"epoch {epoch} of {run.folder}")
+    print(table(result), flush=True)
+    write_json(folder / evaluation_name(config, epoch, len(examples)), result | {"epoch": epoch})
+    return result
+
+
+def main() -> None:
+    import tyro
+
+    evaluate_run(
+        tyro.cli(
+            EvaluateConfig, prog="python -m experiments.evaluate", config=(tyro.conf.PositionalRequiredArgs,)
+        )
+    )

@@ -1,0 +1,176 @@
+"""Train a model: `python -m experiments.train [--preset NAME] [--data-dir DIR] [--FIELD VALUE …]`.
+
+Without arguments: Hamiltonian variational inference on scikit-learn's digits, which needs no download.
+The run folder (see `experiments.runs`) holds everything; `--resume` goes on with it, bit for bit.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from experiments.configs import TrainConfig, parse
+from experiments.reporting import plots
+from experiments.runs.evaluation import evaluate, make_likelihood_monitor, table
+from experiments.runs.folder import RunFolder
+from experiments.runs.model import Model, build, load_data, monitored_images, start_params, test_examples
+from experiments.runs.pictures import draw_all
+from experiments.support.failures import advised, resume_advice
+from experiments.support.files import write_json
+from hmcvae import data, training
+from hmcvae._random import stream
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
+    """Train, evaluate and draw; returns the run folder and the evaluation.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
+    """
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"one process trains a run, with all of its devices; got {jax.process_count()} processes of "
+            "jax.distributed, which is not supported yet"
+        )
+    run = RunFolder(config.folder)
+    run.check_free(config)
+    dataset = load_data(config)
+    training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
+    model = build(config, dataset)
+    params = start_params(config, model)
+    monitors = make_monitors(config, model, dataset)
+    with advised(resume_advice(run.folder)), run.held():
+        run.create(config, dataset)
+        state = train_epochs(config, run, dataset, model, params, monitors, quiet)
+        result = finish(config, run, dataset, model, state, monitors[0], quiet)
+    return run.folder, result
+
+
+def train_epochs(
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: data.Dataset,
+    model: Model,
+    params: Any,
+    monitors: tuple[str, Callable[[Any, dict], dict]],
+    quiet: bool,
+) -> training.TrainState:
+    """Train what is left of a run, log its epochs, and give the state to evaluate: the best on validation images where
+    there are any, else the last."""
+    split, monitor = monitors
+    checkpoints = run.checkpoints()
+    best = run.best() if len(dataset.validation) else None
+    start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
+    done = run.trim(start)
+    if not quiet:
+        print(
+            f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
+        )
+        print(f"run folder: {run.folder}")
+        if start:
+            print(f"going on from epoch {start} to {config.training.num_epochs}")
+    epochs = training.fit(
+        model.bound,
+        params,
+        dataset.train,
+        config.training,
+        max_value=dataset.max_value,
+        binarize=model.binarize,
+        validation=dataset.validation,
+        validation_bound=model.eval_bound,
+        checkpoints=checkpoints,
+        best=best,
+        resume=start > 0,
+        resume_epoch=start,
+    )
+    last: Any = None
+    with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
+        for state, record in epochs:
+            record = monitor(state.params, record)
+            run.log(record)
+            shown = {"bound": f"{record['bound']:.2f}", split: f"{record[f'{split}_bound']:.2f}"}
+            if record["skipped_steps"]:
+                shown["skipped"] = f"{record['skipped_steps']}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+            last = state
+    optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
+    like = training.init_state(model.params, optimizer, config.training.seed)
+    if best is not None and best.epochs():
+        last = best.restore(like)
+    elif last is None:  # resumed after the last epoch
+        last = checkpoints.restore(like)
+    for manager in (checkpoints, best):
+        if manager is not None:
+            manager.close()
+    return last
+
+
+def make_monitors(
+    config: TrainConfig, model: Model, dataset: data.Dataset
+) -> tuple[str, Callable[[Any, dict], dict]]:
+    """(split, `params, record -> record`): the epoch's record with the monitored images' bound, unless `fit` has put it
+    there, and with config.monitor_samples their log p(x), gap and number of draws."""
+    split, monitored = monitored_images(dataset)
+    key, images = stream(0, "monitored images"), jnp.asarray(monitored)
+    bound_fn = training.make_monitor(model.eval_bound, dataset.max_value, model.binarize)
+    likelihood_fn = make_likelihood_monitor(config, model, key, monitored, dataset.max_value)
+
+    def monitor(params: Any, record: dict) -> dict:
+        if f"{split}_bound" not in record:
+            record = record | {f"{split}_bound": float(bound_fn(params, key, images))}
+        return record | {f"{split}_{name}": value for name, value in likelihood_fn(params).items()}
+
+    return split, monitor
+
+
+def finish(
+    config: TrainConfig,
+    run: RunFolder,
+    dataset: data.Dataset,
+    model: Model,
+    state: training.TrainState,
+    split: str,
+    quiet: bool,
+) -> dict:
+    """Evaluate on the test set and draw the pictures."""
+    params, epoch = state.params, int(state.epoch)
+    records = run.records()
+    examples = test_examples(config, dataset, model.binarize, config.eval_images)
+    result = evaluate(
+        config,
+        model,
+        params,
+        examples,
+        num_samples=config.eval_samples,
+        num_temperatures=config.eval_temperatures,
+    )
+    if not quiet:
+        print(table(result))
+    run.check_there()
+    write_json(run.folder / "evaluation.json", result | {"epoch": epoch})
+    title = f"{model.bound.name} on {dataset.name}, {len(dataset.train)} images"
+    plots.bound_curves(
+        model.bound.name,
+        records,
+        split,
+        run.folder / "bound.png",
+        title,
+        num_skipped=min(3, len(records) // 6),
+    )
+    paths = [run.folder / "bound.png", *draw_all(run.folder, model, params, config.latent_dim, examples)]
+    if not quiet:
+        last = records[-1]
+        print(
+            f"steps skipped for not being finite: {last['skipped_steps']}, gradients clipped: {last['clipped_steps']}"
+        )
+        print("pictures: " + ", ".join(str(path) for path in paths))
+    return result
+
+
+def main() -> None:
+    train(parse(sys.argv[1:]))
