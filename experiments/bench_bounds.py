@@ -1,6 +1,9 @@
-"""Seconds, operations and memory of a training epoch of each bound: `python -m experiments.bench_bounds`."""
+"""Seconds, operations and memory of a training epoch of each bound: `python -m experiments.bench_bounds`.
 
-from experiments.benchmarks.bounds import main
+What is measured and how: `experiments/benchmarks/bounds`.
+"""
+
+from experiments.benchmarks.bounds.run import main
 from experiments.support.failures import fail_cleanly
 
 if __name__ == "__main__":

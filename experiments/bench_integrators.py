@@ -1,6 +1,9 @@
-"""Leapfrog against BlackJAX and against the bare gradient: `python -m experiments.bench_integrators`."""
+"""Leapfrog against BlackJAX and against the bare gradient: `python -m experiments.bench_integrators`.
 
-from experiments.benchmarks.integrators import main
+What each contestant does: `experiments/benchmarks/integrators`.
+"""
+
+from experiments.benchmarks.integrators.run import main
 from experiments.support.failures import fail_cleanly
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
-"""Riemannian HMC against BlackJAX, mici and its own floor: `python -m experiments.bench_riemannian`."""
+"""Riemannian HMC against BlackJAX, mici and its own floor: `python -m experiments.bench_riemannian`.
 
-from experiments.benchmarks.riemannian import main
+What is measured and how: `experiments/benchmarks/riemannian`.
+"""
+
+from experiments.benchmarks.riemannian.run import main
 from experiments.support.failures import fail_cleanly
 
 if __name__ == "__main__":

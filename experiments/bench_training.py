@@ -1,6 +1,9 @@
-"""Seconds an epoch against pythae: `python -m experiments.bench_training`."""
+"""Seconds an epoch against pythae: `python -m experiments.bench_training`.
 
-from experiments.benchmarks.training import main
+What is measured and how: `experiments/benchmarks/training`.
+"""
+
+from experiments.benchmarks.training.run import main
 from experiments.support.failures import fail_cleanly
 
 if __name__ == "__main__":

@@ -14,11 +14,13 @@ from hmcvae import (
     likelihoods,
     metrics,
     posteriors,
+    priors,
     samplers,
     solvers,
     transitions,
     types,
 )
+from hmcvae._threads import spare_threads
 from hmcvae.samplers import (
     SamplingWarning,
     concatenate,
@@ -33,6 +35,8 @@ from hmcvae.samplers import (
 from hmcvae.vae import VAE
 
 __version__ = "0.1.0"
+
+spare_threads()  # importing computes nothing, so it is in time unless JAX was at work before
 
 __all__ = [
     "VAE",
@@ -49,6 +53,7 @@ __all__ = [
     "metrics",
     "mmala",
     "posteriors",
+    "priors",
     "rmhmc",
     "sample",
     "samplers",

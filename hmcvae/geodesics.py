@@ -10,6 +10,7 @@ second order, √(2 KL) between the pictures' distributions at its ends (plus th
 pace the picture changes at a constant pace (Arvanitidis, Hansen & Hauberg 2018; Chen et al. 2018).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -80,31 +81,63 @@ def geodesic(
     if is_concrete(tolerance):
         check_real("tolerance", tolerance, 0, is_open=True)
     dtype = jnp.result_type(start, end)
-    num_links = num_points - 1
     weights = jnp.linspace(0, 1, num_points, dtype=dtype)[:, None]
     straight = (1 - weights) * start[None] + weights * end[None]
 
     def chain(inner: Float[Array, "m d"]) -> Float[Array, "n d"]:
         return jnp.concatenate([straight[:1], inner, straight[-1:]])
 
-    def squares(points: Float[Array, "n d"]) -> Float[Array, " N"]:
-        middles, links = (points[1:] + points[:-1]) / 2, points[1:] - points[:-1]
-        return jax.vmap(lambda z, v: metric.quadratic_form(z, v[:, None]))(middles, links)
-
     def energy_fn(inner: Float[Array, "m d"]) -> Scalar:
-        return num_links * jnp.sum(squares(chain(inner)))
+        return (num_points - 1) * jnp.sum(_squares(metric, chain(inner)))
 
+    search = _descend(energy_fn, _newton(metric, straight), straight[1:-1], tolerance, max_iterations)
+    points = chain(search.inner)
+    return Geodesic(
+        points,
+        _length(metric, points),
+        _length(metric, straight),
+        search.energy,
+        search.num_iterations,
+        search.is_converged,
+    )
+
+
+def _squares(metric: Metric, points: Float[Array, "n d"]) -> Float[Array, " N"]:
+    """vᵀ G v of each link v, with G at its middle."""
+    middles, links = (points[1:] + points[:-1]) / 2, points[1:] - points[:-1]
+    return jax.vmap(lambda z, v: metric.quadratic_form(z, v[:, None]))(middles, links)
+
+
+def _length(metric: Metric, points: Float[Array, "n d"]) -> Scalar:
+    return jnp.sum(jnp.sqrt(_squares(metric, points)))
+
+
+def _newton(metric: Metric, straight: Float[Array, "n d"]) -> Callable[[Array], Array]:
+    """gradient of E ↦ the Newton step, [m, d] both, with the metric held at its mean over the straight line."""
     mean = jnp.mean(jax.vmap(metric.tensor)((straight[1:] + straight[:-1]) / 2), axis=0)
     factor = jnp.linalg.cholesky(mean)
+    num_links, dtype = len(straight) - 1, straight.dtype
     size = num_links - 1
     laplacian = (
         2 * jnp.eye(size, dtype=dtype) - jnp.eye(size, k=1, dtype=dtype) - jnp.eye(size, k=-1, dtype=dtype)
     )
 
-    def newton(gradient: Float[Array, "m d"]) -> Float[Array, "m d"]:
+    def step(gradient: Float[Array, "m d"]) -> Float[Array, "m d"]:
         across = jax.scipy.linalg.cho_solve((factor, True), gradient.T).T
         return -jnp.linalg.solve(laplacian, across) / (2 * num_links)
 
+    return step
+
+
+def _descend(
+    energy_fn: Callable[[Array], Scalar],
+    newton: Callable[[Array], Array],
+    inner: Float[Array, "m d"],
+    tolerance: Any,
+    max_iterations: int,
+) -> _Search:
+    """Newton steps, halved until E falls enough."""
+    dtype = inner.dtype
     value_and_grad = jax.value_and_grad(energy_fn)
 
     def is_running(search: _Search) -> Bool[Array, ""]:
@@ -138,17 +171,8 @@ def geodesic(
 
     zero = jnp.zeros((), jnp.int32)
     no = jnp.zeros((), bool)
-    inner = straight[1:-1]
     search = _Search(inner, energy_fn(inner), jnp.ones((), dtype), zero, no, no)
-    search = lax.while_loop(is_running, iterate, search) if size else search._replace(is_converged=~no)
-
-    def length(points: Float[Array, "n d"]) -> Scalar:
-        return jnp.sum(jnp.sqrt(squares(points)))
-
-    points = chain(search.inner)
-    return Geodesic(
-        points, length(points), length(straight), search.energy, search.num_iterations, search.is_converged
-    )
+    return lax.while_loop(is_running, iterate, search) if len(inner) else search._replace(is_converged=~no)
 
 
 def resample(metric: Metric, points: Float[Array, "n d"], num_points: Any) -> Float[Array, "m d"]:
@@ -160,8 +184,6 @@ def resample(metric: Metric, points: Float[Array, "n d"], num_points: Any) -> Fl
     if points.ndim != 2 or len(points) < 2:
         raise ValueError(f"points must be [n, d] with n of at least 2, got {points.shape}")
     count = check_count("num_points", num_points, 2)
-    middles, links = (points[1:] + points[:-1]) / 2, points[1:] - points[:-1]
-    squares = jax.vmap(lambda z, v: metric.quadratic_form(z, v[:, None]))(middles, links)
-    along = jnp.concatenate([jnp.zeros(1, points.dtype), jnp.cumsum(jnp.sqrt(squares))])
+    along = jnp.concatenate([jnp.zeros(1, points.dtype), jnp.cumsum(jnp.sqrt(_squares(metric, points)))])
     wanted = jnp.linspace(0, 1, count, dtype=points.dtype) * along[-1]
     return jax.vmap(lambda column: jnp.interp(wanted, along, column), 1, 1)(points)

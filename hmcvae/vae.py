@@ -1,29 +1,23 @@
 """A variational auto-encoder as a bundle of plain functions, so that any network library fits.
 
-p(x, z) = p(x | decode(z)) N(z; 0, I),      q(z | x) = N(z; mean(x), exp(log_scale(x))²)
+p(x, z) = p(x | decode(z)) p(z),      q(z | x) = N(z; mean(x), exp(log_scale(x))²)
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from hmcvae._checks import check_count
 from hmcvae.likelihoods import Likelihood, check_data
+from hmcvae.priors import Prior, standard_normal
 from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
 
-Image = Float[Array, "..."]
-
-HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
-
-
-def gaussian_log_prob(x: Vector, mean: Vector, log_scale: Vector) -> Scalar:
-    """log N(x; mean, diag(exp(log_scale))²), normalised."""
-    residual = (x - mean) * jnp.exp(-log_scale)
-    return -jnp.sum(0.5 * residual**2 + log_scale + HALF_LOG_2PI)
+# An example of the data: any pytree of arrays.
+Image = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +32,18 @@ class VAE:
         decode: `(params, z [d]) -> outputs`, the likelihood's parameters.
         likelihood: from `hmcvae.likelihoods`.
         latent_dim: d, where known; `bounds` then give every coordinate its own mass. None: one mass for all.
+        prior: p(z), from `hmcvae.priors`; N(0, I) by default.
 
     Raises:
-        ValueError: if encode or decode is not callable, likelihood none of `hmcvae.likelihoods`, or latent_dim not a
-            positive whole number.
+        ValueError: if encode or decode is not callable, likelihood none of `hmcvae.likelihoods`, prior none of
+            `hmcvae.priors`, or latent_dim not a positive whole number.
     """
 
     encode: Callable[[PyTree, Image], tuple[Vector, Vector, Array]]
     decode: Callable[[PyTree, Vector], PyTree]
     likelihood: Likelihood
     latent_dim: int | None = None
+    prior: Prior = field(default_factory=standard_normal)
 
     def __post_init__(self):
         for name in ("encode", "decode"):
@@ -58,6 +54,11 @@ class VAE:
             if callable(self.likelihood):
                 came = f"the function {getattr(self.likelihood, '__name__', came)}, which was not called"
             raise ValueError(f"likelihood must be one of hmcvae.likelihoods, such as bernoulli(), got {came}")
+        if not isinstance(self.prior, Prior):
+            came = repr(self.prior)
+            if callable(self.prior):
+                came = f"the function {getattr(self.prior, '__name__', came)}, which was not called"
+            raise ValueError(f"prior must be one of hmcvae.priors, such as standard_normal(), got {came}")
         if self.latent_dim is not None:
             # The one way past the freeze: NumPy's whole numbers become Python's.
             object.__setattr__(self, "latent_dim", check_count("latent_dim", self.latent_dim, 1))
@@ -97,14 +98,15 @@ class VAE:
         check_data(self.likelihood, x)
         outputs = self.decode(params, z)
         shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(outputs)}
-        if shapes != {jnp.shape(x)}:
+        # Of an x of several arrays (an image and its label), the likelihood alone knows what belongs together.
+        if hasattr(x, "shape") and shapes != {jnp.shape(x)}:
             # A likelihood would broadcast the one against the other, and sum far too many terms.
             raise ValueError(f"decode must return outputs of x's shape {jnp.shape(x)}, got {sorted(shapes)}")
         return self.likelihood.log_prob(outputs, x)
 
     def log_joint(self, params: PyTree, x: Image, z: Vector) -> Scalar:
-        """log p(x, z) = log p(x | z) + log N(z; 0, I), in nats."""
-        return self.log_likelihood(params, x, z) + log_prior(z)
+        """log p(x, z) = log p(x | z) + log p(z), in nats."""
+        return self.log_likelihood(params, x, z) + self.prior.log_prob(params, z)
 
     def logdensity_fn(self, params: PyTree, x: Image) -> LogDensityFn:
         """z ↦ log p(x, z): the target for the integrators and the samplers."""
@@ -137,13 +139,17 @@ class Example:
         """The likelihood's parameters at z."""
         return self.vae.decode(self.params, z)
 
+    def log_prior(self, z: Vector) -> Scalar:
+        """log p(z)."""
+        return self.vae.prior.log_prob(self.params, z)
+
+    @property
+    def prior_precision(self) -> ArrayLike:
+        """Λ, the prior's part of the Fisher metric: a number, [d] or [d, d]."""
+        return self.vae.prior.precision(self.params, self.mean.shape[0])
+
 
 def check_vae_params(params: PyTree) -> None:
     """Raise ValueError for a bound's parameters, {"vae": …, "bound": …}, where the VAE's own are wanted."""
     if isinstance(params, Mapping) and set(params) == {"vae", "bound"}:
         raise ValueError('params are those of the VAE, params["vae"], got {"vae": …, "bound": …}')
-
-
-def log_prior(z: Vector) -> Scalar:
-    """log N(z; 0, I)."""
-    return -jnp.sum(0.5 * z**2 + HALF_LOG_2PI)

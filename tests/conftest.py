@@ -10,6 +10,11 @@ from pathlib import Path
 # Set before jax is imported: one device, and no retry of downloads by anything.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of the time of these tests is LLVM's. At level 1 a program of ours compiles in three quarters of the time and runs
+# as fast (an epoch of RHVI: 40 against 52 CPU seconds to compile, 25 against 24 to run).
+OPTIMIZATION = "--xla_backend_optimization_level"
+if OPTIMIZATION not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OPTIMIZATION}=1".strip()
 import jax
 import pytest
 

@@ -76,7 +76,7 @@ def test_many_temperatures_close_the_sandwich():
     above = annealing.reverse_ais(VAE, PARAMS, jax.random.key(3), copies(300), exact_draws(300), **options)
     np.testing.assert_allclose(below.log_likelihood.mean(), EXACT, atol=0.035)
     np.testing.assert_allclose(above.log_likelihood.mean(), EXACT, atol=0.035)
-    assert (np.abs(below.acceptance_rate - annealing.TARGET_ACCEPTANCE) < 0.15).all()
+    assert (np.abs(below.acceptance_rate - annealing.chains.TARGET_ACCEPTANCE) < 0.15).all()
     assert below.log_weight_sd.mean() < 0.4
 
 

@@ -24,6 +24,7 @@ BASE = {"types", "_checks", "_numerics", "_random", "_ravel", "_sharding", "solv
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
+    "_threads": set(),
     "_numerics": {"types"},
     "_programs": set(),
     "_random": {"types"},
@@ -35,23 +36,21 @@ MAY_IMPORT = {
     "integrators": BASE | {"metrics"},
     "samplers": BASE | {"metrics", "integrators"},
     "likelihoods": BASE,
-    "vae": BASE | {"likelihoods"},
-    "posteriors": BASE | {"metrics", "vae"},
-    "transitions": BASE | {"metrics", "integrators", "vae", "posteriors"},
+    "priors": BASE,
+    "vae": BASE | {"likelihoods", "priors"},
+    "posteriors": BASE | {"metrics", "priors", "vae"},
+    "transitions": BASE | {"metrics", "integrators", "priors", "vae", "posteriors"},
     "bounds": BASE | {"metrics", "integrators", "likelihoods", "vae", "transitions", "posteriors"},
     "annealing": BASE | {"_programs", "metrics", "integrators", "likelihoods", "vae", "posteriors"},
     "evaluation": BASE | {"_programs", "likelihoods", "vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
-    "checkpoints": BASE,
-    "_epoch": BASE | {"likelihoods", "bounds"},
-    "training": BASE | {"likelihoods", "bounds", "checkpoints", "_epoch"},
+    "training": BASE | {"likelihoods", "bounds"},
     "data": set(),
 }
 # Libraries besides Python's own, NumPy, JAX and jaxtyping, and the modules that may import them.
 LIBRARIES = {
     "networks": {"flax"},
-    "_epoch": {"optax"},
-    "checkpoints": {"orbax"},
+    "training": {"optax", "orbax"},
     "samplers": {"tqdm", "arviz"},
 }
 EVERYWHERE = {"jax", "jaxtyping", "numpy"} | set(sys.stdlib_module_names)
@@ -185,7 +184,7 @@ def test_public_names_are_listed_and_exist():
     assert contract <= set(hmcvae.__all__)
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert imported == set(hmcvae.__all__)
+    assert imported - {"spare_threads"} == set(hmcvae.__all__)
 
 
 def test_every_module_says_what_it_is_for():
@@ -361,3 +360,19 @@ def test_contract_of_the_vae_and_its_bounds(likelihood):
         assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), gradients) == jax.tree.map(
             lambda leaf: (leaf.shape, leaf.dtype), params
         )
+
+
+def test_two_factorisations_at_once_end_on_any_number_of_cores():
+    """Without spare threads jaxlib waits for itself on two cores, for ever."""
+    code = """
+import os
+os.environ.pop("NPROC", None)
+import hmcvae, jax, jax.numpy as jnp
+jax.config.update("jax_enable_x64", True)
+A = jax.random.normal(jax.random.key(0), (500, 20, 20))
+S, ones = A @ A.mT + jnp.eye(20), jnp.ones((500, 20, 1))
+both = jax.jit(lambda A, S: (jnp.linalg.eigh(S)[0].sum(), jnp.linalg.solve(A, ones).sum()))
+for _ in range(200):
+    jax.block_until_ready(both(A, S))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=600)

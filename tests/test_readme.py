@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hmcvae
@@ -39,6 +40,13 @@ def test_annealing_example_agrees_with_the_likelihood(namespace):
     np.testing.assert_allclose(namespace["below"].log_likelihood[0], namespace["exact"], atol=0.06)
 
 
+def test_training_example_trains_the_model_of_another_library(namespace):
+    assert namespace["record"]["epoch"] == 3
+    assert namespace["record"]["skipped_steps"] == 0
+    start, end = jax.tree.leaves(namespace["begin"]["vae"]), jax.tree.leaves(namespace["state"].params["vae"])
+    assert all(not np.array_equal(a, b) for a, b in zip(start, end, strict=True))
+
+
 IMAGES = np.array([[0, 1, 0, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1]], np.uint8)
 
 
@@ -48,10 +56,10 @@ def train(vae, params, num_epochs: int = 2) -> list:
             hmcvae.bounds.hvi(vae),
             {"vae": params, "bound": hmcvae.bounds.hvi(vae).init(jax.random.key(0))},
             IMAGES,
-            training.Options(num_epochs=num_epochs, batch_size=2),
-            max_value=1,
-            binarize=False,
-            validation=IMAGES[:0],
+            optimizer=optax.adam(1e-3),
+            preprocess=training.Pixels(1),
+            num_epochs=num_epochs,
+            batch_size=2,
         )
     )
 

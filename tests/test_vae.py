@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 import hmcvae
-from hmcvae.vae import gaussian_log_prob, log_prior
+from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 
 Z = jnp.array([0.1, 0.7, -0.2])
@@ -18,10 +18,6 @@ def test_gaussian_log_prob_is_scipys():
     mean, log_scale = jnp.array([0.3, -1.2, 0.0]), jnp.array([-0.5, 0.4, -2.0])
     expected = scipy.stats.norm.logpdf(Z, mean, np.exp(log_scale)).sum()
     np.testing.assert_allclose(gaussian_log_prob(Z, mean, log_scale), expected, rtol=1e-12)
-
-
-def test_log_prior_is_the_standard_normal():
-    np.testing.assert_allclose(log_prior(Z), scipy.stats.norm.logpdf(Z).sum(), rtol=1e-12)
 
 
 def test_log_joint_is_likelihood_times_prior():
@@ -72,7 +68,11 @@ def test_networks_that_are_no_functions_are_refused(name):
 def test_numpys_whole_numbers_are_latent_dimensions():
     """Past the annotation, which is checked at run time in these tests: the check itself."""
     vae = SimpleNamespace(
-        encode=len, decode=len, likelihood=hmcvae.likelihoods.bernoulli(), latent_dim=np.int64(2)
+        encode=len,
+        decode=len,
+        likelihood=hmcvae.likelihoods.bernoulli(),
+        latent_dim=np.int64(2),
+        prior=hmcvae.priors.standard_normal(),
     )
     hmcvae.VAE.__post_init__(vae)
     assert type(vae.latent_dim) is int

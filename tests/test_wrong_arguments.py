@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import jax.numpy as jnp
+import optax
 import pytest
 
 import hmcvae
@@ -50,7 +51,7 @@ def test_a_training_that_collapses_says_so_and_one_that_goes_on_does_not():
     with pytest.warns(
         training.TrainingWarning, match="ended at a bound of -.* far below the -.* lower learning_rate"
     ):
-        fit(options=training.Options(num_epochs=3, batch_size=2, learning_rate=1e6))
+        fit(num_epochs=3, optimizer=optax.adam(1e6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit()
@@ -60,6 +61,5 @@ def test_a_training_whose_last_epoch_took_no_step_is_an_error():
     """Though there were too few of them to stop it before."""
     vae = net()
     broken = hmcvae.VAE(vae.encode, lambda p, z: vae.decode(p, z) / (p["d"][0, 0] < 1e3), vae.likelihood, 2)
-    options = training.Options(num_epochs=3, batch_size=2, learning_rate=1e4, max_bad_share=1.0)
     with pytest.raises(training.NotFiniteError, match="no step of the last epoch, 3, had a finite loss"):
-        fit(bounds.elbo(broken), options=options)
+        fit(bounds.elbo(broken), num_epochs=3, optimizer=optax.adam(1e4), max_bad_share=1.0)

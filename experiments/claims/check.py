@@ -1,14 +1,9 @@
-"""What the published pages claim, held to the JSON it comes from: `python -m experiments.claims [--write]`.
-
-Every table experiments/results/NAME.md is made again from NAME.json; every figure of the pages' results stands in a
-sentence or row of `experiments.claims_list`, which says where it comes from, or in one that says why it comes from no
-JSON. Without --write what differs is printed; with it tables, blocks and figures are mended, and words are left alone.
+"""A claim of a page, and how it is held to the JSON it comes from.
 
 A sentence is text with a {} for each figure. In the pages it may be broken over lines and have bold parts.
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,38 +125,3 @@ def uncovered(text: str, claims: list[Claim]) -> list[str]:
             around = plain[max(0, match.start() - 40) : match.end() + 40]
             missing.append(re.sub(r"\s+", " ", f"{match[0]} in …{around}…"))
     return missing
-
-
-def problems() -> list[Problem]:
-    """All that differs in the published pages and tables."""
-    from experiments.claims import pages as claims_list
-
-    pages = {page: (ROOT / page).read_text() for page in claims_list.PAGES}
-    claims = claims_list.claims()
-    found = list(check_claims(pages, claims))
-    for page, section in claims_list.PAGES.items():
-        found += check_blocks(page, pages[page], claims_list.BLOCKS)
-        own = [claim for claim in claims if claim.page == page]
-        found += [
-            Problem(page, f"comes from nowhere: {where}") for where in uncovered(section(pages[page]), own)
-        ]
-    for name, make in claims_list.TABLES.items():
-        page = f"experiments/results/{name}.md"
-        text, made = (ROOT / page).read_text(), make(name)
-        if text != made:
-            found.append(Problem(page, f"is not what {name}.json makes", made))
-    return found
-
-
-def main() -> None:
-    if sys.argv[1:] not in ([], ["--write"]):
-        raise ValueError(f"expected nothing or --write, got {' '.join(sys.argv[1:])}")
-    found = problems()
-    while sys.argv[1:] and (mendable := [problem for problem in found if problem.mended is not None]):
-        (ROOT / mendable[0].page).write_text(mendable[0].mended or "")
-        print(f"mended: {mendable[0].page} {mendable[0].words}")
-        found = problems()
-    for problem in found:
-        print(f"{problem.page}: {problem.words}")
-    if found:
-        raise ValueError(f"{len(found)} claims differ from their JSON")

@@ -1,32 +1,28 @@
-"""The sentences and rows of the published pages about speed and samplers: a part of `experiments.claims_list`."""
+"""The sentences about speed: bench_bounds, bench_integrators, bench_riemannian and bench_training."""
 
 import numpy as np
 
-from experiments.claims.check import PAGE, README, Claim, load, table
+from experiments.claims.check import PAGE, README, Claim, load
+from experiments.claims.wording import ratio
 
 
 def claims() -> list[Claim]:
     """All of them."""
-    return [*_bounds(), *_leapfrog(), *_riemannian(), *_training(), *_samplers(), *_logistic()]
-
-
-def _ratio(value: float) -> str:
-    """Two digits, as these ratios are told."""
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
+    return [*_bounds(), *_leapfrog(), *_riemannian(), *_training()]
 
 
 def _bounds() -> list[Claim]:
     rows = {r["model"]: r for r in load("bench_bounds")["rows"]}
     peer, rhvi = rows["RHVAE"]["seconds"], rows["RHVI"]["seconds"]
     amortised, fisher = (peer / rows[f"{name} recentred"]["seconds"] for name in ("amortised", "Fisher"))
-    over_hvi, over_peer = f"{rows['RHVI']['over_hvi']:.0f}", _ratio(rhvi / peer)
+    over_hvi, over_peer = f"{rows['RHVI']['over_hvi']:.0f}", ratio(rhvi / peer)
     return [
         Claim(
             PAGE,
             "the frozen Fisher metric {} × HVI, which is {} × the sum of the metric alone and the steps alone; the "
             "amortised metric {} ×.",
             (
-                _ratio(rows["Fisher"]["over_hvi"]),
+                ratio(rows["Fisher"]["over_hvi"]),
                 f"{rows['Fisher']['over_parts']:.2f}",
                 f"{rows['amortised']['over_hvi']:.2f}",
             ),
@@ -34,7 +30,7 @@ def _bounds() -> list[Claim]:
         Claim(
             PAGE,
             "takes {} × the time of our amortised, recentred bound and {} × that of the Fisher one.",
-            (_ratio(amortised), _ratio(fisher)),
+            (ratio(amortised), ratio(fisher)),
         ),
         Claim(
             PAGE,
@@ -43,7 +39,7 @@ def _bounds() -> list[Claim]:
         ),
         Claim(PAGE, "(21 s against {} s)", (f"{peer:.0f}",)),
         Claim(README, "costs {} times as much as HVI on a CPU", (over_hvi,)),
-        Claim(README, "with the amortised metric is {} × faster than pythae's RHVAE's", (_ratio(amortised),)),
+        Claim(README, "with the amortised metric is {} × faster than pythae's RHVAE's", (ratio(amortised),)),
         Claim(README, "the decoder's own everywhere, {} × slower", (over_peer,)),
     ]
 
@@ -78,13 +74,13 @@ def _riemannian() -> list[Claim]:
         """Than BlackJAX: of one chain and of 64 in float32, then in float64."""
         cases = [(dtype, chains) for dtype in ("float32", "float64") for chains in (1, 64)]
         return [
-            _ratio(found["blackjax", *case] / found[own, *case]) for case in cases if (own, *case) in found
+            ratio(found["blackjax", *case] / found[own, *case]) for case in cases if (own, *case) in found
         ]
 
     checked, unchecked, loose = faster("ours"), faster("unchecked"), faster("loose")
     prices = [1 / value for (name, *_), value in found.items() if name == "unchecked"]
     rates = {r["contestant"]: r["ess_per_cpu_second"] for r in made["against_mici"]["rows"]}
-    over_mici = [_ratio(rates[name] / rates["mici"]) for name in ("ours", "unchecked")]
+    over_mici = [ratio(rates[name] / rates["mici"]) for name in ("ours", "unchecked")]
     floors = [r["over_floor"] for r in made["floor"]]
     return [
         Claim(
@@ -120,7 +116,7 @@ def _training() -> list[Claim]:
             if (r["library"], r["model"], r["num_cores"], r["variant"]) == ("pythae", model, cores, variant)
         ]
         (value,) = own
-        return _ratio(value)
+        return ratio(value)
 
     models = (("VAE", ""), ("HVI", ""), ("HVI", "second-order terms added"))
     clock, cpu, one = (
@@ -136,84 +132,5 @@ def _training() -> list[Claim]:
             README,
             "an epoch of the VAE is {} ×, of HVI {} × faster than pythae's (on one core {} and {} ×)",
             (*clock[:2], *one[:2]),
-        ),
-    ]
-
-
-def _samplers() -> list[Claim]:
-    lines = []
-    for target, rows in load("compare_samplers")["targets"].items():
-        for r in rows:
-            first = target if r["method"] == "HMC" else ""
-            per_1000, per_second = r["ess_per_1000_derivatives"], r["ess_per_second"]
-            counts = [r[f"num_{kind}"] for kind in ("divergent", "unconverged", "irreversible")]
-            figures = [
-                f"{per_1000:.2g}" if per_1000 >= 10 or per_1000 < 0.1 else f"{per_1000:.3g}",
-                f"{per_second:.3g}" if per_second < 1000 else f"{float(f'{per_second:.3g}'):,.0f}",
-            ]
-            if any(counts):
-                cells = "{}, {}, {} of {}"
-                figures += [f"{n:,}" if n >= 10_000 else str(n) for n in counts]
-                figures += [f"{r['num_transitions']:,}"]
-            else:
-                cells = "none"
-            # A very slow run is told with fewer digits.
-            figures[1] = f"{per_second:.2g}" if per_second < 1 else figures[1]
-            figures += [f"{r['largest_deviation']:.1f}"]
-            end = ": wrong" if r["largest_deviation"] > 4 else ""
-            if r["rhat"] > 1.05:
-                end, figures = ", R̂ {}: too short a run", [*figures, f"{r['rhat']:.2f}"]
-            row = f"| {first} | {r['method']} | {{}} | {{}} | {cells} | {{}}{end} |".replace("|  |", "| |")
-            lines.append((row, tuple(figures)))
-    targets = load("compare_samplers")["targets"]
-    two, ten = (targets[f"funnel, d = {d}"] for d in (2, 10))
-    return [
-        table(PAGE, lines),
-        Claim(
-            PAGE,
-            "its means are {} and {} standard errors off",
-            (f"{two[0]['largest_deviation']:.0f}", f"{ten[0]['largest_deviation']:.0f}"),
-        ),
-        Claim(README, "where HMC is {} standard errors off", (f"{two[0]['largest_deviation']:.0f}",)),
-    ]
-
-
-def _logistic() -> list[Claim]:
-    data = load("logistic_regression")["datasets"]
-    rows = {name: {r["method"]: r for r in entry["rows"]} for name, entry in data.items()}
-    least = {name: {m: r["ess"][0] for m, r in own.items()} for name, own in rows.items()}
-    pace = {name: {m: r["seconds_per_min_ess"] for m, r in own.items()} for name, own in rows.items()}
-    good = [least[name]["RMHMC"] for name in ("pima", "heart", "australian")]
-    rest = [name for name in rows if name != "ripley"]
-    over = {m: [pace[name][m] / pace[name]["RMHMC"] for name in rest] for m in ("HMC", "mMALA")}
-    ripley = {m: value / pace["ripley"]["RMHMC"] for m, value in pace["ripley"].items()}
-    return [
-        Claim(
-            PAGE,
-            "({} to {} of 5000), less on german ({})",
-            (*(f"{f(good):.0f}" for f in (min, max)), f"{least['german']['RMHMC']:.0f}"),
-        ),
-        Claim(
-            PAGE,
-            "({} at their step size, where their fixed number of iterations does not see that the equations have no "
-            "solution; {} at a tuned one)",
-            (f"{least['ripley']['RMHMC']:.0f}", f"{least['ripley']['RMHMC, tuned']:.0f}"),
-        ),
-        Claim(
-            PAGE,
-            "means agree within {} standard errors",
-            (f"{max(entry['disagreement'] for entry in data.values()):.1f}",),
-        ),
-        Claim(PAGE, "of RMHMC's time (ripley: {} ×)", (f"{1 / ripley['NUTS']:.0f}",)),
-        Claim(
-            PAGE,
-            "HMC in {} to {} of it (ripley: {}), mMALA in {} to 1 (ripley: {}).",
-            (
-                f"{min(over['HMC']):.1f}",
-                f"{max(over['HMC']):.2f}",
-                f"{ripley['HMC']:.2f}",
-                f"{min(over['mMALA']):.1f}",
-                f"{ripley['mMALA']:.2f}",
-            ),
         ),
     ]

@@ -7,25 +7,25 @@ NAME.md and NAME.png into --results, by default --folder.
 """
 
 import dataclasses
-import json
-import sys
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from experiments.comparison.table import WARM, markdown, over, plain_vae, plan_epochs, row
 from experiments.configs import MAX_TEMPERATURES, TrainConfig, differences, preset
 from experiments.reporting import curves
+from experiments.reporting.reports import command_line, make_report, write_report
 from experiments.runs.evaluation import EvaluateConfig, evaluate_run, evaluation_name
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import build, load_data
 from experiments.runs.training import train
 from experiments.support.checks import check_fields, check_images, check_number, check_whole
-from experiments.support.files import check_writable, environment, read_json, write_json
+from experiments.support.files import check_writable, read_json, write_json
+from experiments.support.records import EpochRecord
+from experiments.support.timing import seconds_of
 from hmcvae import training
 from hmcvae._checks import check_seed
 
@@ -46,8 +46,8 @@ class CompareConfig:
             picture then shows below the bound; 0: none. Epochs that were trained without it stay without.
         eval_samples: draws for each test image in the importance-weighted estimate of log p(x).
         eval_images: test images for it.
-        eval_temperatures: of annealed importance sampling on them, which pins log p(x); 0: none, and then methods
-            whose proposals are of unequal quality cannot be compared in it.
+        eval_temperatures: of annealed importance sampling on them, for the reference estimate of log p(x); 0: none,
+            and then methods whose proposals are of unequal quality cannot be compared in it.
         data_dir: the data's folder.
         download: let tensorflow-datasets download the data.
         folder: where the runs are.
@@ -102,18 +102,18 @@ class CompareConfig:
 
     @property
     def plain_vae(self) -> str | None:
-        """See `compare_table.plain_vae`."""
+        """See `comparison.table.plain_vae`."""
         return plain_vae(self.presets)
 
     @property
-    def starts(self) -> Path:
-        """Where the runs are that the others start from, and the plan."""
+    def plan_path(self) -> Path:
+        """Where the epochs stand that fit into the seconds, see `make_plan`."""
         return self.folder / "plan.json"
 
     def epochs(self, name: str) -> int:
         """The epochs of one preset: those given, or those of the plan."""
         if self.seconds:
-            return read_json(self.starts)["epochs"][name]
+            return read_json(self.plan_path)["epochs"][name]
         return self.num_epochs[self.presets.index(name) if len(self.num_epochs) > 1 else 0]
 
 
@@ -150,7 +150,7 @@ def make_plan(options: CompareConfig) -> None:
         ValueError: if it was done with other seconds or another share, or without one of the presets.
     """
     own = {"seconds": options.seconds, "warm_start": options.warm_start}
-    path = options.starts
+    path = options.plan_path
     before = read_json(path) if path.is_file() else None
     if before is not None:
         if {key: before[key] for key in own} != own:
@@ -170,7 +170,7 @@ def make_plan(options: CompareConfig) -> None:
     write_json(path, own | {"epochs": epochs, "seconds_per_epoch": pace})
 
 
-def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
+def run_one(config: TrainConfig) -> tuple[dict, list[EpochRecord]]:
     """(evaluation, records) of a run: trained now unless it is there whole, and evaluated now unless that was done with
     these settings.
 
@@ -179,7 +179,7 @@ def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
     """
     run = RunFolder(config.folder)
     records = run.records()
-    if not records or records[-1]["epoch"] != config.training.num_epochs:
+    if not records or records[-1].epoch != config.training.num_epochs:
         _, result = train(config)
         return result, run.records()
     # Folders may be moved, and what a run started with goes with them.
@@ -196,7 +196,7 @@ def run_one(config: TrainConfig) -> tuple[dict, list[dict]]:
         data_dir=config.data_dir,
         download=config.download,
     )
-    name = evaluation_name(options, records[-1]["epoch"], config.eval_images)
+    name = evaluation_name(options, records[-1].epoch, config.eval_images)
     for path in (run.folder / "evaluation.json", run.folder / name):
         if path.is_file() and _is_of(read_json(path), config):
             return read_json(path), records
@@ -218,27 +218,20 @@ def time_epochs(options: CompareConfig, num_rounds: int = 3, num_images: int = 0
     """Seconds of an epoch by preset, the fastest of some rounds. Every round times each method once, so that
     whatever else the machine does falls on all of them; the trainings' own clocks ran at different times.
     With num_images, the epochs timed are of so many and the seconds in proportion."""
-    prepared, factors = {}, {}
+    epochs, factors = {}, {}
     for name in options.presets:
         config = dataclasses.replace(preset(name), data_dir=options.data_dir, download=options.download)
         dataset = load_data(config)
         model = build(config, dataset)
-        optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
-        epoch = training.make_epoch(
-            model.bound, optimizer, config.training, dataset.max_value, model.binarize
-        )
+        optimizer = config.training.optimizer(len(dataset.train) // config.training.batch_size)
+        epoch = training.make_epoch(model.bound, optimizer, config.training, model.preprocess)
         state = training.init_state(model.params, optimizer, 0)
         images = jnp.asarray(dataset.train[: num_images or None])
         factors[name] = len(dataset.train) / len(images)
-        jax.block_until_ready(epoch(state, images))
-        prepared[name] = (epoch, state, images)
-    seconds: dict[str, list[float]] = {name: [] for name in prepared}
-    for _ in range(num_rounds):
-        for name, (epoch, state, images) in prepared.items():
-            start = time.perf_counter()
-            jax.block_until_ready(epoch(state, images))
-            seconds[name].append(time.perf_counter() - start)
-    return {name: factors[name] * min(values) for name, values in seconds.items()}
+        epochs[name] = partial(epoch, state, images)
+        seconds_of(epochs[name])  # compile
+    rounds = [{name: seconds_of(call) for name, call in epochs.items()} for _ in range(num_rounds)]
+    return {name: factors[name] * min(taken[name] for taken in rounds) for name in epochs}
 
 
 def compare(options: CompareConfig, command: str) -> list[dict]:
@@ -256,7 +249,7 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         row(preset(name).method.label, [found[name, seed] for seed in options.seeds])
         for name in options.presets
     ]
-    plan = read_json(options.starts) if options.seconds else None
+    plan = read_json(options.plan_path) if options.seconds else None
     seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
     for name, values in zip(options.presets, rows, strict=True):
         values["seconds_per_epoch"] = seconds[name]
@@ -264,22 +257,17 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         if options.warm_start and name != options.plain_vae:
             values["seconds"] += options.epochs(WARM) * seconds[options.plain_vae or ""]
     stem = results / options.name
-    report = {
-        "command": command,
-        "environment": environment(),
-        "config": dataclasses.asdict(options),
-        "rows": rows,
-    }
-    report = json.loads(json.dumps(report, default=str))
-    write_json(stem.with_suffix(".json"), report)
-    stem.with_suffix(".md").write_text(markdown(report))
+    write_report(stem, make_report(command, options, {"rows": rows}), markdown)
     records = {key: own for key, (_, own) in found.items()}
     _draw(options, records, seconds, stem.with_suffix(".png"))
     return rows
 
 
 def _draw(
-    options: CompareConfig, records: dict[tuple[str, int], list[dict]], seconds: dict[str, float], path: Path
+    options: CompareConfig,
+    records: dict[tuple[str, int], list[EpochRecord]],
+    seconds: dict[str, float],
+    path: Path,
 ) -> None:
     """The curves of all methods, from the records of each (preset, seed) and the seconds of an epoch."""
     quantities = curves.quantities(list(records.values()))
@@ -312,6 +300,5 @@ def main() -> None:
     import tyro
 
     options = tyro.cli(CompareConfig, prog="python -m experiments.compare_bounds")
-    command = "python -m experiments.compare_bounds " + " ".join(sys.argv[1:])
-    compare(options, command.strip())
+    compare(options, command_line("compare_bounds", options.data_dir))
     print(((options.results or options.folder) / options.name).with_suffix(".md").read_text())

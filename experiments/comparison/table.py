@@ -6,12 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.configs import preset
+from experiments.reporting.reports import cell, device_line, markdown_table
 from experiments.runs.evaluation import MIN_ESS
+from experiments.support.records import EpochRecord
 
 WARM = "warm start"
 
 
-def row(name: str, runs: list[tuple[dict, list[dict]]]) -> dict:
+def row(name: str, runs: list[tuple[dict, list[EpochRecord]]]) -> dict:
     """One method's figures: means over its seeds, with standard errors over the seeds."""
     own = [list(result["proposals"].values())[-1] for result, _ in runs]
     encoder = [result["proposals"]["encoder"] for result, _ in runs]
@@ -30,10 +32,10 @@ def row(name: str, runs: list[tuple[dict, list[dict]]]) -> dict:
         **_annealed_row(annealed, [value["mean"] for value in trained]),
         "unconverged": _mean([value["unconverged"] for value in own]),
         "nonfinite": _mean([value["nonfinite"] for value in own]),
-        "clipped_steps": sum(records[-1]["clipped_steps"] for _, records in runs),
-        "training_unconverged": _mean([r["unconverged"] for _, records in runs for r in records]),
+        "clipped_steps": sum(records[-1].clipped_steps for _, records in runs),
+        "training_unconverged": _mean([record.unconverged for _, records in runs for record in records]),
         "error_over_images": _mean([value["log_likelihood"]["error"] for value in own]),
-        "skipped_steps": sum(records[-1]["skipped_steps"] for _, records in runs),
+        "skipped_steps": sum(records[-1].skipped_steps for _, records in runs),
         "active_units": _mean([result["active_units"] for result, _ in runs]),
     }
 
@@ -106,34 +108,38 @@ def markdown(report: dict) -> str:
     epochs = epochs_of(options, rows)
     named = list(zip(options["presets"], rows, strict=True))
     has_ais = all(r.get("log_likelihood_ais") for r in rows)
-    pinned = "log p(x), annealing (ESS) | gap | sandwich's width | " if has_ais else ""
     seconds = total_seconds(report)
-    lines = [
-        f"| method | bound | {pinned}log p(x) by importance, own proposal (ESS) | by importance, encoder (ESS) | "
-        "seconds an epoch | seconds | active units | unconverged | in training | skipped steps |",
-        "|---|---|---|---|---|---|---|---|---|---|" + ("---|---|---|" if has_ais else ""),
+    columns = ["method", "bound"]
+    columns += ["log p(x), annealing (ESS)", "gap", "sandwich's width"] if has_ais else []
+    columns += [
+        "log p(x) by importance, own proposal (ESS)",
+        "by importance, encoder (ESS)",
+        "seconds an epoch",
     ]
-    for preset_name, r in named:
-        cells = [_figure(r["bound"])]
-        if has_ais:
-            cells += [_with_ess(r["log_likelihood_ais"], r.get("ess_ais"), 1), _figure(r["gap"])]
-            cells += [_figure(r["width"]) if r.get("width") else ABSENT]
-        cells += [_with_ess(r["log_likelihood"], r.get("ess"))]
-        cells += [_with_ess(r["log_likelihood_encoder"], r.get("ess_encoder"))]
-        cells += [f"{r['seconds_per_epoch']:.2f}", f"{seconds[preset_name]:.0f}", f"{r['active_units']:.1f}"]
-        cells += [
-            _share(r.get("unconverged")),
-            _share(r.get("training_unconverged")),
-            f"{r['skipped_steps']}",
+    columns += ["seconds", "active units", "unconverged", "in training", "skipped steps"]
+    cells = [
+        [
+            *(r["method"], _figure(r["bound"])),
+            *(_annealed_cells(r) if has_ais else []),
+            _with_ess(r["log_likelihood"], r.get("ess")),
+            _with_ess(r["log_likelihood_encoder"], r.get("ess_encoder")),
+            *(f"{r['seconds_per_epoch']:.2f}", f"{seconds[preset_name]:.0f}", f"{r['active_units']:.1f}"),
+            *(_share(r.get("unconverged")), _share(r.get("training_unconverged")), f"{r['skipped_steps']}"),
         ]
-        lines.append(f"| {r['method']} | " + " | ".join(cells) + " |")
-    lines += ["", " ".join(_notes(options, rows, epochs, has_ais)), ""]
-    machine = report["environment"]
-    lines.append(
-        f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}. "
-        f"Command: `{report['command']}`"
-    )
-    return "\n".join(lines) + "\n"
+        for preset_name, r in named
+    ]
+    lines = markdown_table(columns, cells, num_words=len(columns))
+    notes = " ".join(_notes(options, rows, epochs, has_ais))
+    return "\n".join([*lines, "", notes, "", _made_by(report)]) + "\n"
+
+
+def _annealed_cells(r: dict) -> list[str]:
+    width = _figure(r["width"]) if r.get("width") else ABSENT
+    return [_with_ess(r["log_likelihood_ais"], r.get("ess_ais"), 1), _figure(r["gap"]), width]
+
+
+def _made_by(report: dict) -> str:
+    return f"Device: {device_line(report['environment'])}. Command: `{report['command']}`"
 
 
 def _notes(options: dict, rows: list[dict], epochs: dict[str, int], has_ais: bool) -> list[str]:
@@ -194,11 +200,11 @@ def caution(rows: list[dict]) -> list[str]:
 
 
 def _with_ess(value: dict, ess: float | None, digits: int = 0) -> str:
-    return f"{_figure(value)} ({ABSENT if ess is None else f'{ess:.{digits}f}'})"
+    return f"{_figure(value)} ({cell(ess, f'.{digits}f', ABSENT)})"
 
 
 def _share(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.3%}"
+    return cell(value, ".3%", ABSENT)
 
 
 def _figure(value: dict) -> str:
@@ -224,26 +230,25 @@ def short_table(report: dict) -> str:
         heads += [f"log p(x) by importance, {of}"]
     else:
         heads = ["bound", f"log p(x) by importance, {of}", "by importance, encoder (ESS)"]
-    heads = ["method", *heads, "seconds an epoch", "active units"]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for r in rows:
-        cells = [r["method"], _figure(r["bound"])]
-        if has_ais:
-            cells += [_with_ess(r["log_likelihood_ais"], r.get("ess_ais"), 1), _figure(r["gap"])]
-            cells += [_figure(r["width"]) if r.get("width") else ABSENT]
-        cells += [_with_ess(r["log_likelihood"], r.get("ess"))]
-        cells += [] if has_ais else [_with_ess(r["log_likelihood_encoder"], r.get("ess_encoder"))]
-        cells += [f"{r['seconds_per_epoch']:.2f}", f"{r['active_units']:.1f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+    columns = ["method", *heads, "seconds an epoch", "active units"]
+    cells = [
+        [
+            *(r["method"], _figure(r["bound"])),
+            *(_annealed_cells(r) if has_ais else []),
+            _with_ess(r["log_likelihood"], r.get("ess")),
+            *([] if has_ais else [_with_ess(r["log_likelihood_encoder"], r.get("ess_encoder"))]),
+            *(f"{r['seconds_per_epoch']:.2f}", f"{r['active_units']:.1f}"),
+        ]
+        for r in rows
+    ]
+    lines = markdown_table(columns, cells, num_words=len(columns))
     notes = _notes(options, rows, epochs_of(options, rows), has_ais)[:-1]  # the last is of columns left out
-    machine = report["environment"]
-    device = f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}."
-    return "\n".join([*lines, "", " ".join(notes), "", f"{device} Command: `{report['command']}`"]) + "\n"
+    return "\n".join([*lines, "", " ".join(notes), "", _made_by(report)]) + "\n"
 
 
 def prose(report: dict) -> str:
     """What four leapfrog steps are worth against epochs, with the learned momentum and without. log p(x) is told where
-    it was pinned by annealing."""
+    annealing gives a reference estimate."""
     rows = {r["method"]: r for r in report["rows"]}
     key = "log_likelihood_ais" if all(r.get("log_likelihood_ais") for r in rows.values()) else None
 
@@ -251,8 +256,8 @@ def prose(report: dict) -> str:
         bound = rows[method]["bound"]["mean"] - rows["VAE"]["bound"]["mean"]
         if key is None:
             return f"{bound:.1f} nats of the bound"
-        pinned = rows[method][key]["mean"] - rows["VAE"][key]["mean"]
-        return f"{bound:.1f} nats of the bound and {pinned:.1f} of log p(x)"
+        likelihood = rows[method][key]["mean"] - rows["VAE"][key]["mean"]
+        return f"{bound:.1f} nats of the bound and {likelihood:.1f} of log p(x)"
 
     hvi = "HVI, 4 leapfrog steps"
     lines = [

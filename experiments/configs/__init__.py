@@ -20,6 +20,7 @@ from experiments.configs.posteriors import (
     SketchedFisher,
 )
 from experiments.configs.presets import PRESETS, TABLE, preset
+from experiments.configs.training import Options
 
 __all__ = [
     "MAX_LOOP",
@@ -34,6 +35,7 @@ __all__ = [
     "Hvi",
     "MeanField",
     "Method",
+    "Options",
     "Posterior",
     "Rhvi",
     "SketchedFisher",

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from experiments.configs.limits import MAX_TEMPERATURES, MAX_WIDTH
 from experiments.configs.methods import METHODS, Hvi, Method
 from experiments.configs.posteriors import POSTERIORS
+from experiments.configs.training import Options
 from experiments.support.checks import check_fields, check_images, check_whole
 from hmcvae import data
-from hmcvae.training import Options
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from experiments.configs.config import TrainConfig
 from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
 from experiments.configs.posteriors import Fisher, FullCovariance, SketchedFisher
-from hmcvae.training import Options
+from experiments.configs.training import Options
 
 
 class Preset(NamedTuple):

@@ -3,7 +3,7 @@
 Of each method, a line of the mean over its seeds and a band of ± one standard error, sd / √(number of seeds).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from experiments.reporting.plots import save_figure
+from experiments.support.records import EpochRecord, Likelihood
 
 EPOCHS = "epochs"
 SECONDS = "seconds of training, at the fastest epoch's pace"
@@ -22,7 +23,8 @@ SHOWN_FROM = 0.25
 # Of the longest curve over the shortest: beyond it the short ones would be a stroke at the left.
 MAX_LINEAR_RATIO = 6.0
 
-Quantities = dict[str, Callable[[dict], float]]
+Run = Sequence[EpochRecord]
+Quantities = dict[str, Callable[[EpochRecord], float]]
 
 
 class Curve(NamedTuple):
@@ -36,35 +38,48 @@ class Curve(NamedTuple):
     values: dict[str, Float[np.ndarray, "seeds n"]]
 
 
-def quantities(runs: list[list[dict]]) -> Quantities:
-    """What is to be drawn, by name, as functions of a record: the bound on test images, or where the runs have them on
-    validation images; and log p(x) where every epoch of every run has it. The bound is then that of the same images and
-    draws, so that the two rows can be subtracted."""
-    records = [record for run in runs for record in run]
-    split = "test" if all("test_bound" in record for record in records) else "validation"
-    if not all(f"{split}_log_likelihood" in record for record in records):
-        return {f"{split} bound, nats": lambda record: record[f"{split}_bound"]}
-    draws = sorted({record[f"{split}_draws"] for record in records})
+def quantities(runs: Sequence[Run]) -> Quantities:
+    """What is to be drawn, by name, as functions of a record: the bound on the monitored images; and log p(x) where
+    every epoch of every run has it. The bound is then that of the same images and draws, so that the two rows can be
+    subtracted.
+
+    Raises:
+        ValueError: if some runs were monitored on test images and others on validation images.
+    """
+    monitored = [record.monitored for run in runs for record in run]
+    splits = sorted({own.split for own in monitored})
+    if len(splits) > 1:
+        raise ValueError(f"expected runs that were monitored on the same images, got {' and '.join(splits)}")
+    likelihoods = [own.likelihood for own in monitored if own.likelihood is not None]
+    if len(likelihoods) < len(monitored):
+        return {f"{splits[0]} bound, nats": lambda record: record.monitored.bound}
+    draws = sorted({own.draws for own in likelihoods})
     count = f"{draws[0]}" + (f" to {draws[-1]}" if len(draws) > 1 else "")
-    sizes = [record[f"{split}_ess"] for record in records if f"{split}_ess" in record]
+    sizes = [own.ess for own in likelihoods if own.ess is not None]
     weights = f", ESS {min(sizes):.0f} to {max(sizes):.0f}" if sizes else ""
     return {
-        f"{split} bound, nats": lambda record: record[f"{split}_log_likelihood"] - record[f"{split}_gap"],
-        f"{split} log p(x), nats\n({count} draws an image{weights})": lambda record: record[
-            f"{split}_log_likelihood"
-        ],
+        f"{splits[0]} bound, nats": lambda record: _likelihood(record).bound,
+        f"{splits[0]} log p(x), nats\n({count} draws an image{weights})": lambda record: (
+            _likelihood(record).log_likelihood
+        ),
     }
 
 
+def _likelihood(record: EpochRecord) -> Likelihood:
+    if record.monitored.likelihood is None:
+        raise ValueError(f"log p(x) of epoch {record.epoch} was not drawn")
+    return record.monitored.likelihood
+
+
 def make_curve(
-    runs: list[list[dict]], drawn: Quantities, seconds_per_epoch: float, derivatives_per_epoch: int
+    runs: Sequence[Run], drawn: Quantities, seconds_per_epoch: float, derivatives_per_epoch: int
 ) -> Curve:
     """The course of one method, from the records of its seeds.
 
     Raises:
         ValueError: if they are not of the same epochs.
     """
-    epochs = [[record["epoch"] for record in run] for run in runs]
+    epochs = [[record.epoch for record in run] for run in runs]
     if any(own != epochs[0] for own in epochs):
         raise ValueError(f"expected seeds of the same epochs, got {[len(own) for own in epochs]} of them")
     steps = np.asarray(epochs[0], float)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.support.records import EpochRecord
 from hmcvae.samplers.draws import Samples
 
 Images = Float[np.ndarray, "n h w c"]
@@ -61,29 +62,28 @@ def image_grid(
 
 
 def bound_curves(
-    label: str, records: list[dict], split: str, path: Path, title: str, num_skipped: int = 0
+    label: str, records: Sequence[EpochRecord], path: Path, title: str, num_skipped: int = 0
 ) -> None:
     """A run's bound, in training and on the monitored set, against epochs and against seconds.
 
     Args:
         label: the bound's name.
-        records: see `hmcvae.training.fit`.
-        split: the records' monitored set: "test" or "validation".
+        records: of its epochs.
         path: where the picture goes.
         title: above it.
         num_skipped: epochs at the start that set the vertical axis' lower end no more than they must.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
-    epochs = [record["epoch"] for record in records]
-    seconds = np.cumsum([record["seconds"] for record in records])
-    monitored = [record[f"{split}_bound"] for record in records]
+    epochs = [record.epoch for record in records]
+    seconds = np.cumsum([record.seconds for record in records])
+    monitored, trained = [record.monitored.bound for record in records], [record.bound for record in records]
     for axes, x in ((left, epochs), (right, seconds)):
-        axes.plot(x, monitored, color="C0", lw=1.6, label=f"{label}: {split}")
-        axes.plot(x, [record["bound"] for record in records], color="C0", lw=1, ls=":", label="training")
+        axes.plot(x, monitored, color="C0", lw=1.6, label=f"{label}: {records[-1].monitored.split}")
+        axes.plot(x, trained, color="C0", lw=1, ls=":", label="training")
     late = [value for epoch, value in zip(epochs, monitored, strict=True) if epoch > num_skipped]
     shown = late or monitored[-1:]
     if not num_skipped:
-        shown = shown + [record["bound"] for record in records]
+        shown = shown + trained
     finite = [value for value in shown if np.isfinite(value)]
     if finite:
         lowest, highest = min(finite), max(finite)

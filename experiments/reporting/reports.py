@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def with_notes(made: str, page: Path) -> str:
     )
 
 
-def markdown_table(columns: list[str], rows: list[list[str]], num_words: int = 1) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], num_words: int = 1) -> list[str]:
     """Lines of a table; the first num_words columns are aligned left, the others right."""
     rule = ["---"] * num_words + ["---:"] * (len(columns) - num_words)
     return [
@@ -71,11 +71,32 @@ def markdown_table(columns: list[str], rows: list[list[str]], num_words: int = 1
     ]
 
 
-def cell(value: float | None, form: str = ".3g") -> str:
-    """A figure; "not measured" where there is none."""
-    return NOT_MEASURED if value is None else f"{value:{form}}"
+def cell(value: float | None, form: str = ".3g", absent: str = NOT_MEASURED) -> str:
+    """A figure; "not measured", or what else is said, where there is none."""
+    return absent if value is None else f"{value:{form}}"
+
+
+def number(value: float) -> str:
+    """Three digits and a unit: 12.3 k, 4.56 M."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 chain, 64 chains."""
+    return f"{count} {noun}" + "s" * (count != 1)
 
 
 def device_line(environment: dict) -> str:
     """What a page says of the machine."""
     return f"{environment['device']} ({environment['num_cpus']} cores), JAX {environment['jax']}"
+
+
+def machine_line(environment: dict, *packages: str) -> str:
+    """What a page says of the machine where seconds count: the accelerator, if there is one, the processor, and the
+    versions of JAX and of what was measured beside it."""
+    accelerator = [] if environment["platform"] == "cpu" else [environment["device"]]
+    machine = [*accelerator, environment["cpu"], plural(environment["num_cpus"], "core")]
+    return f"{', '.join(machine)}; {', '.join(f'{name} {environment[name]}' for name in ('jax', *packages))}"

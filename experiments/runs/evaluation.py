@@ -5,7 +5,6 @@ between bound and likelihood, and the active units. Writes RUN/evaluation-….js
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,9 @@ from experiments.runs.model import Model, find_data, load_run, test_examples
 from experiments.runs.reference import anneal, sandwich
 from experiments.support.checks import check_fields, check_images, check_whole
 from experiments.support.files import check_writable, write_json
+from experiments.support.records import Likelihood
+from experiments.support.subset import evenly
+from experiments.support.timing import Stopwatch
 from hmcvae import training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
@@ -96,8 +98,6 @@ def evaluate(
     Gaussian) and, for methods with dynamics, one for the end of the chain. `ais`, where asked for, is log p(x) by
     annealed importance sampling from the encoder's Gaussian, with a sandwich on images that the model made.
     """
-    num_features = model.num_features
-    proposals = config.method.proposals(model.vae, num_features)
     result: dict = {
         "num_images": len(examples),
         "num_samples": num_samples,
@@ -105,90 +105,87 @@ def evaluate(
         "trained_with": model.bound.name,
         "proposals": {},
     }
-    for name, bound in proposals.items():
-        start = time.perf_counter()
-        values = estimate(
-            bound,
-            params,
-            stream(seed, f"evaluation, {name}"),
-            examples,
-            num_samples=num_samples,
-            chunk_size=chunk_size,
-            batch_size=batch_size,
-        )
-        summary = summarise(values)
-        result["proposals"][name] = _to_json(summary) | {"seconds": time.perf_counter() - start}
+    sizes = {"num_samples": num_samples, "chunk_size": chunk_size, "batch_size": batch_size}
+    for name, bound in config.method.proposals(model.vae, model.num_features).items():
+        with Stopwatch() as watch:
+            key = stream(seed, f"evaluation, {name}")
+            summary = summarise(estimate(bound, params, key, examples, **sizes))
+        result["proposals"][name] = _to_json(summary) | {"seconds": watch.elapsed.seconds}
     if config.method.num_samples > 1:
         # The bound that was trained is the mean of K-sample log weights: K draws at a time, 100 times.
-        values = estimate(
-            model.eval_bound,
-            params,
-            stream(seed, "evaluation, trained bound"),
-            examples,
-            num_samples=100,
-            chunk_size=10,
-        )
+        key = stream(seed, "evaluation, trained bound")
+        values = estimate(model.eval_bound, params, key, examples, num_samples=100, chunk_size=10)
         result["trained_bound"] = summarise(values).bound._asdict()
     if num_temperatures:
         settings = {"num_temperatures": num_temperatures, "num_chains": num_chains}
-        posterior = config.method.posterior.build(num_features, config.latent_dim, for_evaluation=True)
-        found = anneal(
-            model.vae,
-            params["vae"],
-            seed,
-            "evaluation, ",
-            examples,
-            min(max(2, len(examples) // 4), MAX_SIMULATED),
-            posterior=posterior if posterior.is_whitened else None,
-            posterior_params=params["bound"]["posterior"] if posterior.is_whitened else None,
-            batch_size=batch_size,
-            **settings,
-        )
-        result["ais"] = sandwich(*found) | settings
+        result["ais"] = _annealed(config, model, params, examples, seed, batch_size, settings) | settings
     result["active_units"], _ = active_units(model.vae, params["vae"], examples)
     result["latent_dim"] = config.latent_dim
     result["num_pixels"] = int(np.prod(examples.shape[1:]))
     return result
 
 
+def _annealed(
+    config: TrainConfig,
+    model: Model,
+    params: Any,
+    examples: jax.Array,
+    seed: int,
+    batch_size: int,
+    settings: dict[str, int],
+) -> dict:
+    """log p(x) by annealing, from the method's own posterior where that is whitened, with its sandwich."""
+    posterior = config.method.posterior.build(model.num_features, config.latent_dim, for_evaluation=True)
+    found = anneal(
+        model.vae,
+        params["vae"],
+        seed,
+        "evaluation, ",
+        examples,
+        min(max(2, len(examples) // 4), MAX_SIMULATED),
+        posterior=posterior if posterior.is_whitened else None,
+        posterior_params=params["bound"]["posterior"] if posterior.is_whitened else None,
+        batch_size=batch_size,
+        **settings,
+    )
+    return sandwich(*found)
+
+
 def make_likelihood_monitor(
-    config: TrainConfig, model: Model, rng_key: jax.Array, images: np.ndarray, max_value: int
-) -> Callable[[Any], dict[str, float]]:
-    """`params -> figures`: log p(x) of up to NUM_WEIGHTED of the images, evenly chosen, by K draws L_k of the bound.
+    config: TrainConfig, model: Model, rng_key: jax.Array, images: np.ndarray
+) -> Callable[[Any], Likelihood | None]:
+    """`params -> likelihood`: log p(x) of up to NUM_WEIGHTED of the images, evenly chosen, by K draws of the bound.
 
-        log_likelihood  mean over the images of log (1/K) Σ_k exp L_k     draws  K
-        gap             it minus the bound, from the same draws            ess    effective size of the weights
-
-    K is `config.monitor_samples`, without figures where it is 0. A bound of K' samples is drawn ⌈K / K'⌉ times: the
-    mean of its weights is that of all their samples. Implicit solves are to tolerance: the weights of others are of no
-    use. Bits and draws are the same every time; the bits are those that `training.make_monitor` draws with `rng_key`.
+    K is `config.monitor_samples`; None where it is 0. A bound of K' samples is drawn ⌈K / K'⌉ times: the mean of its
+    weights is that of all their samples. Implicit solves are to tolerance: the weights of others are of no use. Bits
+    and draws are the same every time; the bits are those that `training.make_monitor` draws with `rng_key`.
 
     Raises:
         ValueError: for a bound whose exp is no estimate of p(x).
     """
     if config.monitor_samples == 0:
-        return lambda params: {}
+        return lambda params: None
     if not model.bound.is_unbiased:
         raise ValueError(
             f"monitor_samples needs a bound that can be importance weighted, or must be 0; got "
             f"{config.monitor_samples} and {model.bound.name}"
         )
     pixel_key, _ = jax.random.split(rng_key)
-    prepared = training.prepare(pixel_key, jnp.asarray(images), max_value, model.binarize)
-    chosen = np.linspace(0, len(images) - 1, min(NUM_WEIGHTED, len(images))).astype(int)
-    examples = prepared[chosen]
+    chosen = evenly(len(images), NUM_WEIGHTED)
+    # The bits of all of them are drawn, so that these are the monitored bound's.
+    examples = training.preprocess_all(model.preprocess, pixel_key, jnp.asarray(images))[chosen]
     num_terms = math.ceil(config.monitor_samples / config.method.num_samples)
     draw_key = stream(0, "monitored log p(x)")
 
-    def monitor(params: Any) -> dict[str, float]:
+    def monitor(params: Any) -> Likelihood:
         values = estimate(model.eval_bound, params, draw_key, examples, num_samples=num_terms, batch_size=20)
         found = summarise(values)
-        return {
-            "log_likelihood": found.log_likelihood.mean,
-            "gap": found.gap.mean,
-            "draws": num_terms * config.method.num_samples,
-            "ess": found.effective_sample_size,
-        }
+        return Likelihood(
+            found.log_likelihood.mean,
+            found.gap.mean,
+            num_terms * config.method.num_samples,
+            found.effective_sample_size,
+        )
 
     return monitor
 
@@ -271,7 +268,7 @@ def evaluate_run(config: EvaluateConfig) -> dict:
         error.add_note("give a folder for the figures by --output")
         raise
     dataset = find_data(train_config, config.data_dir, config.download)
-    examples = test_examples(train_config, dataset, model.binarize, config.num_images)
+    examples = test_examples(model, dataset, config.num_images)
     result = evaluate(
         train_config,
         model,

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.configs import TrainConfig, differences, from_json, to_json
-from experiments.support.files import LOCK, environment, locked, read_json, read_records, write_json
+from experiments.support.files import LOCK, locked, read_json, read_records, write_json
+from experiments.support.machine import describe
+from experiments.support.records import EpochRecord
 from hmcvae import data
-from hmcvae.checkpoints import Checkpoints
+from hmcvae.training import Checkpoints
 from hmcvae.types import PyTree
 
 # What a start leaves behind that was killed before its config was written.
@@ -119,7 +121,7 @@ class RunFolder:
                 f"no run in {self.folder}: {self.config_path} is not there; start it without --resume"
             )
         changed = differences(self.config(), config)
-        num_trained = max((record["epoch"] for record in self.records()), default=0)
+        num_trained = self._num_recorded()
         if not changed and config.training.num_epochs < num_trained:
             changed = [
                 f"num_epochs: {num_trained} epochs have been trained, got {config.training.num_epochs}"
@@ -156,7 +158,7 @@ class RunFolder:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if not config.resume or not (self.folder / "environment.json").is_file():
-            write_json(self.folder / "environment.json", environment() | {"data": images})
+            write_json(self.folder / "environment.json", describe() | {"data": images})
         write_json(self.config_path, to_json(config))  # last: with it there is a run
 
     def config(self) -> TrainConfig:
@@ -192,18 +194,29 @@ class RunFolder:
         was killed between the newest and its record, so that the metrics have every epoch."""
         if not epochs:
             return 0
-        newest, recorded = epochs[-1], max((record["epoch"] for record in self.records()), default=0)
+        newest, recorded = epochs[-1], self._num_recorded()
         return newest - 1 if recorded < newest and newest - 1 in (0, *epochs) else newest
 
-    def records(self) -> list[dict]:
-        """The metrics so far, one record an epoch; see `files.read_records`."""
-        return read_records(self.metrics_path)
+    def records(self) -> list[EpochRecord]:
+        """The metrics so far, one record an epoch.
+
+        Raises:
+            ValueError: if a line is damaged, or lacks something.
+        """
+        lines = read_records(self.metrics_path)
+        try:
+            return [EpochRecord.from_line(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"{self.metrics_path}: {error}") from error
+
+    def _num_recorded(self) -> int:
+        return max((line["epoch"] for line in read_records(self.metrics_path)), default=0)
 
     def trim(self, epoch: int) -> list[dict]:
         """Leave the records up to `epoch`, the checkpoint's, so that a resumed run's epochs stand there once."""
-        kept = [record for record in self.records() if record["epoch"] <= epoch]
+        kept = [line for line in read_records(self.metrics_path) if line["epoch"] <= epoch]
         temporary = self.metrics_path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         temporary.replace(self.metrics_path)
         return kept
 

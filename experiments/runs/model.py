@@ -1,4 +1,4 @@
-"""The data and the model of a config, and those of a run that was trained (see `experiments.run_folder`)."""
+"""The data and the model of a config, and those of a run that was trained (see `experiments.runs.folder`)."""
 
 import dataclasses
 import os
@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.configs import TrainConfig
 from experiments.runs.folder import RunFolder
+from experiments.support.subset import evenly
 from hmcvae import data, likelihoods, networks, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
@@ -34,13 +35,13 @@ class ImageFormat(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A config turned into functions: the bound to train, its starting parameters, the data's handling, and the bound
-    to evaluate, whose implicit solves are to tolerance (mostly the same). num_features: the encoder's."""
+    """A config turned into functions: the bound to train, its starting parameters, what makes examples of the data, and
+    the bound to evaluate, whose implicit solves are to tolerance (mostly the same). num_features: the encoder's."""
 
     vae: VAE
     bound: Bound
     params: Any
-    binarize: bool
+    preprocess: training.Pixels
     eval_bound: Bound
     num_features: int
 
@@ -103,7 +104,7 @@ def build(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> Model:
         raise ValueError(f"the model would have {total:,} parameters; expected at most {MAX_PARAMETERS:,}")
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
     binarize = config.likelihood == "bernoulli" and dataset.max_value > 1
-    return Model(vae, bound, params, binarize, eval_bound, num_features)
+    return Model(vae, bound, params, training.Pixels(dataset.max_value, binarize), eval_bound, num_features)
 
 
 def start_params(config: TrainConfig, model: Model) -> Any:
@@ -138,17 +139,14 @@ def monitored_images(dataset: data.Dataset) -> tuple[str, np.ndarray]:
     selection of the test set (some are sorted by class), which then decides nothing."""
     if len(dataset.validation):
         return "validation", dataset.validation
-    chosen = np.linspace(0, len(dataset.test) - 1, min(NUM_MONITORED, len(dataset.test))).astype(int)
-    return "test", dataset.test[chosen]
+    return "test", dataset.test[evenly(len(dataset.test), NUM_MONITORED)]
 
 
-def test_examples(config: TrainConfig, dataset: data.Dataset, binarize: bool, num_images: int) -> jax.Array:
+def test_examples(model: Model, dataset: data.Dataset, num_images: int) -> jax.Array:
     """`num_images` test images, evenly chosen (0: all), as the model takes them. Bits are drawn with a fixed seed of
     their own, so every method and seed is judged on the same ones."""
-    count = min(num_images or len(dataset.test), len(dataset.test))
-    chosen = np.linspace(0, len(dataset.test) - 1, count).astype(int)
-    key = stream(0, "test bits")
-    return training.prepare(key, jnp.asarray(dataset.test[chosen]), dataset.max_value, binarize)
+    images = jnp.asarray(dataset.test[evenly(len(dataset.test), num_images)])
+    return model.preprocess(stream(0, "test bits"), images)
 
 
 def load_run(
@@ -165,7 +163,7 @@ def load_run(
         images = find_data(config, data_dir, download)
     model = build(config, images)
     # The state's structure does not go with the number of steps.
-    optimizer = training.make_optimizer(config.training, 1)
+    optimizer = config.training.optimizer(1)
     like = training.init_state(model.params, optimizer, config.training.seed)
     has_best = any((run.folder / "best").glob("[0-9]*"))  # none if no validation bound was finite
     chosen = run.best() if has_best else run.checkpoints()

@@ -18,6 +18,7 @@ from experiments.reporting import plots
 from experiments.runs.model import Model, find_data, load_run, test_examples
 from experiments.support.checks import check_fields, check_whole
 from experiments.support.files import check_writable
+from experiments.support.subset import evenly
 from hmcvae import geodesics, posteriors
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
@@ -49,8 +50,8 @@ class GenerateConfig:
 
 
 def samples(model: Model, params: Any, latent_dim: int, rng_key: jax.Array, num_samples: int) -> np.ndarray:
-    """E[x | z] for z ~ N(0, I), [n, H, W, C]."""
-    z = jax.random.normal(rng_key, (num_samples, latent_dim))
+    """E[x | z] for z ~ p(z), [n, H, W, C]."""
+    z = model.vae.prior.sample(params["vae"], rng_key, (num_samples, latent_dim))
     return np.asarray(jax.vmap(model.vae.generate, (None, 0))(params["vae"], z))
 
 
@@ -126,7 +127,7 @@ def draw_all(
     paths = [folder / f"{name}.png" for name in ("samples", "reconstructions", "interpolations")]
     pictures = samples(model, params, latent_dim, sample_key, num_samples)
     plots.image_grid(pictures, 10, paths[0], "samples: E[x | z], z ~ N(0, I)")
-    few = examples[np.linspace(0, len(examples) - 1, min(12, len(examples))).astype(int)]
+    few = examples[evenly(len(examples), 12)]
     rows = reconstructions(model, params, few, chain_key)
     labels = ["test image", "encoder", "end of chain"][: len(rows) // len(few)]
     plots.image_grid(rows, len(few), paths[1], "reconstructions: E[x | z], z ~ q(z | x)", labels)
@@ -160,7 +161,7 @@ def main() -> None:
         error.add_note("give a folder for the pictures by --output")
         raise
     dataset = find_data(train_config, config.data_dir, config.download)
-    examples = test_examples(train_config, dataset, model.binarize, 240)
+    examples = test_examples(model, dataset, 240)
     paths = draw_all(
         folder, model, params, train_config.latent_dim, examples, config.seed, config.num_samples
     )

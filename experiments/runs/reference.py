@@ -1,12 +1,14 @@
 """What is known of a decoder's posteriors, whatever the bound: log p(x) by annealing, and their shape."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
+from jaxtyping import Float
 
 from experiments.runs.model import Model
 from hmcvae import annealing, posteriors
@@ -61,9 +63,59 @@ def anneal(
     return found, below, above
 
 
-def pin(
+class Reference(NamedTuple):
+    """What is known of a decoder's posteriors, whatever the bound.
+
+    log_likelihood: of each test image, by annealed importance sampling.
+    log_weight_sd, effective_sample_size, acceptance_rate, nonfinite: of its chains, means over the images;
+        effective_sample_size is None where it was not kept.
+    condition_number: of each image's posterior, see `condition_numbers`.
+    metric_variation: over each image's posterior, see `metric_variations`; None where it was not kept.
+    lower, upper: log p(x) of each image that the decoder made itself lies between the two in the mean.
+    """
+
+    log_likelihood: Float[np.ndarray, " n"]
+    log_weight_sd: float
+    effective_sample_size: float | None
+    acceptance_rate: float
+    nonfinite: float
+    condition_number: Float[np.ndarray, " n"]
+    metric_variation: Float[np.ndarray, " n"] | None
+    lower: Float[np.ndarray, " m"]
+    upper: Float[np.ndarray, " m"]
+
+    def to_json(self) -> dict:
+        """As JSON values."""
+        values = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in self._asdict().items()
+        }
+        sides = {side: values.pop(side) for side in ("lower", "upper")}
+        return values | {"simulated": sides}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Reference":
+        """What `to_json` made, now or before.
+
+        Raises:
+            ValueError: if something is missing.
+        """
+        sides = values.get("simulated", {})
+        found = {"effective_sample_size": None, "metric_variation": None} | dict(values) | dict(sides)
+        missing = [name for name in cls._fields if name not in found]
+        if missing:
+            raise ValueError(
+                f"no {', '.join(missing)} in the reference estimate: was it written by another version?"
+            )
+        own: dict[str, Any] = {name: found[name] for name in cls._fields}
+        for name in ("log_likelihood", "condition_number", "metric_variation", "lower", "upper"):
+            own[name] = None if own[name] is None else np.asarray(own[name], np.float64)
+        return cls(**own)
+
+
+def reference_estimate(
     model: Model, params: PyTree, examples: jax.Array, seed: int, *, num_temperatures: int, num_chains: int
-) -> dict:
+) -> Reference:
     """log p(x) of the test images by annealed importance sampling, the same between both bounds on simulated data, and
     each posterior's condition number in the coordinates of the encoder's Gaussian."""
     own = params["vae"]
@@ -78,16 +130,17 @@ def pin(
         num_temperatures=num_temperatures,
         num_chains=num_chains,
     )
-    return {
-        "log_likelihood": _floats(found.log_likelihood),
-        "log_weight_sd": _mean(found.log_weight_sd),
-        "effective_sample_size": _mean(found.effective_sample_size),
-        "acceptance_rate": _mean(found.acceptance_rate),
-        "nonfinite": _mean(found.nonfinite),
-        "condition_number": condition_numbers(model, own, examples).tolist(),
-        "metric_variation": metric_variations(model, own, examples, stream(seed, "variation")).tolist(),
-        "simulated": {"lower": _floats(below.log_likelihood), "upper": _floats(above.log_likelihood)},
-    }
+    return Reference(
+        np.asarray(found.log_likelihood, np.float64),
+        _mean(found.log_weight_sd),
+        _mean(found.effective_sample_size),
+        _mean(found.acceptance_rate),
+        _mean(found.nonfinite),
+        condition_numbers(model, own, examples),
+        metric_variations(model, own, examples, stream(seed, "variation")),
+        np.asarray(below.log_likelihood, np.float64),
+        np.asarray(above.log_likelihood, np.float64),
+    )
 
 
 def sandwich(found: AISEstimate, below: AISEstimate, above: AISEstimate) -> dict:
@@ -117,10 +170,6 @@ def mean_and_error(values: Any) -> dict:
 
 def _mean(values: Any) -> float:
     return float(np.mean(np.asarray(values, np.float64)))
-
-
-def _floats(values: Any) -> list[float]:
-    return np.asarray(values, np.float64).tolist()
 
 
 def condition_numbers(model: Model, params: PyTree, examples: jax.Array) -> np.ndarray:

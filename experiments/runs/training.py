@@ -1,7 +1,7 @@
 """Train a model: `python -m experiments.train [--preset NAME] [--data-dir DIR] [--FIELD VALUE …]`.
 
 Without arguments: Hamiltonian variational inference on scikit-learn's digits, which needs no download.
-The run folder (see `experiments.runs`) holds everything; `--resume` goes on with it, bit for bit.
+The run folder (see `experiments.runs.folder`) holds everything; `--resume` goes on with it, bit for bit.
 """
 
 import sys
@@ -21,6 +21,7 @@ from experiments.runs.model import Model, build, load_data, monitored_images, st
 from experiments.runs.pictures import draw_all
 from experiments.support.failures import advised, resume_advice
 from experiments.support.files import write_json
+from experiments.support.records import EpochRecord, Monitored
 from hmcvae import data, training
 from hmcvae._random import stream
 
@@ -39,14 +40,14 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     run = RunFolder(config.folder)
     run.check_free(config)
     dataset = load_data(config)
-    training.check_training(dataset.train, dataset.validation, config.training, dataset.max_value)
     model = build(config, dataset)
+    training.check_training(dataset.train, config.training, model.preprocess, validation=dataset.validation)
     params = start_params(config, model)
-    monitors = make_monitors(config, model, dataset)
+    monitor = make_monitor(config, model, dataset)
     with advised(resume_advice(run.folder)), run.held():
         run.create(config, dataset)
-        state = train_epochs(config, run, dataset, model, params, monitors, quiet)
-        result = finish(config, run, dataset, model, state, monitors[0], quiet)
+        state = train_epochs(config, run, dataset, model, params, monitor, quiet)
+        result = finish(config, run, dataset, model, state, quiet)
     return run.folder, result
 
 
@@ -56,12 +57,11 @@ def train_epochs(
     dataset: data.Dataset,
     model: Model,
     params: Any,
-    monitors: tuple[str, Callable[[Any, dict], dict]],
+    monitor: Callable[[Any, dict], dict],
     quiet: bool,
 ) -> training.TrainState:
     """Train what is left of a run, log its epochs, and give the state to evaluate: the best on validation images where
     there are any, else the last."""
-    split, monitor = monitors
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
     start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
@@ -73,33 +73,30 @@ def train_epochs(
         print(f"run folder: {run.folder}")
         if start:
             print(f"going on from epoch {start} to {config.training.num_epochs}")
+    num_batches = len(dataset.train) // config.training.batch_size
     epochs = training.fit(
         model.bound,
         params,
         dataset.train,
-        config.training,
-        max_value=dataset.max_value,
-        binarize=model.binarize,
+        optimizer=config.training.optimizer(num_batches),
+        preprocess=model.preprocess,
         validation=dataset.validation,
         validation_bound=model.eval_bound,
         checkpoints=checkpoints,
         best=best,
         resume=start > 0,
         resume_epoch=start,
+        **config.training.loop,
     )
     last: Any = None
     with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
         for state, record in epochs:
-            record = monitor(state.params, record)
-            run.log(record)
-            shown = {"bound": f"{record['bound']:.2f}", split: f"{record[f'{split}_bound']:.2f}"}
-            if record["skipped_steps"]:
-                shown["skipped"] = f"{record['skipped_steps']}"
-            bar.set_postfix(shown, refresh=False)
+            line = monitor(state.params, record)
+            run.log(line)
+            bar.set_postfix(_shown(EpochRecord.from_line(line)), refresh=False)
             bar.update()
             last = state
-    optimizer = training.make_optimizer(config.training, len(dataset.train) // config.training.batch_size)
-    like = training.init_state(model.params, optimizer, config.training.seed)
+    like = training.init_state(model.params, config.training.optimizer(num_batches), config.training.seed)
     if best is not None and best.epochs():
         last = best.restore(like)
     elif last is None:  # resumed after the last epoch
@@ -110,22 +107,26 @@ def train_epochs(
     return last
 
 
-def make_monitors(
-    config: TrainConfig, model: Model, dataset: data.Dataset
-) -> tuple[str, Callable[[Any, dict], dict]]:
-    """(split, `params, record -> record`): the epoch's record with the monitored images' bound, unless `fit` has put it
-    there, and with config.monitor_samples their log p(x), gap and number of draws."""
+def _shown(record: EpochRecord) -> dict[str, str]:
+    """What the bar says of an epoch."""
+    shown = {"bound": f"{record.bound:.2f}", record.monitored.split: f"{record.monitored.bound:.2f}"}
+    return shown | ({"skipped": f"{record.skipped_steps}"} if record.skipped_steps else {})
+
+
+def make_monitor(config: TrainConfig, model: Model, dataset: data.Dataset) -> Callable[[Any, dict], dict]:
+    """`params, record -> record`: the epoch's record with the monitored images' bound, unless `fit` has put it
+    there, and with config.monitor_samples their log p(x)."""
     split, monitored = monitored_images(dataset)
     key, images = stream(0, "monitored images"), jnp.asarray(monitored)
-    bound_fn = training.make_monitor(model.eval_bound, dataset.max_value, model.binarize)
-    likelihood_fn = make_likelihood_monitor(config, model, key, monitored, dataset.max_value)
+    bound_fn = training.make_monitor(model.eval_bound, model.preprocess)
+    likelihood_fn = make_likelihood_monitor(config, model, key, monitored)
 
     def monitor(params: Any, record: dict) -> dict:
-        if f"{split}_bound" not in record:
-            record = record | {f"{split}_bound": float(bound_fn(params, key, images))}
-        return record | {f"{split}_{name}": value for name, value in likelihood_fn(params).items()}
+        name = f"{split}_bound"
+        bound = record[name] if name in record else float(bound_fn(params, key, images))
+        return record | Monitored(split, bound, likelihood_fn(params)).to_line()
 
-    return split, monitor
+    return monitor
 
 
 def finish(
@@ -134,13 +135,12 @@ def finish(
     dataset: data.Dataset,
     model: Model,
     state: training.TrainState,
-    split: str,
     quiet: bool,
 ) -> dict:
     """Evaluate on the test set and draw the pictures."""
     params, epoch = state.params, int(state.epoch)
     records = run.records()
-    examples = test_examples(config, dataset, model.binarize, config.eval_images)
+    examples = test_examples(model, dataset, config.eval_images)
     result = evaluate(
         config,
         model,
@@ -157,7 +157,6 @@ def finish(
     plots.bound_curves(
         model.bound.name,
         records,
-        split,
         run.folder / "bound.png",
         title,
         num_skipped=min(3, len(records) // 6),
@@ -166,7 +165,7 @@ def finish(
     if not quiet:
         last = records[-1]
         print(
-            f"steps skipped for not being finite: {last['skipped_steps']}, gradients clipped: {last['clipped_steps']}"
+            f"steps skipped for not being finite: {last.skipped_steps}, gradients clipped: {last.clipped_steps}"
         )
         print("pictures: " + ", ".join(str(path) for path in paths))
     return result

@@ -5,57 +5,55 @@ Each method makes `num_runs` runs of one chain, one after the other, from w = 1e
 `num_samples` draws that are. Writes logistic_regression.{json,md,png} into --results, by default runs/.
 """
 
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
+from experiments.reporting.plots import plt, save_figure
+from experiments.reporting.reports import command_line, device_line, make_report, write_report
 from experiments.samplers import targets
+from experiments.samplers.published import PUBLISHED, Published
+from experiments.samplers.single_chain import BlackjaxNuts, SingleChain
+from experiments.samplers.targets import Target
 from experiments.support.checks import check_above_zero, check_fields, check_whole
-from experiments.support.files import check_writable, save_report
-from hmcvae.samplers.draws import Samples, TransitionCounts
+from experiments.support.files import check_writable
 
-# s, (min, median, max ESS) and s per min ESS of their Tables 3-7: 5000 draws, means of 10 runs, MATLAB.
-PUBLISHED = {
-    "australian": {
-        "RMHMC": (81.7, (4975, 5000, 5000), 0.016),
-        "HMC": (87.3, (3197, 3612, 3982), 0.027),
-        "mMALA": (3.2, (487, 625, 746), 0.006),
-    },
-    "german": {
-        "RMHMC": (246.6, (4757, 5000, 5000), 0.052),
-        "HMC": (117.9, (3182, 3632, 3986), 0.037),
-        "mMALA": (5.0, (435, 615, 747), 0.012),
-    },
-    "heart": {
-        "RMHMC": (42.2, (4862, 5000, 5000), 0.0087),
-        "HMC": (27.6, (3246, 3647, 4003), 0.0085),
-        "mMALA": (1.6, (371, 481, 617), 0.0043),
-    },
-    "pima": {
-        "RMHMC": (34.4, (5000, 5000, 5000), 0.0069),
-        "HMC": (45.7, (3265, 3605, 3893), 0.014),
-        "mMALA": (1.9, (1046, 1160, 1300), 0.0018),
-    },
-    "ripley": {
-        "RMHMC": (28.0, (4273, 4677, 4961), 0.0065),
-        "HMC": (24.8, (3326, 3719, 4053), 0.0076),
-        "mMALA": (1.3, (291, 403, 473), 0.0045),
-    },
+
+def _rmhmc(target: Target, config: "LogisticConfig") -> Any:
+    return hmcvae.rmhmc(
+        target.logdensity_fn,
+        config.step_size,
+        hmcvae.uniform_steps(1, 6),
+        target.metric,
+        check_reversibility=config.check_reversibility,
+    )
+
+
+def _hmc(target: Target, config: "LogisticConfig") -> Any:
+    return hmcvae.hmc(target.logdensity_fn, 0.1, hmcvae.uniform_steps(1, 100))
+
+
+def _mmala(target: Target, config: "LogisticConfig") -> Any:
+    return hmcvae.mmala(target.logdensity_fn, 0.5, target.metric)
+
+
+# RMHMC wants a margin in its acceptance, since a step whose equations have no solution is rejected. Without tuning it
+# draws at their step size; its warm-up is to move away from where no step of that size is possible. Langevin proposals
+# are best near 0.57 (Roberts & Rosenthal 1998).
+SAMPLERS: dict[str, SingleChain | BlackjaxNuts] = {
+    sampler.name: sampler
+    for sampler in (
+        SingleChain(name="RMHMC", make_fn=_rmhmc, target_acceptance=0.9, tuned=()),
+        SingleChain(name="RMHMC, tuned", make_fn=_rmhmc, target_acceptance=0.9),
+        SingleChain(name="HMC", make_fn=_hmc, target_acceptance=0.8),
+        SingleChain(name="mMALA", make_fn=_mmala, target_acceptance=0.57),
+        BlackjaxNuts(),
+    )
 }
-METHODS = ("RMHMC", "RMHMC, tuned", "HMC", "mMALA", "NUTS")
-
-
-# Of the warm-up. Langevin proposals are best near 0.57 (Roberts & Rosenthal 1998); RMHMC wants a margin, since a step
-# whose equations have no solution is rejected.
-TARGET_ACCEPTANCE = {"RMHMC": 0.9, "RMHMC, tuned": 0.9, "HMC": 0.8, "mMALA": 0.57}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class LogisticConfig:
 
     data_dir: Path | None = None
     datasets: tuple[str, ...] = targets.LOGISTIC
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = tuple(SAMPLERS)
     num_runs: int = 10
     num_samples: int = 5000
     num_warmup: int = 1000
@@ -89,8 +87,8 @@ class LogisticConfig:
 
     def __post_init__(self):
         for name in self.methods:
-            if name not in METHODS:
-                raise ValueError(f"methods must be among {', '.join(METHODS)}, got {name!r}")
+            if name not in SAMPLERS:
+                raise ValueError(f"methods must be among {', '.join(SAMPLERS)}, got {name!r}")
         for name in self.datasets:
             if name not in targets.LOGISTIC:
                 raise ValueError(f"datasets must be among {', '.join(targets.LOGISTIC)}, got {name!r}")
@@ -105,94 +103,9 @@ class LogisticConfig:
         )
 
 
-# A run: key -> (samples of one chain, seconds of the draws).
-Run = Callable[[jax.Array], tuple[Samples, float]]
-
-
-def make_run(method: str, target: targets.Target, config: LogisticConfig) -> Run:
-    """A method on a target."""
-    if method == "NUTS":
-        return _nuts_run(target, config)
-    logdensity_fn = target.logdensity_fn
-    if method.startswith("RMHMC"):
-        steps = hmcvae.uniform_steps(1, 6)
-        algorithm = hmcvae.rmhmc(
-            logdensity_fn,
-            config.step_size,
-            steps,
-            target.metric,
-            check_reversibility=config.check_reversibility,
-        )
-    elif method == "HMC":
-        algorithm = hmcvae.hmc(logdensity_fn, 0.1, hmcvae.uniform_steps(1, 100))
-    else:
-        algorithm = hmcvae.mmala(logdensity_fn, 0.5, target.metric)
-
-    def run(key: jax.Array) -> tuple[Samples, float]:
-        warm_key, draw_key = jax.random.split(key)
-        warm = hmcvae.sample(
-            warm_key,
-            algorithm,
-            jnp.asarray(target.start, float)[None],
-            num_samples=1,
-            num_warmup=config.num_warmup,
-            target_acceptance=TARGET_ACCEPTANCE[method],
-            adapt_mass=None,
-        )
-        # "RMHMC" draws at their step size; its warm-up is to move away from where no step of that size is possible.
-        tuned = algorithm if method == "RMHMC" else _with_step_size(algorithm, warm.adaptation.step_size)
-        start = time.perf_counter()
-        samples = hmcvae.sample(draw_key, tuned, warm.position[:, -1], num_samples=config.num_samples)
-        jax.block_until_ready(samples.position)
-        return samples, time.perf_counter() - start
-
-    return run
-
-
-def _with_step_size(algorithm: Any, step_size: jax.Array) -> Any:
-    """The algorithm with another step size and the same compiled kernel."""
-    return algorithm._replace(step_size=step_size)
-
-
-def _nuts_run(target: targets.Target, config: LogisticConfig) -> Run:
-    """BlackJAX's NUTS with its window adaptation, as one compiled program each."""
-    import blackjax
-
-    warmup: Any = blackjax.window_adaptation(blackjax.nuts, target.logdensity_fn)
-    adapt = jax.jit(lambda key: warmup.run(key, jnp.asarray(target.start, float), config.num_warmup)[0])
-
-    nuts: Any = blackjax.nuts
-
-    @jax.jit
-    def draw(key: jax.Array, state: Any, parameters: Any) -> tuple:
-        step = nuts(target.logdensity_fn, **parameters).step
-
-        def body(state: Any, key: jax.Array):
-            state, info = step(key, state)
-            kept = info.acceptance_rate, info.is_divergent, info.num_integration_steps
-            return state, (state.position, kept)
-
-        return jax.lax.scan(body, state, jax.random.split(key, config.num_samples))[1]
-
-    def run(key: jax.Array) -> tuple[Samples, float]:
-        warm_key, draw_key = jax.random.split(key)
-        state, parameters = adapt(warm_key)
-        start = time.perf_counter()
-        position, kept = jax.block_until_ready(draw(draw_key, state, parameters))
-        seconds = time.perf_counter() - start
-        zero = jnp.zeros((), jnp.int32)
-        count = jnp.asarray(config.num_samples)
-        counts = TransitionCounts(count, jnp.mean(kept[0]), jnp.sum(kept[1]), zero, zero)
-        return Samples(
-            position[None], None, None, counts, hmcvae.samplers.Adaptation(None, None, counts)
-        ), seconds
-
-    return run
-
-
 def measure(method: str, target: targets.Target, config: LogisticConfig) -> dict:
     """The runs of one method on one target: seconds, effective sample sizes and failures, means over the runs."""
-    run = make_run(method, target, config)
+    run = SAMPLERS[method].make_run(target, config)
     run(jax.random.key(0))  # compiles
     found = []
     for index in range(config.num_runs):
@@ -234,71 +147,70 @@ def disagreement(rows: list[dict]) -> float:
 
 def markdown(report: dict) -> str:
     """The table, ours and theirs."""
-    config, machine = report["config"], report["environment"]
+    config = report["config"]
     lines = ["# Bayesian logistic regression", "", f"`{report['command']}`", ""]
     for name, entry in report["datasets"].items():
-        n, d = entry["shape"]
-        lines += [
-            f"## {name}, {n} × {d}",
-            "",
-            "| method | s | ESS min, median, max | s per min ESS | min ESS of w² | accepted | failed solves | "
-            "irreversible | divergent | published: s; ESS; s per min ESS |",
-            "|---|---:|---|---:|---:|---:|---:|---:|---:|---|",
-        ]
-        for row in entry["rows"]:
-            theirs = PUBLISHED[name].get(row["method"])
-            published = f"{theirs[0]}; {', '.join(map(str, theirs[1]))}; {theirs[2]}" if theirs else "-"
-            ess = ", ".join(f"{value:.0f}" for value in row["ess"])
-            lines.append(
-                f"| {row['method']} | {row['seconds']:.2f} | {ess} | {row['seconds_per_min_ess']:.2g} | "
-                f"{row['ess_square_min']:.0f} | {row['acceptance_rate']:.3f} | {row['num_unconverged']} | "
-                f"{row['num_irreversible']} | {row['num_divergent']} | {published} |"
-            )
-        lines += [
-            "",
-            f"Posterior means of the methods differ by at most {entry['disagreement']:.1f} standard errors over the "
-            f"{d} coefficients and all pairs.",
-            "",
-        ]
+        lines += _section(name, entry)
+    way_back = "retraced at twice the cost" if config["check_reversibility"] else "not retraced"
     lines += [
         f"{config['num_samples']} draws, means over {config['num_runs']} runs of one chain after "
         f"{config['num_warmup']} transitions of warm-up that are not timed; ESS of the mean (ArviZ: Geyer's initial "
         f"monotone sequence), clipped at {config['num_samples']}; failed solves and divergences of all "
         f"{config['num_runs'] * config['num_samples']} transitions. RMHMC: step size {config['step_size']} as "
-        "published, or tuned; 1 to 6 steps, "
-        + ("retraced at twice the cost" if config["check_reversibility"] else "not retraced")
-        + ". HMC: unit masses, tuned step size, 1 to 100 steps. mMALA: tuned. "
-        "NUTS: BlackJAX with window adaptation (diagonal masses).",
+        f"published, or tuned; 1 to 6 steps, {way_back}. HMC: unit masses, tuned step size, 1 to 100 steps. mMALA: "
+        "tuned. NUTS: BlackJAX with window adaptation (diagonal masses).",
         "",
         "Published: Girolami & Calderhead (2011), HMC with 100 steps, MATLAB on the hardware of its time: the "
         "seconds do not compare, the effective sizes and the order of the methods do. They make a fixed number of "
         "iterations and do not look whether a solve converged; here one that did not is rejected.",
         "",
-        f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}, "
-        f"{'float64' if config['float64'] else 'float32'}.",
+        f"Device: {device_line(report['environment'])}, {'float64' if config['float64'] else 'float32'}.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _section(name: str, entry: dict) -> list[str]:
+    """One data set's table, and how far its methods agree."""
+    n, d = entry["shape"]
+    return [
+        f"## {name}, {n} × {d}",
+        "",
+        "| method | s | ESS min, median, max | s per min ESS | min ESS of w² | accepted | failed solves | "
+        "irreversible | divergent | published: s; ESS; s per min ESS |",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|---|",
+        *(_row(row, PUBLISHED[name]) for row in entry["rows"]),
+        "",
+        f"Posterior means of the methods differ by at most {entry['disagreement']:.1f} standard errors over the "
+        f"{d} coefficients and all pairs.",
+        "",
+    ]
+
+
+def _row(row: dict, published: dict[str, Published]) -> str:
+    ess = ", ".join(f"{value:.0f}" for value in row["ess"])
+    return (
+        f"| {row['method']} | {row['seconds']:.2f} | {ess} | {row['seconds_per_min_ess']:.2g} | "
+        f"{row['ess_square_min']:.0f} | {row['acceptance_rate']:.3f} | {row['num_unconverged']} | "
+        f"{row['num_irreversible']} | {row['num_divergent']} | {published.get(row['method'], '-')} |"
+    )
+
+
 def draw(report: dict, path: Path) -> None:
     """Seconds for one effective draw of the worst coefficient, by data set and method."""
-    from experiments.reporting.plots import plt, save_figure
-
-    names = list(report["datasets"])
+    datasets = report["datasets"]
+    seconds = {
+        name: {row["method"]: row["seconds_per_min_ess"] for row in entry["rows"]}
+        for name, entry in datasets.items()
+    }
+    methods = list(next(iter(seconds.values())))
     figure, axes = plt.subplots(figsize=(8.5, 3.8))
-    methods = [row["method"] for row in report["datasets"][names[0]]["rows"]]
     width = 0.8 / len(methods)
     for index, method in enumerate(methods):
-        values = [
-            1e3 * next(r for r in entry["rows"] if r["method"] == method)["seconds_per_min_ess"]
-            for entry in report["datasets"].values()
-        ]
-        places = np.arange(len(names)) + (index - (len(methods) - 1) / 2) * width
+        values = [1e3 * own[method] for own in seconds.values()]
+        places = np.arange(len(datasets)) + (index - (len(methods) - 1) / 2) * width
         axes.bar(places, values, width, label=method, color=f"C{index}")
-    labels = [
-        f"{name}\n{entry['shape'][0]} × {entry['shape'][1]}" for name, entry in report["datasets"].items()
-    ]
-    axes.set_xticks(range(len(names)), labels)
+    labels = [f"{name}\n{entry['shape'][0]} × {entry['shape'][1]}" for name, entry in datasets.items()]
+    axes.set_xticks(range(len(datasets)), labels)
     axes.set_yscale("log")
     axes.set_ylabel("ms per effective draw\nof the worst coefficient (less is better)")
     axes.grid(axis="y", alpha=0.3)
@@ -325,9 +237,8 @@ def run_all(config: LogisticConfig, command: str) -> dict:
                 f"{row['num_unconverged']}, divergent {row['num_divergent']}"
             )
         datasets[name] = {"shape": X.shape, "rows": rows, "disagreement": disagreement(rows)}
-    stem = config.results / "logistic_regression"
-    report = save_report(stem, command, config, {"datasets": datasets}, markdown)
-    draw(report, stem.with_suffix(".png"))
+    report = make_report(command, config, {"datasets": datasets})
+    write_report(config.results / "logistic_regression", report, markdown, draw)
     return report
 
 
@@ -336,6 +247,5 @@ def main() -> None:
 
     config = tyro.cli(LogisticConfig, prog="python -m experiments.logistic_regression")
     jax.config.update("jax_enable_x64", config.float64)
-    command = "python -m experiments.logistic_regression " + " ".join(sys.argv[1:])
-    run_all(config, command.strip())
+    run_all(config, command_line("logistic_regression", config.data_dir))
     print((config.results / "logistic_regression.md").read_text())

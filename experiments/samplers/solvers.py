@@ -14,8 +14,6 @@ so it is the seconds that compare them. Densities:
 Writes compare_solvers.{json,md} under --results.
 """
 
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -27,9 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import hmcvae
+from experiments.reporting.reports import command_line, device_line, make_report, write_report
 from experiments.samplers import targets
-from experiments.support.failures import fail_cleanly
-from experiments.support.files import check_writable, save_report
+from experiments.support.checks import check_fields, check_whole
+from experiments.support.files import check_writable
+from experiments.support.timing import timed
 from hmcvae import integrators, metrics, solvers
 
 SOLVERS = {
@@ -60,6 +60,9 @@ class SolversConfig:
     num_starts: int = 500
     num_burn_in: int = 60
     results: Path = Path("runs/compare_solvers")
+
+    def __post_init__(self):
+        check_fields(self, {"num_starts": check_whole(1), "num_burn_in": check_whole(0)})
 
 
 @dataclass(frozen=True)
@@ -151,10 +154,9 @@ def measure(case: Case, positions: jax.Array, solver: str, integrator: str) -> I
     program = jax.jit(jax.vmap(transition, (0, 0, None)))
     keys = jax.random.split(jax.random.key(1), len(positions))
     for step_size in case.step_sizes:
-        jax.block_until_ready(program(keys, positions, step_size))
-        begin = time.perf_counter()
-        moved, info = jax.block_until_ready(program(keys, positions, step_size))
-        seconds = time.perf_counter() - begin
+        call = partial(program, keys, positions, step_size)
+        timed(call)  # compile
+        (moved, info), elapsed = timed(call)
         num_steps = int(info.num_integration_steps.sum())
         yield {
             "target": target.name,
@@ -168,7 +170,7 @@ def measure(case: Case, positions: jax.Array, solver: str, integrator: str) -> I
             "accepted": float(info.acceptance_rate.mean()),
             "squared_jump": float(moved.mean()),
             "iterations_per_step": float(info.solver.num_iterations.sum()) / num_steps,
-            "microseconds_per_step": 1e6 * seconds / num_steps,
+            "microseconds_per_step": 1e6 * elapsed.seconds / num_steps,
         }
 
 
@@ -194,11 +196,7 @@ def markdown(report: dict) -> str:
         "|---|---:|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += map(table_row, report["rows"])
-    machine = report["environment"]
-    lines += [
-        "",
-        f"Device: {machine['device']} ({machine['num_cpus']} cores), JAX {machine['jax']}, float64.",
-    ]
+    lines += ["", f"Device: {device_line(report['environment'])}, float64."]
     return "\n".join(lines) + "\n"
 
 
@@ -214,14 +212,14 @@ def run_all(config: SolversConfig, command: str) -> dict:
                     rows.append(row)
                     print(table_row(row), flush=True)
     rows.sort(key=lambda row: (row["target"], row["step_size"]))
-    return save_report(config.results / "compare_solvers", command, config, {"rows": rows}, markdown)
+    report = make_report(command, config, {"rows": rows})
+    write_report(config.results / "compare_solvers", report, markdown)
+    return report
 
 
 def main() -> None:
     import tyro
 
-    def run() -> None:
-        jax.config.update("jax_enable_x64", True)
-        run_all(tyro.cli(SolversConfig), " ".join(["python -m experiments.compare_solvers", *sys.argv[1:]]))
-
-    fail_cleanly(run)
+    config = tyro.cli(SolversConfig, prog="python -m experiments.compare_solvers")
+    jax.config.update("jax_enable_x64", True)
+    run_all(config, command_line("compare_solvers", config.data_dir))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,21 @@ LOGISTIC = ("australian", "german", "heart", "pima", "ripley")
 PRIOR_VARIANCE = 100.0
 
 
+class View(NamedTuple):
+    """What a picture of a target's first two coordinates shows.
+
+    window: (left, right, bottom, top).  names: of the coordinates.  starts: of trajectories, [n, 2].
+    """
+
+    window: tuple[float, float, float, float]
+    names: tuple[str, str]
+    starts: np.ndarray
+
+
 @dataclass(frozen=True)
 class Target:
     """logdensity_fn: [d] -> log p up to a constant.  metric: for `rmhmc`.  start: [d], where chains begin.
-    mean, square: E[z] and E[z²], [d]; NaN where not known.  window: what a picture of the first two coordinates shows,
-    (left, right, bottom, top)."""
+    mean, square: E[z] and E[z²], [d]; NaN where not known.  view: for pictures, where it has two dimensions."""
 
     name: str
     logdensity_fn: Callable
@@ -28,7 +38,7 @@ class Target:
     start: np.ndarray
     mean: np.ndarray
     square: np.ndarray
-    window: tuple[float, float, float, float] | None = None
+    view: View | None = None
 
 
 def banana(num_observations: int = 100, noise: float = 2.0) -> Target:
@@ -41,7 +51,9 @@ def banana(num_observations: int = 100, noise: float = 2.0) -> Target:
 
     metric = metrics.fisher(lambda z: (z[0] + z[1] ** 2)[None], lambda f: jnp.full_like(f, weight), 1.0)
     mean, square = _quadrature(logdensity_fn, (-6.0, 3.0), (-3.0, 3.0))
-    return Target("banana", logdensity_fn, metric, np.array([0.9, 0.3]), mean, square, (-2.6, 1.9, -2.1, 2.1))
+    starts = np.array([[0.9, 0.3], [-0.5, 1.2], [-1.5, -1.55]])
+    view = View((-2.6, 1.9, -2.1, 2.1), ("θ₁", "θ₂"), starts)
+    return Target("banana", logdensity_fn, metric, np.array([0.9, 0.3]), mean, square, view)
 
 
 def _quadrature(
@@ -71,13 +83,15 @@ def funnel(dimension: int, softness: float = 10.0) -> Target:
     mean[-1], square[-1] = 0.0, 9.0
     metric = metrics.softabs(logdensity_fn, softness)
     start = np.append(np.full(dimension - 1, 0.5), 0.0)
-    return Target(f"funnel, d = {dimension}", logdensity_fn, metric, start, mean, square, (-9, 9, -7, 7))
+    starts = np.array([[0.3, -2.0], [1.0, 1.0], [-3.0, 4.0]])
+    view = View((-9, 9, -7, 7), ("x", "v"), starts) if dimension == 2 else None
+    return Target(f"funnel, d = {dimension}", logdensity_fn, metric, start, mean, square, view)
 
 
 def load_logistic(name: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """(X, t) of a data set of Girolami & Calderhead (2011), in data_dir or HMCVAE_DATA_DIR, prepared as they did:
-    features standardised (by the sample
-    standard deviation), a column of ones before them; for ripley the features, their squares and cubes.
+    features standardised (by the sample standard deviation), a column of ones before them; for ripley the features,
+    their squares and cubes.
 
     Raises:
         ValueError: if there is no such set.

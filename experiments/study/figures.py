@@ -1,5 +1,6 @@
 """The pictures of `experiments.report`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from matplotlib.axes import Axes
 
 from experiments.reporting.plots import save_figure
 from experiments.study.methods import FAMILIES
-from experiments.study.records import BASELINE, Decoder
+from experiments.study.records import BASELINE, Decoder, Record
+from experiments.study.statistics import Row, by_size
+from experiments.support.subset import evenly
 
 # Whose gain is drawn against the posterior's condition number.
 SHOWN = (
@@ -26,35 +29,45 @@ NUM_POINTS = 400  # of each method, drawn one by one
 NUM_AVERAGED = 5  # chunks, in the curves
 
 
+def _epochs(record: Record) -> np.ndarray:
+    """After each chunk of its training."""
+    num_chunks = len(record.training.curve)
+    return np.arange(1, num_chunks + 1) * record.training.num_epochs / num_chunks
+
+
+# What curves are drawn against: of a record, what had been spent after each chunk.
+SPENT: dict[str, Callable[[Record], np.ndarray]] = {
+    "CPU seconds": lambda record: np.asarray(record.training.curve)[:, 0],
+    "passes over the training images": _epochs,
+    "derivatives per training image": lambda record: _epochs(record) * record.derivatives_per_image,
+}
+
+
 def shown(decoders: list[Decoder]) -> list[str]:
     """The methods that are drawn in curves: those of SHOWN that the study has; if it has none, its first few."""
-    found = list(dict.fromkeys(method for decoder in decoders for method in decoder.methods))
+    found = list(dict.fromkeys(method for decoder in decoders for method in decoder.records))
     return [m for m in SHOWN if m in found] or [m for m in found if not m.startswith(BASELINE)][: len(SHOWN)]
 
 
 def draw_curves(decoders: list[Decoder], path: Path) -> None:
-    """The bound during training against seconds, passes over the data and derivatives, at the size with most cells."""
-    sizes = [decoder.latent_dim for decoder in decoders for _ in decoder.methods]
-    size = max(sorted(set(sizes)), key=sizes.count)
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    """The bound during training against seconds, passes over the data and derivatives, at the size with most
+    records."""
+    size, own = max(by_size(decoders), key=lambda pair: sum(len(d.records) for d in pair[1]))
+    figure, panels = plt.subplots(1, len(SPENT), figsize=(11, 3.6), sharey=True)
     lowest, highest = [], []
     for color, method in enumerate((BASELINE, *shown(decoders))):
-        cells = [d.methods[method] for d in decoders if d.latent_dim == size and method in d.methods]
-        cells = [cell for cell in cells if cell["training_bound"]]
-        if not cells:
+        having = [d.records[method] for d in own if method in d.records]
+        trained = [record for record in having if record.training.curve]
+        if not trained:
             continue
-        for kind, axes in enumerate(panels):
-            x, y, error = _mean_curve(cells, kind)
-            axes.plot(x, y, color=f"C{color}", label=f"{method} ({len(cells)} seeds)")
+        for axes, spent_fn in zip(panels, SPENT.values(), strict=True):
+            x, y, error = _mean_curve(trained, spent_fn)
+            axes.plot(x, y, color=f"C{color}", label=f"{method} ({len(trained)} seeds)")
             if error is not None:
                 axes.fill_between(x, y - error, y + error, color=f"C{color}", alpha=0.25, linewidth=0)
             lowest.append(y[len(y) // 10])
             highest.append(np.max(y))
-    for axes, label in zip(
-        panels,
-        ("CPU seconds", "passes over the training images", "derivatives per training image"),
-        strict=True,
-    ):
+    for axes, label in zip(panels, SPENT, strict=True):
         axes.set_xlabel(label, fontsize=9)
         axes.grid(alpha=0.3)
     for axes in panels[1:]:
@@ -72,46 +85,37 @@ def draw_curves(decoders: list[Decoder], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _mean_curve(cells: list[dict], kind: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(x, bound, its standard error over the cells), means over the cells, of running means; x by kind: seconds,
-    passes, derivatives."""
+def _mean_curve(
+    records: list[Record], spent_fn: Callable[[Record], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(what was spent, bound, its standard error over the records): means over the records, of running means."""
     xs, ys = [], []
-    for cell in cells:
-        seconds, bounds = np.asarray(cell["training_bound"]).T
-        passes = np.arange(1, len(bounds) + 1) * cell["epochs"] / len(bounds)
+    for record in records:
+        bounds = np.asarray(record.training.curve)[:, 1]
         width = min(NUM_AVERAGED, len(bounds))
         ys.append(np.convolve(bounds, np.ones(width) / width, "valid"))
-        spent = (seconds, passes, passes * cell["derivatives_per_image"])[kind]
-        xs.append(spent[width // 2 :][: len(ys[-1])])
+        xs.append(spent_fn(record)[width // 2 :][: len(ys[-1])])
     grid = np.linspace(max(x[0] for x in xs), min(x[-1] for x in xs), 100)
     curves = np.asarray([np.interp(grid, x, y) for x, y in zip(xs, ys, strict=True)])
     error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else None
     return grid, curves.mean(axis=0), error
 
 
-def draw_gaps(found: list[dict], path: Path, budget: str) -> None:
+def draw_gaps(rows: list[Row], path: Path, budget: str) -> None:
     """Bars of the gap by method, a panel for each latent size; dots are the seeds."""
-    sizes = sorted({r["latent_dim"] for r in found})
-    names = list(dict.fromkeys(r["method"] for r in found))
+    sizes = sorted({r.latent_dim for r in rows})
+    names = list(dict.fromkeys(r.method for r in rows))
     figure, panels = plt.subplots(
         1, len(sizes), figsize=(3.2 + 2.6 * len(sizes), 0.32 * len(names) + 1.3), squeeze=False, sharey=True
     )
     for axes, size in zip(panels[0], sizes, strict=True):
-        base = [r["gap"] for r in found if r["latent_dim"] == size and r["method"] == BASELINE]
-        limit = 1.2 * base[0] if base else float("inf")
-        for r in (r for r in found if r["latent_dim"] == size):
-            y = names.index(r["method"])
-            has_steps = not r["method"].startswith("Gaussian")
-            axes.barh(y, r["gap"], color="C0" if has_steps else "0.7", height=0.7)
-            axes.plot(r["gap_over_seeds"], [y] * len(r["gap_over_seeds"]), "k.", markersize=4)
-            # One method that has failed must not squeeze the others: its bar is cut, and its figure says so.
-            is_cut = r["gap"] > limit
-            text = f" {r['gap']:.2f}" + (" (bar cut)" if is_cut else "")
-            x = limit if is_cut else max(r["gap"], *r["gap_over_seeds"], 0.0)
-            axes.text(x, y, text, va="center", ha="right" if is_cut else "left", fontsize=7)
+        own = {r.method: r for r in rows if r.latent_dim == size}
+        limit = 1.2 * own[BASELINE].gap if BASELINE in own else float("inf")
+        for method, r in own.items():
+            _bar(axes, names.index(method), r, limit)
         axes.set_title(f"{size} latents", fontsize=10)
         axes.set_xlabel("log p(x) - bound, nats: less is better", fontsize=8)
-        axes.set_xlim(0, limit if base else None)
+        axes.set_xlim(0, limit if BASELINE in own else None)
         axes.grid(alpha=0.3, axis="x")
     panels[0, 0].set_yticks(range(len(names)), names, fontsize=8)
     panels[0, 0].invert_yaxis()
@@ -123,26 +127,37 @@ def draw_gaps(found: list[dict], path: Path, budget: str) -> None:
     save_figure(figure, path)
 
 
-def draw_grid(found: list[dict], path: Path) -> None:
+def _bar(axes: Axes, y: int, row: Row, limit: float) -> None:
+    """One method that has failed must not squeeze the others: its bar is cut at the limit, and its figure says so."""
+    has_steps = not row.method.startswith(BASELINE)
+    axes.barh(y, row.gap, color="C0" if has_steps else "0.7", height=0.7)
+    axes.plot(row.gap_over_seeds, [y] * len(row.gap_over_seeds), "k.", markersize=4)
+    is_cut = row.gap > limit
+    text = f" {row.gap:.2f}" + (" (bar cut)" if is_cut else "")
+    x = limit if is_cut else max(row.gap, *row.gap_over_seeds, 0.0)
+    axes.text(x, y, text, va="center", ha="right" if is_cut else "left", fontsize=7)
+
+
+def draw_grid(rows: list[Row], path: Path) -> None:
     """The gap of each family over its grid of transitions T and steps L, at the size that has one; else nothing."""
-    cells: dict[tuple, dict] = {}
-    for r in found:
-        family, _, shape = r["method"].rpartition(", ")
-        if family in FAMILIES and shape == f"{r['num_transitions']} x {r['num_steps']}":
-            cells.setdefault((r["latent_dim"], family), {})[r["num_transitions"], r["num_steps"]] = r
-    if not cells:
+    grids: dict[tuple[int, str], dict[tuple, Row]] = {}
+    for r in rows:
+        family, _, shape = r.method.rpartition(", ")
+        if family in FAMILIES and shape == f"{r.num_transitions} x {r.num_steps}":
+            grids.setdefault((r.latent_dim, family), {})[r.num_transitions, r.num_steps] = r
+    if not grids:
         return
-    gaps = [r["gap"] for own in cells.values() for r in own.values()]
+    gaps = [r.gap for own in grids.values() for r in own.values()]
     low, high = min(gaps), max(gaps)
-    figure, panels = plt.subplots(1, len(cells), figsize=(3.4 * len(cells), 3.2), squeeze=False)
-    for axes, ((size, family), own) in zip(panels[0], sorted(cells.items()), strict=True):
+    figure, panels = plt.subplots(1, len(grids), figsize=(3.4 * len(grids), 3.2), squeeze=False)
+    for axes, ((size, family), own) in zip(panels[0], sorted(grids.items()), strict=True):
         transitions, steps = (sorted({key[side] for key in own}) for side in (0, 1))
         values = np.full((len(transitions), len(steps)), np.nan)
         for (T, L), r in own.items():
             row, column = transitions.index(T), steps.index(L)
-            values[row, column] = r["gap"]
-            text = f"{r['gap']:.2f}\n{r['cost']:.1f} × HVI-4" if np.isfinite(r["cost"]) else f"{r['gap']:.2f}"
-            is_dark = r["gap"] > low + 0.55 * (high - low)
+            values[row, column] = r.gap
+            text = f"{r.gap:.2f}\n{r.cost:.1f} × HVI-4" if np.isfinite(r.cost) else f"{r.gap:.2f}"
+            is_dark = r.gap > low + 0.55 * (high - low)
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="w" if is_dark else "k")
         axes.imshow(values, cmap="Blues", vmin=low, vmax=high + 1e-6, aspect="auto")
         axes.set_xticks(range(len(steps)), steps)
@@ -160,14 +175,13 @@ def draw_grid(found: list[dict], path: Path) -> None:
 
 def draw_condition(decoders: list[Decoder], path: Path) -> None:
     """Each image's gain over the Gaussian against how ill-conditioned its posterior is."""
-    sizes = sorted({decoder.latent_dim for decoder in decoders})
+    sizes = list(by_size(decoders))
     figure, panels = plt.subplots(1, len(sizes), figsize=(4.4 * len(sizes), 3.6), squeeze=False, sharey=True)
-    for axes, size in zip(panels[0], sizes, strict=True):
-        own = [d for d in decoders if d.latent_dim == size and BASELINE in d.methods]
+    for axes, (size, own) in zip(panels[0], sizes, strict=True):
         for color, method in enumerate(shown(decoders)):
-            having = [d for d in own if method in d.methods]
+            having = [d for d in own if {BASELINE, method} <= set(d.records)]
             if having:
-                x = np.concatenate([d.pinned["condition_number"] for d in having])
+                x = np.concatenate([d.reference.condition_number for d in having])
                 y = np.concatenate([d.gaps(BASELINE) - d.gaps(method) for d in having])
                 _scatter(axes, x, y, method, f"C{color}", len(having))
         axes.set_xscale("log")
@@ -194,7 +208,7 @@ def draw_condition(decoders: list[Decoder], path: Path) -> None:
 def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, color: Any, num_seeds: int) -> None:
     """Points, and the means of five bins with equally many of them; an image counts once in their errors, though every
     seed has a point of it."""
-    few = np.linspace(0, len(x) - 1, min(NUM_POINTS, len(x))).astype(int)
+    few = evenly(len(x), NUM_POINTS)
     axes.plot(x[few], y[few], ".", color=color, alpha=0.12, markersize=3)
     bins = np.array_split(np.argsort(x), 5)
     means, heights = [np.exp(np.log(x[b]).mean()) for b in bins], [y[b].mean() for b in bins]

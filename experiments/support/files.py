@@ -1,18 +1,12 @@
 """Files of the experiments: JSON written whole and read with blame, and a lock that one process holds."""
 
-import dataclasses
 import json
 import os
-import platform
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import jax
-
-import hmcvae
 
 try:
     import fcntl
@@ -20,19 +14,6 @@ except ImportError:  # not a Unix: no lock
     fcntl = None
 
 LOCK = "lock"
-
-
-def environment() -> dict:
-    """Versions and device, for the record of a figure."""
-    device = jax.devices()[0]
-    return {
-        "hmcvae": hmcvae.__version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "platform": device.platform,
-        "device": device.device_kind,
-        "num_cpus": os.cpu_count(),
-    }
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -92,18 +73,6 @@ def check_writable(folder: Path) -> None:
     probe = folder / f".write-test-{os.getpid()}"
     probe.touch()
     probe.unlink()
-
-
-def save_report(
-    stem: Path, command: str, config: Any, figures: dict, markdown: Callable[[dict], str]
-) -> dict:
-    """The figures with what one needs to repeat them, written to STEM.json and, as `markdown` shows them, STEM.md."""
-    plain = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    report = {"command": command, "environment": environment(), "config": plain, **figures}
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_json(stem.with_suffix(".json"), report)
-    stem.with_suffix(".md").write_text(markdown(report))
-    return report
 
 
 @contextmanager

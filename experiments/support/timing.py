@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,16 @@ def timed(call: Callable[[], Any]) -> tuple[Any, Elapsed]:
     with Stopwatch() as watch:
         value = jax.block_until_ready(call())
     return value, watch.elapsed
+
+
+def seconds_per_round(run: Callable[[int], Any], seconds: float) -> float:
+    """Seconds of one of the `count` rounds of `run(count)`, from the first of 1, 4, 16, … that takes `seconds` or more,
+    best of three."""
+    count = 1
+    seconds_of(partial(run, count))  # compile
+    while (taken := min(seconds_of(partial(run, count)) for _ in range(3))) < seconds:
+        count *= 4
+    return taken / count
 
 
 def in_turns(

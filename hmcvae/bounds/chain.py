@@ -14,7 +14,7 @@ from hmcvae.posteriors import Posterior, mean_field
 from hmcvae.solvers import SolverInfo, collect_info, exact_info
 from hmcvae.transitions import Target, Transition
 from hmcvae.types import ArrayLike, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import VAE, Image, log_prior
+from hmcvae.vae import VAE, Image
 
 
 def inverse_temperatures(schedule: Float[Array, " n"]) -> Float[Array, " T"]:
@@ -94,8 +94,9 @@ def markov_chain(
         start = q.sample(start_key)
         end = _run(transition, num_transitions, params["bound"], chain_key, target, start)
         position = q.to_position(end.position)
-        log_likelihood = end.logdensity - q.log_det - log_prior(position)
-        cost = q.log_prob(start) - q.log_det - log_prior(position) - end.log_ratio
+        log_prior = target.example.log_prior(position)
+        log_likelihood = end.logdensity - q.log_det - log_prior
+        cost = q.log_prob(start) - q.log_det - log_prior - end.log_ratio
         log_weight = log_likelihood - jnp.asarray(kl_weight, start.dtype) * cost
         return log_weight, BoundInfo(
             log_weight, log_likelihood, q.to_position(start), position, end.energy_error, end.solver

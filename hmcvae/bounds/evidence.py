@@ -8,7 +8,7 @@ from hmcvae.posteriors import Posterior, mean_field
 from hmcvae.solvers import exact_info
 from hmcvae.transitions import Target
 from hmcvae.types import ArrayLike, PRNGKey, PyTree
-from hmcvae.vae import VAE, log_prior
+from hmcvae.vae import VAE
 
 
 def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled") -> Bound:
@@ -23,10 +23,13 @@ def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled") -
         kl: see above.
 
     Raises:
-        ValueError: if `kl` is neither, or posterior is not one of `hmcvae.posteriors`.
+        ValueError: if `kl` is neither, or "analytic" with a prior that is no diagonal Gaussian; or posterior is not one
+            of `hmcvae.posteriors`.
     """
     if kl not in ("sampled", "analytic"):
         raise ValueError(f'kl must be "sampled" or "analytic", got {kl!r}')
+    if kl == "analytic" and vae.prior.diagonal is None:
+        raise ValueError(f'kl="analytic" needs a diagonal Gaussian as prior, got {vae.prior.name}')
     posterior = mean_field() if posterior is None else posterior
     build = make_build(vae, posterior)
 
@@ -36,7 +39,12 @@ def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled") -
         y = q.sample(rng_key)
         z = q.to_position(y)
         log_likelihood = vae.log_likelihood(target.example.params, target.example.x, z)
-        cost = q.kl_from_prior() if kl == "analytic" else q.log_prob(y) - q.log_det - log_prior(z)
+        if kl == "sampled":
+            cost = q.log_prob(y) - q.log_det - target.example.log_prior(z)
+        else:
+            assert vae.prior.diagonal is not None
+            moments = vae.prior.diagonal(target.example.params, z.shape[0])
+            cost = q.kl_divergence(*(value.astype(z.dtype) for value in moments))
         log_weight = log_likelihood - jnp.asarray(kl_weight, z.dtype) * cost
         info = BoundInfo(log_weight, log_likelihood, z, z, jnp.zeros_like(log_weight), exact_info(z.dtype))
         return log_weight, info

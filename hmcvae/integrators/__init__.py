@@ -19,7 +19,8 @@ from hmcvae.integrators.base import (
     integrate_retraced,
 )
 from hmcvae.integrators.explicit import leapfrog, mclachlan, yoshida
-from hmcvae.integrators.implicit import generalized_leapfrog, implicit_midpoint
+from hmcvae.integrators.implicit import generalized_leapfrog
+from hmcvae.integrators.midpoint import implicit_midpoint
 
 __all__ = [
     "IntegratorState",

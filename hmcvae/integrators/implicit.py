@@ -84,7 +84,7 @@ def generalized_leapfrog(logdensity_fn: LogDensityFn, metric: Any, solver: Any =
         solver: see `hmcvae.solvers`.
     """
     check_is_metric(metric)
-    _check_solver(solver)
+    check_solver(solver)
     if not metric.is_position_dependent:
         return leapfrog(logdensity_fn, metric)
     scheme = _GeneralizedLeapfrog(logdensity_fn, metric, solver)
@@ -221,7 +221,7 @@ class _GeneralizedBack:
         zero = jnp.zeros_like(half.position)
         way = _Way(half.position, zero, zero, jnp.zeros((), zero.dtype))
         epsilon = jnp.asarray(step_size, zero.dtype)
-        retrace = _combine(
+        retrace = combine_retraces(
             nothing_retraced(zero.dtype), _last_kick_back(half, start.momentum, local, epsilon)
         )
         return _Carry(half, way, retrace)
@@ -231,13 +231,13 @@ class _GeneralizedBack:
         epsilon = jnp.asarray(step_size, half.position.dtype)
         arrival = self.forward.arrive(half, epsilon)
         turn = half.velocity - arrival.velocity
-        retrace = _combine(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
+        retrace = combine_retraces(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
         new = self.forward.next_half(half, arrival, epsilon)
         v, local = arrival.state.momentum, arrival.local
-        retrace = _combine(retrace, _last_kick_back(new, v, local, epsilon))
+        retrace = combine_retraces(retrace, _last_kick_back(new, v, local, epsilon))
         energy = 2 * squared_norm(new.momentum, new.velocity)
         back = self.forward.kick(v, 2 * v - new.momentum, local, -epsilon, energy)
-        retrace = _combine(retrace, _compare_momenta(back, half.momentum, arrival))
+        retrace = combine_retraces(retrace, _compare_momenta(back, half.momentum, arrival))
         one = jnp.ones((), v.dtype)
         return _Carry(new, _Way(half.position, half.momentum, arrival.velocity, one), retrace), arrival.info
 
@@ -248,12 +248,12 @@ class _GeneralizedBack:
         epsilon = jnp.asarray(step_size, half.position.dtype)
         arrival = self.forward.arrive(half, epsilon)
         turn = half.velocity - arrival.velocity
-        retrace = _combine(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
+        retrace = combine_retraces(retrace, self.drift_back(half.position, half.factor, way, turn, epsilon))
         back = self.forward.first_kick(arrival.state.momentum, arrival.local, -epsilon)
-        retrace = _combine(retrace, _compare_momenta(back, half.momentum, arrival))
+        retrace = combine_retraces(retrace, _compare_momenta(back, half.momentum, arrival))
         last = _Way(half.position, half.momentum, arrival.velocity, jnp.ones((), epsilon.dtype))
         at = arrival.state.position, arrival.local.factor
-        retrace = _combine(retrace, self.drift_back(*at, last, jnp.zeros_like(turn), epsilon))
+        retrace = combine_retraces(retrace, self.drift_back(*at, last, jnp.zeros_like(turn), epsilon))
         return (arrival.state, retrace), arrival.info
 
     def drift_back(
@@ -265,7 +265,7 @@ class _GeneralizedBack:
         )
         came, info = self.forward.drift(half, units, -epsilon)
         pair = (came, way.momentum), (way.weight * way.start + (1 - way.weight) * came, way.momentum)
-        return _retrace(info, *pair, units, energy)
+        return compare(info, *pair, units, energy)
 
 
 def _last_kick_back(half: _Half, momentum: Vector, local: _Local, epsilon: Array) -> Retrace:
@@ -273,94 +273,27 @@ def _last_kick_back(half: _Half, momentum: Vector, local: _Local, epsilon: Array
     came = half.momentum - 0.5 * epsilon * (local.static + 0.5 * local.force(half.velocity))
     energy = squared_norm(momentum, local.factor.solve(momentum))
     pair = (half.position, came), (half.position, momentum)
-    return _retrace(exact_info(momentum.dtype), *pair, local.units, energy)
+    return compare(exact_info(momentum.dtype), *pair, local.units, energy)
 
 
 def _compare_momenta(back: tuple[Vector, SolverInfo], expected: Vector, arrival: _Arrival) -> Retrace:
     momentum, info = back
     position, units = arrival.state.position, arrival.local.units
     energy = squared_norm(expected, arrival.velocity)
-    return _retrace(info, (position, momentum), (position, expected), units, energy)
+    return compare(info, (position, momentum), (position, expected), units, energy)
 
 
-def _retrace(info: SolverInfo, came: tuple, expected: tuple, units: Scales, energy: Scalar) -> Retrace:
+def compare(info: SolverInfo, came: tuple, expected: tuple, units: Scales, energy: Scalar) -> Retrace:
     error = distance(came, expected, units, energy)
     return Retrace(info.converged, error, error - 4 * rounding(came[0], units.position))
 
 
-def _combine(a: Retrace, b: Retrace) -> Retrace:
+def combine_retraces(a: Retrace, b: Retrace) -> Retrace:
     # Entry by entry `maximum` keeps NaN.
     return Retrace(a.converged & b.converged, jnp.maximum(a.error, b.error), jnp.maximum(a.excess, b.excess))
 
 
-def implicit_midpoint(logdensity_fn: LogDensityFn, metric: Any, solver: Any = solvers.DEFAULT) -> Step:
-    """The implicit midpoint rule (Leimkuhler & Reich 2004, section 4.1; Brofos & Lederman 2021).
-
-        (z₁, v₁) = (z, v) + ε J ∇H((z + z₁)/2, (v + v₁)/2)
-
-    Order 2, time reversible, symplectic; steadier than the generalized leapfrog in strong curvature, and dearer: every
-    iteration builds and factorises G and differentiates its log-determinant.
-
-    Args: as for `generalized_leapfrog`; a Euclidean metric will do as well.
-    """
-
-    check_is_metric(metric)
-    _check_solver(solver)
-
-    def velocity_and_force(position: Vector, momentum: Vector) -> tuple[Vector, Vector, Factor]:
-        gradient = jax.grad(logdensity_fn)(position)
-        if not metric.is_position_dependent:
-            factor = metric.factor(position)
-            return factor.solve(momentum), gradient, factor
-        geometry, force = metric.geometry(position)
-        velocity = geometry.factor.solve(momentum)
-        return velocity, gradient - 0.5 * geometry.log_det_grad + 0.5 * force(velocity), geometry.factor
-
-    def solve(z: Vector, v: Vector, epsilon: Array) -> tuple[Vector, Vector, SolverInfo, tuple]:
-        """Half of the move, (δz, δv) = ε/2 J ∇H(z + δz, v + δv), its report, and (units, vᵀ G⁻¹ v): a
-        check is not to be told by the explicit guess, which may be anywhere, what is small."""
-        d = z.shape[0]
-        velocity, force, factor = velocity_and_force(z, v)
-        units, ahead = scales(factor, z), v + 0.5 * epsilon * force
-        # Positions and momenta in units of their own, so that one scale serves both; of the energy before and after,
-        # since one of them may be 0.
-        before = squared_norm(v, velocity)
-        energy = before + squared_norm(ahead, factor.solve(ahead))
-
-        def scaled(velocity: Vector, force: Vector) -> Array:
-            return jnp.concatenate(
-                [0.5 * epsilon * velocity / units.position, 0.5 * epsilon * force / units.momentum]
-            )
-
-        def equation(x: Vector) -> Vector:
-            return scaled(*velocity_and_force(z + x[:d] * units.position, v + x[d:] * units.momentum)[:2])
-
-        x, info = solver(equation, scaled(velocity, force), jnp.sqrt(energy), rounding(z, units.position))
-        return x[:d] * units.position, x[d:] * units.momentum, info, (units, before)
-
-    def step(state: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
-        epsilon = jnp.asarray(step_size, state.position.dtype)
-        by_z, by_v, info, _ = solve(state.position, state.momentum, epsilon)
-        z, v = state.position + 2 * by_z, state.momentum + 2 * by_v
-        return IntegratorState(z, v, *jax.value_and_grad(logdensity_fn)(z), metric.carry(z)), info
-
-    def step_and_back(start: tuple[IntegratorState, Retrace], step_size: StepSize):
-        state, retrace = start
-        end, info = step(state, step_size)
-        epsilon = jnp.asarray(step_size, state.position.dtype)
-        by_z, by_v, back_info, scale = solve(end.position, end.momentum, -epsilon)
-        came = end.position + 2 * by_z, end.momentum + 2 * by_v
-        back = _retrace(back_info, came, (state.position, state.momentum), *scale)
-        return (end, _combine(retrace, back)), info
-
-    def begin(state: IntegratorState, _: StepSize) -> tuple[IntegratorState, Retrace]:
-        return state, nothing_retraced(state.position.dtype)
-
-    retraced = Step(begin, step_and_back, step_and_back, is_implicit=True)
-    return Step(lambda state, _: state, step, step, is_implicit=True, retraced=retraced)
-
-
-def _check_solver(solver: Any) -> None:
+def check_solver(solver: Any) -> None:
     if not callable(solver) or solver in (solvers.fixed_point, solvers.newton, solvers.switching):
         name = getattr(solver, "__name__", repr(solver))
         raise ValueError(f"solver must be one that is made, as solvers.fixed_point() makes it, got {name}")

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from hmcvae.priors import gaussian_log_prob
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
-from hmcvae.vae import Example, gaussian_log_prob
+from hmcvae.vae import Example
 
 
 class Gaussian(NamedTuple):
@@ -50,18 +51,21 @@ class Gaussian(NamedTuple):
         """log N(y; m, s²). In z it is this minus `log_det`."""
         return gaussian_log_prob(y, self.mean, self.log_scale)
 
-    def kl_from_prior(self) -> Scalar:
-        """KL(q(z | x) ‖ N(0, I)) in closed form, in nats (Kingma & Welling 2014, appendix B):
+    def kl_divergence(self, mean: Vector, log_scale: Vector) -> Scalar:
+        """KL(q(z | x) ‖ N(n, diag(t)²)) in closed form, in nats; of a prior with mean n and log_scale log t.
 
-        ½ (|c + A m|² + |A diag(s)|² - d) - log |det A| - Σ log s
+            ½ (|(c + A m - n) / t|² + |diag(1/t) A diag(s)|² - d) - log |det A| - Σ log s + Σ log t
+
+        For N(0, I) it is that of Kingma & Welling (2014, appendix B).
         """
-        mean = self.to_position(self.mean)
+        shift = (self.to_position(self.mean) - mean) * jnp.exp(-log_scale)
         if self.scale is None:
-            squares = jnp.sum(jnp.exp(2 * self.log_scale))
+            squares = jnp.sum(jnp.exp(2 * (self.log_scale - log_scale)))
         else:
-            squares = jnp.sum((self.scale * jnp.exp(self.log_scale)[None]) ** 2)
-        log_volume = self.log_det + jnp.sum(self.log_scale)
-        return 0.5 * (jnp.sum(mean**2) + squares - len(mean)) - log_volume
+            scales = jnp.exp(-log_scale)[:, None] * self.scale * jnp.exp(self.log_scale)[None]
+            squares = jnp.sum(scales**2)
+        log_volume = self.log_det + jnp.sum(self.log_scale) - jnp.sum(log_scale)
+        return 0.5 * (jnp.sum(shift**2) + squares - len(shift)) - log_volume
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Diagonal Gaussians: the encoder's own, and the prior."""
+"""Diagonal Gaussians: the encoder's own, and N(0, I)."""
 
 import jax.numpy as jnp
 
@@ -35,7 +35,7 @@ def _whitened(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
 
 
 def standard_normal() -> Posterior:
-    """N(0, I), the prior, whatever x: where annealing starts that knows nothing of the encoder."""
+    """N(0, I), whatever x: where annealing starts that knows nothing of the encoder."""
 
     def build(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
         del params, rng_key

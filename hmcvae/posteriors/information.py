@@ -16,7 +16,7 @@ from hmcvae.vae import Example
 
 def decoder_metric(
     example: Example,
-    precision: ArrayLike = 1.0,
+    precision: ArrayLike | None = None,
     *,
     weight: ArrayLike | None = None,
     to_position: Callable[[Vector], Vector] = lambda z: z,
@@ -27,11 +27,12 @@ def decoder_metric(
 
     Args:
         example: from `VAE.encoded`.
-        precision: Λ, see `metrics.fisher`; 1 is the prior's.
+        precision: Λ, see `metrics.fisher`; None is the prior's.
         weight: a; None is 1.
         to_position: u ↦ z.
     """
     fisher_weights = example.vae.likelihood.fisher_weights
+    precision = example.prior_precision if precision is None else precision
 
     def predict(u: Vector) -> PyTree:
         return example.decode(to_position(u))
@@ -47,11 +48,11 @@ def decoder_metric(
 def fisher(latent_dim: int, num_probes: int | None = None) -> Posterior:
     """A = L⁻ᵀ with L Lᵀ = G(μ), the decoder's Fisher information at the encoder's mean μ(x) and a learned diagonal:
 
-        G = exp(a) Jᵀ diag(w) J + diag(exp(λ)),   J = ∂ decode / ∂z at μ(x),   y ~ N(0, s(x)²)
+        G = exp(a) Jᵀ diag(w) J + D Λ D,   D = diag(exp(λ / 2)),   J = ∂ decode / ∂z at μ(x),   y ~ N(0, s(x)²)
 
-    w are the likelihood's Fisher weights; a and λ [d] are learned, at first 0 (λ = 0 is the prior's precision; at
-    a → -∞ the dynamics are flat, with learned masses). s(x) is the encoder's `log_scale`, read in these coordinates.
-    J is d derivatives forward as one wide product; the gradient goes through G(μ(x)) to the encoder too.
+    w are the likelihood's Fisher weights and Λ is the prior's precision, 1 for N(0, I); a and λ [d] are learned, at
+    first 0 (at a → -∞ the dynamics are flat, with learned masses). s(x) is the encoder's `log_scale`, read in these
+    coordinates. J is d derivatives forward as one wide product; the gradient goes through G(μ(x)) to the encoder too.
 
     Args:
         latent_dim: d.
@@ -71,17 +72,23 @@ def fisher(latent_dim: int, num_probes: int | None = None) -> Posterior:
 
     def build(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
         mean = example.mean
-        precision = jnp.exp(params["log_precision"]).astype(mean.dtype)
+        precision = _scaled(example.prior_precision, jnp.exp(params["log_precision"]).astype(mean.dtype))
         weight = jnp.exp(params["log_weight"]).astype(mean.dtype)
         if num_probes is None:
             A, log_det = decoder_metric(example, precision, weight=weight).inverse_root(mean)
         else:
             g = _sketch(rng_key, example, weight, num_probes)
             ones = jnp.full(num_probes, 1 / num_probes, mean.dtype)
-            A, log_det = inverse_root(g.T, ones, jnp.diag(precision))
+            A, log_det = inverse_root(g.T, ones, precision if precision.ndim == 2 else jnp.diag(precision))
         return Gaussian(mean, A, log_det, jnp.zeros_like(mean), example.log_scale)
 
     return Posterior(init, build)
+
+
+def _scaled(precision: ArrayLike, factors: Vector) -> Array:
+    """D Λ D with D² = diag(factors): [d], or [d, d] where Λ is a matrix."""
+    own, root = jnp.asarray(precision, factors.dtype), jnp.sqrt(factors)
+    return own * factors if own.ndim < 2 else root[:, None] * own * root[None]
 
 
 def _sketch(rng_key: PRNGKey, example: Example, weight: Array, num_probes: int) -> Float[Array, "k d"]:
@@ -99,13 +106,19 @@ def _sketch(rng_key: PRNGKey, example: Example, weight: Array, num_probes: int) 
     return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
 
 
+def pulled_back(precision: ArrayLike, directions: Float[Array, "d k"]) -> Float[Array, "k k"]:
+    """Vᵀ Λ V; Λ is a number, a diagonal [d] or a matrix [d, d]."""
+    own = jnp.asarray(precision, directions.dtype)
+    return directions.T @ (own @ directions if own.ndim == 2 else own.reshape(-1, 1) * directions)
+
+
 def along(
     example: Example, gaussian: Gaussian, directions: Float[Array, "d k"], weight: ArrayLike | None = None
 ) -> Fisher:
-    """u ↦ a Jᵀ diag(w) J + I, pulled back along z = c + V u: of shape [k, k] for V [d, k]."""
+    """u ↦ a Jᵀ diag(w) J + Λ, pulled back along z = c + V u: of shape [k, k] for V [d, k]."""
     return decoder_metric(
         example,
-        directions.T @ directions,
+        pulled_back(example.prior_precision, directions),
         weight=weight,
         to_position=lambda u: gaussian.center + directions @ u,
     )
@@ -118,7 +131,7 @@ def low_rank(
 
     With A₀ the posterior's, and B [d, k] of orthonormal columns,
 
-        H = Bᵀ A₀ᵀ [exp(a) Jᵀ diag(w) J + I] A₀ B      [k, k],   J at the posterior's centre,
+        H = Bᵀ A₀ᵀ [exp(a) Jᵀ diag(w) J + Λ] A₀ B      [k, k],   J at the posterior's centre,
         A = A₀ [I + B (T - I) Bᵀ],   T = chol(H)⁻ᵀ,   log |det A| = log |det A₀| + log |det T|.
 
     Within span B the posterior is whitened exactly, outside A₀ is trusted, and what couples the two is left out; at

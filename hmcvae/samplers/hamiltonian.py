@@ -21,16 +21,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
-from hmcvae._checks import check_count, check_flag, check_function, check_positive, is_concrete
+from hmcvae._checks import check_flag, check_function, check_positive, is_concrete
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
 from hmcvae.integrators import IntegratorState
+from hmcvae.samplers.lengths import check_num_steps, draw_num_steps
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 
 # (logdensity_fn, metric) -> step, and a step is (state, step_size) -> (state, SolverInfo).
 IntegratorFn = Callable[[LogDensityFn, Metric], Callable]
-NumStepsFn = Callable[[PRNGKey], Any]
 _IDENTITY = metrics.identity()
 
 
@@ -97,23 +97,6 @@ class SamplingAlgorithm(NamedTuple):
     metric: Metric
 
 
-def uniform_steps(low: Any, high: Any) -> NumStepsFn:
-    """The number of integration steps drawn uniformly from {low, …, high}, both included, each transition.
-
-    A random length spares the chain the resonances of a fixed one (Mackenzie 1989; Neal 2011, section 3.2).
-
-    Raises:
-        ValueError: unless 1 ≤ low ≤ high are whole numbers.
-    """
-    low = check_count("low", low, 1)
-    high = check_count("high", high, low)
-
-    def draw(rng_key: PRNGKey) -> Int[Array, ""]:
-        return jax.random.randint(rng_key, (), low, high + 1)
-
-    return draw
-
-
 def hmc(
     logdensity_fn: LogDensityFn,
     step_size: Any,
@@ -165,22 +148,11 @@ def hmc(
     build: IntegratorFn = _check_integrator(integrator)
     if check_reversibility is not None:
         check_reversibility = check_flag("check_reversibility", check_reversibility)
-    if callable(num_integration_steps):
-        _try_lengths(num_integration_steps)
-    else:
-        num_integration_steps = check_count("num_integration_steps", num_integration_steps, 1)
+    num_integration_steps = check_num_steps(num_integration_steps)
 
     def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
         del rng_key  # BlackJAX's drivers pass one
-        z, unravel = ravel(position)
-        check_dimension(metric, step_size, z)
-        check_finite("initial position", position)
-        logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
-        check_finite("logdensity at the initial position", logdensity)
-        check_finite("gradient of the logdensity at the initial position", gradient)
-        if metric.is_position_dependent:
-            metrics.check_metric(metric, z)
-        return HMCState(unravel(z), logdensity, unravel(gradient), metric.carry(z))
+        return _init(logdensity_fn, step_size, metric, position)
 
     def kernel(
         rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
@@ -191,7 +163,7 @@ def hmc(
         check_dimension(metric, step_size, z)
         take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
-        num_steps = _draw_num_steps(num_integration_steps, key_length)
+        num_steps = draw_num_steps(num_integration_steps, key_length)
         noise = jax.random.normal(key_momentum, z.shape, z.dtype)
         momentum = metric.carried_factor(z, state.geometry).sqrt_matvec(noise)
         gradient = ravel_pytree(state.logdensity_grad)[0]
@@ -199,13 +171,12 @@ def hmc(
         check = check_reversibility
         if check is None:
             check = getattr(take_step, "is_implicit", metric.is_position_dependent)
-        retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
         if check:
-            end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
             most = _tolerance(reversibility_tolerance, z.dtype)
-            retrace = back.error, back.converged & (back.excess <= most)
+            end, solver, retrace = _there_and_back(take_step, metric, start, step_size, num_steps, most)
         else:
             end, solver = integrators.integrate(take_step, start, step_size, num_steps)
+            retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
         energies = _energy(metric, start), _energy(metric, end)
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, divergence_threshold)
         proposal = HMCState(unravel(end.position), end.logdensity, unravel(end.logdensity_grad), end.geometry)
@@ -215,6 +186,27 @@ def hmc(
         return kernel(rng_key, state, step_size, metric)
 
     return SamplingAlgorithm(init, step, kernel, step_size, metric)
+
+
+def _init(logdensity_fn: LogDensityFn, step_size: Any, metric: Metric, position: PyTree) -> HMCState:
+    """The state at a position, which is checked."""
+    z, unravel = ravel(position)
+    check_dimension(metric, step_size, z)
+    check_finite("initial position", position)
+    logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
+    check_finite("logdensity at the initial position", logdensity)
+    check_finite("gradient of the logdensity at the initial position", gradient)
+    if metric.is_position_dependent:
+        metrics.check_metric(metric, z)
+    return HMCState(unravel(z), logdensity, unravel(gradient), metric.carry(z))
+
+
+def _there_and_back(
+    take_step: Any, metric: Metric, start: IntegratorState, step_size: StepSize, num_steps: Any, most: Any
+) -> tuple[IntegratorState, SolverInfo, tuple[Scalar, Bool[Array, ""]]]:
+    """A trajectory taken back: its end, the solves, and (by how much the way back missed, whether it is reversible)."""
+    end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
+    return end, solver, (back.error, back.converged & (back.excess <= most))
 
 
 def _check_integrator(integrator: Any) -> Any:
@@ -270,28 +262,6 @@ def _judge(
 
 def _tolerance(tolerance: Any, dtype: Any) -> Any:
     return jnp.finfo(dtype).eps ** 0.5 if tolerance is None else tolerance
-
-
-def _draw_num_steps(num_integration_steps: Any, rng_key: PRNGKey) -> int | Int[Array, ""]:
-    if not callable(num_integration_steps):
-        return num_integration_steps
-    num_steps = jnp.asarray(num_integration_steps(rng_key))
-    if num_steps.shape != () or not jnp.issubdtype(num_steps.dtype, jnp.integer):
-        raise ValueError(
-            "num_integration_steps(rng_key) must return a whole number, "
-            f"got shape {num_steps.shape} and dtype {num_steps.dtype}"
-        )
-    return num_steps
-
-
-def _try_lengths(num_integration_steps: NumStepsFn) -> None:
-    """Raise ValueError for a function of a key that returns no count of at least 1, as far as 32 keys tell: a
-    trajectory of no steps would be accepted, and never move."""
-    with jax.ensure_compile_time_eval():
-        keys = jax.random.split(jax.random.key(0), 32)
-        counts = jax.vmap(lambda key: _draw_num_steps(num_integration_steps, key))(keys)
-    if is_concrete(counts) and (least := int(np.asarray(counts).min())) < 1:
-        raise ValueError(f"num_integration_steps(rng_key) must be at least 1, got {least}")
 
 
 def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:

@@ -7,7 +7,7 @@ import pytest
 
 import hmcvae
 from hmcvae import bounds, integrators, metrics, transitions
-from hmcvae.vae import gaussian_log_prob
+from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 from tests.support.weights import NUM_DRAWS, PARAMS, VAE, X, assert_unbiased, draws, log_q, perturbed
 

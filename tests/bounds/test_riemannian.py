@@ -7,7 +7,7 @@ import pytest
 
 import hmcvae
 from hmcvae import bounds, integrators, metrics, posteriors, solvers
-from hmcvae.vae import gaussian_log_prob
+from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 from tests.support.weights import perturbed
 

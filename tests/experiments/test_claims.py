@@ -6,16 +6,17 @@ import pytest
 
 from experiments.claims import check as claims
 from experiments.claims import pages as claims_list
+from experiments.claims import run
 from experiments.claims.check import PAGE, README, Claim
 from experiments.comparison import table as compare_table
-from experiments.study import report
+from experiments.study import tables as study_tables
 
 PAGES = {page: (claims.ROOT / page).read_text() for page in (README, PAGE)}
 
 
 def test_what_is_published_agrees_with_its_json():
     """`python -m experiments.claims --write` mends tables and figures; words are for a person."""
-    assert [f"{problem.page}: {problem.words}" for problem in claims.problems()] == []
+    assert [f"{problem.page}: {problem.words}" for problem in run.problems()] == []
 
 
 def figures_of(claim: Claim, page: str) -> list[tuple[int, int]]:
@@ -72,12 +73,14 @@ def test_what_comes_from_no_json_says_why():
 
 
 def test_a_table_and_a_block_that_were_changed_are_found(monkeypatch):
-    texts = {name: make(name) for name, make in claims_list.TABLES.items()}
-    assert set(texts) == {path.stem for path in claims.RESULTS.glob("*.json")}
+    assert set(claims_list.TABLES) == {path.stem for path in claims.RESULTS.glob("*.json")}
     changed = PAGES[PAGE].replace("| VAE | -", "| VAE | -9", 1)
     assert changed != PAGES[PAGE]
     (found,) = claims.check_blocks(PAGE, changed, claims_list.BLOCKS)
     assert found.mended == PAGES[PAGE]
+    monkeypatch.setitem(claims_list.TABLES, "mnist_long", lambda report: "another")
+    (found,) = run.check_tables()
+    assert found == ("experiments/results/mnist_long.md", "is not what mnist_long.json makes", "another")
 
 
 def test_log_likelihood_is_told_by_annealing_where_there_is_any():
@@ -115,7 +118,7 @@ def test_log_likelihood_is_told_by_annealing_where_there_is_any():
 
 
 def test_a_method_that_failed_is_no_baseline():
-    text = report.markdown(claims.load("mnist_position"))
+    text = study_tables.markdown(claims.load("mnist_position"))
     (row,) = re.findall(r"^\| 2 \| HVI-4 \| 1 .*$", text, re.M)
     assert "| **failed** |" in row
     assert "-9204%" not in text

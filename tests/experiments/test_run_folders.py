@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from experiments.comparison.run import CompareConfig
-from experiments.configs import Elbo, Fisher, Hvi, Rhvi, SketchedFisher, TrainConfig, parse
+from experiments.configs import Elbo, Fisher, Hvi, Options, Rhvi, SketchedFisher, TrainConfig, parse
 from experiments.runs import evaluation as evaluate
 from experiments.runs import model as runs
 from experiments.runs import pictures as generate
@@ -31,7 +31,6 @@ from experiments.study.report import ReportConfig
 from experiments.study.run import StudyConfig
 from experiments.support import failures, files
 from hmcvae import data
-from hmcvae.training import Options
 from tests.support.paths import REPOSITORY
 from tests.support.runs import TINY, files_of, tiny, write_cifar
 

@@ -14,18 +14,20 @@ import numpy as np
 import pytest
 
 from experiments import configs
-from experiments.configs import PRESETS, Elbo, FullCovariance, Hvi, Rhvi, TrainConfig
+from experiments.configs import PRESETS, Elbo, FullCovariance, Hvi, Options, Rhvi, TrainConfig
 from experiments.reporting import plots
 from experiments.runs import evaluation as evaluate
 from experiments.runs import model as runs
 from experiments.runs import pictures as generate
 from experiments.runs import training as train
 from experiments.support import failures
+from experiments.support.records import EpochRecord, Monitored
 from hmcvae import bounds, data, training
-from hmcvae.data import Dataset
+from hmcvae.data import Dataset, loading
+from hmcvae.data.dataset import FORMATS
 from hmcvae.evaluation import Estimate
 from hmcvae.solvers import exact_info
-from hmcvae.training import NotFiniteError, Options
+from hmcvae.training import NotFiniteError, loop
 from tests.support.paths import REPOSITORY
 from tests.support.runs import HVI, TINY, files_of, tiny, write_cifar
 
@@ -104,7 +106,7 @@ def test_evaluation_of_a_k_sample_bound_has_the_bound_that_was_trained():
     config = tiny(Path("unused"), method=Elbo(num_samples=4))
     dataset = runs.load_data(config)
     model = runs.build(config, dataset)
-    examples = runs.test_examples(config, dataset, model.binarize, 12)
+    examples = runs.test_examples(model, dataset, 12)
     result = evaluate.evaluate(config, model, model.params, examples, num_samples=200)
     encoder = result["proposals"]["encoder"]
     assert encoder["bound"]["mean"] < result["trained_bound"]["mean"] < encoder["log_likelihood"]["mean"]
@@ -118,7 +120,7 @@ def test_annealing_comes_with_its_sandwich_and_the_size_of_its_weights():
     )
     dataset = runs.load_data(config)
     model = runs.build(config, dataset)
-    examples = runs.test_examples(config, dataset, model.binarize, 12)
+    examples = runs.test_examples(model, dataset, 12)
     result = evaluate.evaluate(
         config, model, model.params, examples, num_samples=200, num_temperatures=200, num_chains=4
     )
@@ -239,7 +241,7 @@ def finished(monkeypatch) -> list:
     """Runs without their evaluation and pictures: the states that `finish` was given. Runs of one model share what
     was compiled for it (`COMPILED`), whatever their number of epochs."""
     states: list = []
-    make_epoch, make_monitor, build = training.make_epoch, training.make_monitor, train.build
+    make_epoch, make_monitor, build = loop.make_epoch, training.make_monitor, train.build
 
     def epoch(bound, optimizer, options, *rest):
         key = ("epoch", bound, dataclasses.replace(options, num_epochs=1, patience=0), *rest)
@@ -251,8 +253,9 @@ def finished(monkeypatch) -> list:
     def model(config, dataset):
         return COMPILED.get("model") or COMPILED.setdefault("model", build(config, dataset))
 
-    monkeypatch.setattr(training, "make_epoch", epoch)
-    monkeypatch.setattr(training, "make_monitor", monitor)
+    monkeypatch.setattr(loop, "make_epoch", epoch)
+    for module in (loop, training):
+        monkeypatch.setattr(module, "make_monitor", monitor)
     monkeypatch.setattr(train, "build", model)
     monkeypatch.setattr(
         train, "finish", lambda config, run, dataset, model, state, *rest: states.append(state)
@@ -463,7 +466,7 @@ def test_other_errors_keep_their_traceback():
 
 def made_up(name: str, num_images: int = 4) -> Dataset:
     """Images of a data set's shape and range, without its files."""
-    shape, max_value = data._FORMATS[name][:2]
+    shape, max_value = FORMATS[name][:2]
     pixels = np.random.default_rng(0).integers(0, max_value + 1, (num_images, *shape), np.uint8)
     return Dataset(name, pixels, pixels[:0], pixels, max_value, "made up")
 
@@ -476,7 +479,7 @@ def test_every_preset_builds_and_gives_a_log_weight(name):
 
     def log_weights():
         model = runs.build(config, dataset)
-        x = training.prepare(jax.random.key(0), jnp.asarray(dataset.test), dataset.max_value, model.binarize)
+        x = model.preprocess(jax.random.key(0), jnp.asarray(dataset.test))
         keys = jax.random.split(jax.random.key(1), len(x))
         return jax.vmap(model.bound, (None, 0, 0))(model.params, keys, x)[0]
 
@@ -566,7 +569,9 @@ def test_pixels_that_are_not_whole_numbers_in_range_are_refused(tmp_path, monkey
 
 def test_every_source_passes_the_same_check(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(data, "check_pixels", lambda images, max_value: seen.append((len(images), max_value)))
+    monkeypatch.setattr(
+        loading, "check_pixels", lambda images, max_value: seen.append((len(images), max_value))
+    )
     runs.load_data(tiny(tmp_path))
     runs.load_data(write_cifar(tmp_path, np.zeros((5, 32, 32, 3), np.uint8)))
     assert seen == [(1500, 16), (297, 16), (5, 255), (5, 255)]
@@ -616,17 +621,17 @@ def test_log_likelihood_is_that_of_the_monitored_bits():
     model = runs.build(config, dataset)
     model = dataclasses.replace(model, eval_bound=stub(model.vae))
     key = jax.random.key(3)
-    monitor = evaluate.make_likelihood_monitor(config, model, key, dataset.test, dataset.max_value)
+    monitor = evaluate.make_likelihood_monitor(config, model, key, dataset.test)
     figures = monitor(model.params)
     assert monitor(model.params) == figures
-    bits = training.prepare(jax.random.split(key)[0], jnp.asarray(dataset.test), dataset.max_value, True)
+    bits = training.preprocess_all(model.preprocess, jax.random.split(key)[0], jnp.asarray(dataset.test))
     count = float(np.asarray(bits).sum(axis=(1, 2, 3)).mean())
-    assert figures["draws"] == 2000
+    assert figures.draws == 2000
     # Of draws ±1: log mean exp is log cosh 1. Its standard error is tanh 1 / √(2000 × 200).
-    assert figures["log_likelihood"] == pytest.approx(count + np.log(np.cosh(1)), abs=0.006)
-    assert figures["gap"] == pytest.approx(np.log(np.cosh(1)), abs=0.006)
+    assert figures.log_likelihood == pytest.approx(count + np.log(np.cosh(1)), abs=0.006)
+    assert figures.gap == pytest.approx(np.log(np.cosh(1)), abs=0.006)
     # One draw an image: a standard error of 0.07. Of other bits it is 0.8.
-    bound_fn = training.make_monitor(model.eval_bound, dataset.max_value, True)
+    bound_fn = training.make_monitor(model.eval_bound, model.preprocess)
     assert float(bound_fn(model.params, key, jnp.asarray(dataset.test))) == pytest.approx(count, abs=0.25)
 
 
@@ -658,11 +663,13 @@ def test_log_likelihood_takes_an_even_few_of_many_images_and_whole_terms_of_a_k_
         return Estimate(*(jnp.zeros(2) for _ in Estimate._fields))
 
     monkeypatch.setattr(evaluate, "estimate", spy)
-    monitor = evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test, 255)
-    assert monitor(model.params)["draws"] == 6
+    monitor = evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test)
+    assert monitor(model.params).draws == 6
     assert seen["num_terms"] == 2
     assert seen["bound"].name == model.bound.name
-    x = training.prepare(jax.random.split(jax.random.key(0))[0], jnp.asarray(dataset.test), 255, True)
+    x = training.preprocess_all(
+        model.preprocess, jax.random.split(jax.random.key(0))[0], jnp.asarray(dataset.test)
+    )
     assert len(seen["examples"]) == evaluate.NUM_WEIGHTED == 200
     np.testing.assert_array_equal(np.asarray(seen["examples"])[[0, 1, 2, -1]], np.asarray(x)[[0, 1, 3, -1]])
 
@@ -673,10 +680,10 @@ def test_log_likelihood_needs_a_bound_that_can_be_weighted():
     model = runs.build(config, dataset)
     model = dataclasses.replace(model, bound=bounds.elbo(model.vae, kl="analytic"))
     with pytest.raises(ValueError, match="monitor_samples needs a bound .* got 2 and elbo, analytic KL"):
-        evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test, 255)
+        evaluate.make_likelihood_monitor(config, model, jax.random.key(0), dataset.test)
     off = dataclasses.replace(config, monitor_samples=0)
-    monitor = evaluate.make_likelihood_monitor(off, model, jax.random.key(0), dataset.test, 255)
-    assert monitor(model.params) == {}
+    monitor = evaluate.make_likelihood_monitor(off, model, jax.random.key(0), dataset.test)
+    assert monitor(model.params) is None
 
 
 def test_derivatives_are_counted_for_every_sample():
@@ -693,10 +700,10 @@ def test_bound_curves_are_drawn_over_gaps(tmp_path):
     """A bound that is not finite in some epoch, or in all, costs no picture."""
     for name, values in (("some", [-5.0, float("nan"), -3.0, float("-inf")]), ("all", [float("nan")])):
         records = [
-            {"epoch": epoch, "seconds": 1.0, "bound": value, "test_bound": value}
+            EpochRecord(epoch, value, 1.0, 0.0, 0, 0, Monitored("test", value))
             for epoch, value in enumerate(values, start=1)
         ]
-        plots.bound_curves("a", records, "test", tmp_path / f"{name}.png", "title")
+        plots.bound_curves("a", records, tmp_path / f"{name}.png", "title")
         assert_picture(tmp_path / f"{name}.png")
 
 

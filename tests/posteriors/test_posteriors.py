@@ -6,15 +6,23 @@ import numpy as np
 import pytest
 
 import hmcvae
-from experiments.configs import Fisher, FullCovariance, Hvi, MeanField, Rhvi, SketchedFisher, TrainConfig
+from experiments.configs import (
+    Fisher,
+    FullCovariance,
+    Hvi,
+    MeanField,
+    Options,
+    Rhvi,
+    SketchedFisher,
+    TrainConfig,
+)
 from experiments.runs.training import train
 from hmcvae import bounds, posteriors
 from hmcvae.bounds.base import BUILD
 from hmcvae.posteriors import refinement
 from hmcvae.posteriors._bounded import compressed
 from hmcvae.posteriors.triangular import MAX_ROW
-from hmcvae.training import Options
-from hmcvae.vae import gaussian_log_prob
+from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 from tests.support.weights import PARAMS, WHITE, X, assert_unbiased, draws, perturbed
 from tests.support.weights import VAE as PLAIN

@@ -10,7 +10,8 @@ import pytest
 from hmcvae import metrics
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.draws import SamplingWarning
-from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.hamiltonian import hmc
+from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.sampling import sample
 
 

@@ -13,8 +13,9 @@ import pytest
 from scipy import special, stats
 
 from hmcvae import integrators, metrics, solvers
-from hmcvae.samplers.hamiltonian import HMCState, hmc, uniform_steps
+from hmcvae.samplers.hamiltonian import HMCState, hmc
 from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.solvers import SolverInfo
 from tests.support.statistics import NUM_CHAINS, NUM_DRAWS, assert_moments, log_gamma, run, z_score
 

@@ -12,8 +12,9 @@ import pytest
 from scipy import integrate, special
 
 from hmcvae import integrators, metrics, sample, solvers
-from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.riemannian import rmhmc
 from tests.support import targets
 from tests.support.statistics import assert_moments, log_gamma, run, z_score

@@ -18,8 +18,9 @@ import pytest
 from hmcvae import metrics, solvers
 from hmcvae.samplers.diagnostics import to_arviz
 from hmcvae.samplers.draws import MissingMetric, Samples, SamplingWarning, concatenate
-from hmcvae.samplers.hamiltonian import hmc, uniform_steps
+from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.sampling import sample
 from tests.support.paths import REPOSITORY

@@ -28,8 +28,7 @@ from hmcvae import (
     solvers,
     transitions,
 )
-from hmcvae.checkpoints import Checkpoints
-from hmcvae.training import Options, make_monitor
+from hmcvae.training import Checkpoints, Pixels, Settings, adam, make_monitor
 
 
 class Row(NamedTuple):
@@ -101,13 +100,14 @@ def options_rows() -> list[Row]:
         "seed": 0,
     }
     rows = [
-        Row(f"Options.{name}", lambda v, name=name: Options(**{name: v}), f"count >= {low}", 2)
+        Row(f"Settings.{name}", lambda v, name=name: Settings(**{name: v}), f"count >= {low}", 2)
         for name, low in counts.items()
     ]
-    kinds = {"learning_rate": "positive", "clip_norm": "real >= 0", "max_bad_share": "positive"}
-    return rows + [
-        Row(f"Options.{n}", lambda v, n=n: Options(**{n: v}), kind, 0.5) for n, kind in kinds.items()
-    ]
+    kinds = {"clip_norm": "real >= 0", "max_bad_share": "positive"}
+    rows += [Row(f"Settings.{n}", lambda v, n=n: Settings(**{n: v}), kind, 0.5) for n, kind in kinds.items()]
+    rows += [Row("training.Pixels.max_value", lambda v: Pixels(v), "count >= 1", 2)]
+    rows += [Row("training.adam.learning_rate", lambda v: adam(v, "constant", 1), "positive", 0.5)]
+    return rows + [Row("training.adam.num_steps", lambda v: adam(0.1, "cosine", v), "count >= 1", 2)]
 
 
 def dynamics_rows() -> list[Row]:
@@ -289,7 +289,7 @@ ROWS = [
         False,
     ),
     Row("Checkpoints.keep", checkpoints, "count >= 1", 2, False),
-    Row("training.make_monitor.batch_size", lambda v: make_monitor(ELBO, 255, False, v), "count >= 1", 2),
+    Row("training.make_monitor.batch_size", lambda v: make_monitor(ELBO, batch_size=v), "count >= 1", 2),
 ]
 
 BAD_NUMBERS = [None, True, "a", float("nan"), float("inf"), -1, 1j]

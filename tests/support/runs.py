@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.configs import Elbo, Hvi, TrainConfig
-from hmcvae.training import Options
+from experiments.configs import Elbo, Hvi, Options, TrainConfig
 
 HVI = Hvi(num_steps=1, learned_momentum=False, reverse_hidden=4)
 TINY = TrainConfig(

@@ -6,7 +6,7 @@ import numpy as np
 
 import hmcvae
 from hmcvae import bounds
-from hmcvae.vae import gaussian_log_prob
+from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 
 VAE, PARAMS = models.linear_gaussian()

@@ -8,6 +8,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import hmcvae
 from hmcvae import annealing, bounds, data, likelihoods, metrics, posteriors, solvers, training
@@ -35,13 +36,17 @@ def net(likelihood=None):
 NET_PARAMS = {"e": jnp.ones(()), "d": jnp.ones((3, 2)) * jnp.array([[1.0, -1.0]])}
 
 
-def fit(bound=None, params=None, images=IMAGES, options=None, **changes):
+def fit(bound=None, params=None, images=IMAGES, **changes):
     bound = bounds.elbo(net()) if bound is None else bound
     if params is None:
         params = {"vae": NET_PARAMS, "bound": bound.init(KEY)}
-    options = training.Options(num_epochs=2, batch_size=2) if options is None else options
-    settings = {"max_value": 1, "binarize": False, "validation": IMAGES[:0]} | changes
-    return list(training.fit(bound, params, images, options, **settings))
+    settings = {
+        "optimizer": optax.adam(1e-3),
+        "preprocess": training.Pixels(1),
+        "num_epochs": 2,
+        "batch_size": 2,
+    }
+    return list(training.fit(bound, params, images, **settings | changes))
 
 
 def run(**changes):
@@ -98,12 +103,24 @@ CASES = {
         ),
         r"positive definite at the initial position, it is not in chains \[2\]",
     ),
-    "binarize": (lambda: fit(binarize="no"), "binarize must be True or False, got 'no'"),
-    "binarize None": (lambda: fit(binarize=None), "binarize must be True or False, got None"),
-    "a list of images": (lambda: fit(images=IMAGES.tolist()), "training images as an array .* got list"),
-    "no images": (lambda: fit(images=None), "training images as an array .* got NoneType"),
-    "no validation": (lambda: fit(validation=None), "validation images as an array .* got NoneType"),
-    "options": (lambda: fit(options={"num_epochs": 2}), "options must be training.Options, got {"),
+    "binarize": (lambda: training.Pixels(1, "no"), "binarize must be True or False, got 'no'"),
+    "binarize None": (lambda: training.Pixels(1, None), "binarize must be True or False, got None"),
+    "a list of images": (lambda: fit(images=IMAGES.tolist()), "training data as arrays .* got list"),
+    "no images": (lambda: fit(images=None), "a pytree of arrays .* or an iterable of batches, got NoneType"),
+    "a list for validation": (lambda: fit(validation=IMAGES.tolist()), "validation data as .* got int"),
+    "arrays of two lengths": (
+        lambda: fit(images={"a": IMAGES, "b": IMAGES[:1]}),
+        "training data of one length, got arrays of ",
+    ),
+    "two arrays of pixels": (lambda: fit(images=(IMAGES, IMAGES)), "Pixels takes one array of images, got 2"),
+    "an iterator without a length": (lambda: fit(images=iter([IMAGES])), "needs steps_per_epoch, got None"),
+    "steps of an array": (lambda: fit(steps_per_epoch=3), "is for an iterable of batches, got 3"),
+    "no preprocess": (lambda: fit(preprocess=None), "preprocess must be a function .* got None"),
+    "no optimizer": (lambda: fit(optimizer=0.1), "optimizer must be one of Optax's, .* got 0.1"),
+    "too few batches": (
+        lambda: fit(images=iter([IMAGES]), steps_per_epoch=3),
+        "the data ended in epoch 1, after 1 of 3 batches",
+    ),
     "a model for a bound": (
         lambda: fit(net(), {"vae": NET_PARAMS, "bound": {}}),
         "such as bounds.hvi.vae., got VAE",
@@ -112,6 +129,23 @@ CASES = {
         lambda: fit(bounds.hvi(net()), {"vae": NET_PARAMS, "bound": bounds.elbo(net()).init(KEY)}),
         "made by the init of the bound that is trained, hvi",
     ),
+    "no prior": (
+        lambda: hmcvae.VAE(max, max, likelihoods.bernoulli(), prior="normal"),
+        "prior must be one of .* got 'normal'",
+    ),
+    "uncalled prior": (
+        lambda: hmcvae.VAE(max, max, likelihoods.bernoulli(), prior=hmcvae.priors.standard_normal),
+        "the function standard_normal, which was not called",
+    ),
+    "a prior without a density": (
+        lambda: hmcvae.priors.Prior(None, max, max),
+        "log_prob of a prior must be a function, got None",
+    ),
+    "a prior's moments": (
+        lambda: hmcvae.priors.Prior(max, max, max, 3),
+        "diagonal of a prior must be a function or None, got 3",
+    ),
+    "a prior of nothing": (lambda: hmcvae.priors.gaussian(None), "get must be a function"),
     "no likelihood": (lambda: net("bernoulli"), "likelihood must be one of .* got 'bernoulli'"),
     "an uncalled likelihood": (
         lambda: net(likelihoods.bernoulli),

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmcvae import checkpoints as checkpoints_module
-from hmcvae.checkpoints import Checkpoints, digest
-from hmcvae.training import Options, TrainState, init_state, make_optimizer
+from hmcvae.training import TrainState, adam, init_state
+from hmcvae.training import checkpoints as checkpoints_module
+from hmcvae.training.checkpoints import Checkpoints, digest
 
 
 def state(seed: int = 0, width: int = 40, dtype=jnp.float32) -> TrainState:
     """A TrainState as training has it: dictionaries, tuples, empty nodes, whole numbers, -inf."""
     weights = jax.random.normal(jax.random.key(seed), (width, 50), dtype)
     params = {"vae": {"w": weights, "b": jnp.arange(3.0, dtype=dtype)}, "bound": {}}
-    return init_state(params, make_optimizer(Options(clip_norm=1.0, schedule="cosine"), 2), seed)
+    return init_state(params, adam(1e-3, "cosine", 2), seed)
 
 
 def assert_same(restored, expected):

@@ -1,0 +1,40 @@
+"""How a run trains: the loop's settings and Adam's."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import optax
+
+from hmcvae import training
+from hmcvae.training.settings import check_learning_rate
+
+
+@dataclass(frozen=True)
+class Options(training.Settings):
+    """How to train; checked when it is made.
+
+    Attributes:
+        learning_rate: Adam's, at its highest.
+        schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
+            (Burda et al. 2016, section 5), scaled to num_epochs.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+
+    learning_rate: float = 1e-3
+    schedule: str = "constant"
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "learning_rate", check_learning_rate(self.learning_rate, self.schedule))
+
+    def optimizer(self, num_batches: int) -> optax.GradientTransformation:
+        """Adam with the schedule, over a run of num_epochs of num_batches steps."""
+        return training.adam(self.learning_rate, self.schedule, self.num_epochs * num_batches)
+
+    @property
+    def loop(self) -> dict[str, Any]:
+        """What `training.fit` takes beside the optimizer."""
+        values = asdict(self)
+        return {field.name: values[field.name] for field in fields(training.Settings)}

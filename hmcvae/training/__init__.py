@@ -1,0 +1,38 @@
+"""Training a bound with any optimizer of Optax: whole epochs on the device, and a host loop that loses nothing.
+
+    loss = -mean over the batch of E[log_weight],   one draw (or K) an example a step
+
+`fit` is the loop; `make_epoch` gives the jitted epoch, and `make_step` the step, for those who write their own.
+"""
+
+from hmcvae.training.checkpoints import Checkpoints
+from hmcvae.training.epoch import make_epoch, make_monitor, make_step, make_stream_epoch
+from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
+from hmcvae.training.loop import fit
+from hmcvae.training.pixels import Pixels
+from hmcvae.training.settings import SCHEDULES, Settings, adam
+from hmcvae.training.starting import check_start
+from hmcvae.training.state import StepMetrics, TrainState, init_state
+from hmcvae.training.watch import NotFiniteError, TrainingWarning
+
+__all__ = [
+    "SCHEDULES",
+    "Checkpoints",
+    "NotFiniteError",
+    "Pixels",
+    "Settings",
+    "StepMetrics",
+    "TrainState",
+    "TrainingWarning",
+    "adam",
+    "check_start",
+    "check_training",
+    "fit",
+    "init_state",
+    "keep_as_is",
+    "make_epoch",
+    "make_monitor",
+    "make_step",
+    "make_stream_epoch",
+    "preprocess_all",
+]

@@ -1,0 +1,239 @@
+"""One training step, and an epoch of them: one program on the device, or a loop over batches that come from elsewhere.
+
+    loss = -mean over the batch of E[log_weight],   one draw (or K) an example a step
+
+An epoch ends early where the run has gone bad, so that hours of steps that are all skipped are not waited for.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Key
+
+from hmcvae._checks import check_count, is_concrete
+from hmcvae.bounds import Bound
+from hmcvae.training.inputs import Preprocess, check_examples, keep_as_is, num_examples, preprocess_all
+from hmcvae.training.settings import Settings
+from hmcvae.training.state import StepMetrics, TrainState, undo_overflow
+from hmcvae.types import PRNGKey, PyTree
+
+# Whether a run has gone bad is looked at after so many steps at most: a loop whose end depends on the data waits for
+# the device at each of its passes. What such a piece has left is undone if parameters are not finite.
+MAX_PIECE = 16
+
+
+class Checked:
+    """A jitted function whose last argument is a pytree of examples; they are checked when they are new, and not
+    again."""
+
+    def __init__(self, function: Any, preprocess: Preprocess):
+        self._function, self._preprocess = function, preprocess
+        self._checked: list[Callable[[], Any]] = []
+
+    def __call__(self, *args: Any) -> Any:
+        leaves = jax.tree.leaves(args[-1])
+        is_known = len(leaves) == len(self._checked) and all(
+            known() is leaf for known, leaf in zip(self._checked, leaves, strict=True)
+        )
+        if all(map(is_concrete, leaves)) and not is_known:
+            check_examples(args[-1], self._preprocess, "training")
+            self._checked = [weakref.ref(leaf) for leaf in leaves]
+        return self._function(*args)
+
+    def lower(self, *args: Any) -> Any:
+        """As of any jitted function: for its cost and its memory."""
+        return self._function.lower(*args)
+
+
+def epoch_keys(state: TrainState, num_batches: int) -> tuple[PRNGKey, Key[Array, " n"]]:
+    """(key of the order, keys of the steps [num_batches]) of a state's next epoch."""
+    epoch_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng_key, impl="threefry2x32"), state.epoch)
+    order_key, steps_key = jax.random.split(epoch_key)
+    return order_key, jax.random.split(steps_key, num_batches)
+
+
+def make_epoch(
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess = keep_as_is,
+) -> Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]:
+    """The jitted epoch `(state, examples [n, …]) -> (state, metrics [num_batches])`: shuffles, preprocesses anew and
+    takes a step for every whole batch, all on the device.
+
+    It ends early once max_bad_steps in a row, or more than the share of its steps that `settings` allow, could not be
+    taken. Examples are checked when they are new.
+    """
+    take_step = make_step(bound, optimizer, settings, preprocess)
+
+    @jax.jit
+    def epoch(state: TrainState, examples: PyTree) -> tuple[TrainState, StepMetrics]:
+        count = num_examples(examples)
+        num_batches = count // settings.batch_size
+        limit, _ = settings.max_skipped(num_batches)
+        order_key, step_keys = epoch_keys(state, num_batches)
+        order = jax.random.permutation(order_key, count)[: num_batches * settings.batch_size]
+        piece = max(n for n in range(1, MAX_PIECE + 1) if num_batches % n == 0)
+        shape = num_batches // piece, piece
+        keys, batches = step_keys.reshape(shape), order.reshape(*shape, settings.batch_size)
+        first_skipped = state.num_skipped
+
+        def is_going_on(carry: tuple) -> Bool[Array, ""]:
+            index, state, _ = carry
+            is_bad = (state.bad_run >= settings.max_bad_steps) | (state.num_skipped - first_skipped > limit)
+            return (index < shape[0]) & ~is_bad
+
+        def take_one(state: TrainState, inputs: tuple) -> tuple[TrainState, StepMetrics]:
+            indices, key = inputs
+            batch = jax.tree.map(lambda leaf: leaf[indices], examples)
+            return take_step(state, batch, key, num_batches)
+
+        def take_steps(carry: tuple) -> tuple:
+            index, before, metrics = carry
+            state, new = lax.scan(take_one, before, (batches[index], keys[index]))
+            state, new = undo_overflow(before, state, new)
+            return index + 1, state, jax.tree.map(lambda whole, own: whole.at[index].set(own), metrics, new)
+
+        _, state, metrics = lax.while_loop(is_going_on, take_steps, (0, state, _no_metrics(shape)))
+        metrics = jax.tree.map(lambda values: values.reshape(num_batches), metrics)
+        return state._replace(epoch=state.epoch + 1), metrics
+
+    return Checked(epoch, preprocess)
+
+
+def make_stream_epoch(
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess = keep_as_is,
+) -> Callable[[TrainState, Iterable[PyTree], int], tuple[TrainState, StepMetrics]]:
+    """An epoch `(state, batches, num_batches) -> (state, metrics [num_batches])` over batches [b, …] that come from the
+    host, in their own order; else as `make_epoch`, key for key.
+
+    Raises (when it is called):
+        ValueError: if there are fewer batches, or one of them is not what `preprocess` takes.
+    """
+    take_step = make_step(bound, optimizer, settings, preprocess)
+
+    @jax.jit
+    def step(
+        state: TrainState, batch: PyTree, keys: Key[Array, " n"], index: Any
+    ) -> tuple[TrainState, StepMetrics]:
+        return take_step(state, batch, keys[index], len(keys))
+
+    undo = jax.jit(undo_overflow)
+
+    def epoch(
+        state: TrainState, batches: Iterable[PyTree], num_batches: int
+    ) -> tuple[TrainState, StepMetrics]:
+        _, keys = epoch_keys(state, num_batches)
+        limit, _ = settings.max_skipped(num_batches)
+        first_skipped, before = int(state.num_skipped), state
+        metrics: list[StepMetrics] = []
+        piece: list[StepMetrics] = []
+        source = iter(batches)
+        for index in range(num_batches):
+            batch = next(source, None)
+            if batch is None:
+                raise ValueError(
+                    f"the data ended in epoch {int(state.epoch) + 1}, after {index} of {num_batches} batches: give an "
+                    "iterable that begins anew, or a smaller steps_per_epoch"
+                )
+            check_examples(batch, preprocess, "training")
+            state, one = step(state, batch, keys, index)
+            piece.append(one)
+            if len(piece) == MAX_PIECE or index == num_batches - 1:
+                state, own = undo(before, state, jax.tree.map(lambda *values: jnp.stack(values), *piece))
+                metrics.append(own)
+                before, piece = state, []
+                is_bad = int(state.bad_run) >= settings.max_bad_steps
+                if is_bad or int(state.num_skipped) - first_skipped > limit:
+                    break
+        missing = num_batches - sum(len(part.bound) for part in metrics)
+        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *metrics, _no_metrics((missing,)))
+        return state._replace(epoch=state.epoch + 1), whole
+
+    return epoch
+
+
+def _no_metrics(shape: tuple[int, ...]) -> StepMetrics:
+    nothing = jnp.full(shape, jnp.nan, jnp.float32)
+    return StepMetrics(nothing, nothing, nothing, nothing, jnp.zeros(shape, bool))
+
+
+def make_step(
+    bound: Bound, optimizer: optax.GradientTransformation, settings: Settings, preprocess: Preprocess
+) -> Callable[[TrainState, PyTree, PRNGKey, int], tuple[TrainState, StepMetrics]]:
+    """One step `(state, batch [b, …], rng_key, num_batches) -> (state, metrics)`, to be jitted; not taken where its
+    loss or gradient is not finite. num_batches: of an epoch, for the warm-up."""
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    clip_state = clip.init({})
+
+    def loss_fn(params: PyTree, rng_key: PRNGKey, xs: PyTree, kl_weight: Array):
+        keys = jax.random.split(rng_key, num_examples(xs))
+        log_weights, info = jax.vmap(bound, (None, 0, 0, None))(params, keys, xs, kl_weight)
+        return -jnp.mean(log_weights), info
+
+    def take_step(
+        state: TrainState, batch: PyTree, rng_key: PRNGKey, num_batches: int
+    ) -> tuple[TrainState, StepMetrics]:
+        warmup = max(1, settings.kl_warmup_epochs * num_batches)
+        data_key, draw_key = jax.random.split(rng_key)
+        xs = preprocess_all(preprocess, data_key, batch)
+        dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(state.params)))
+        kl_weight = jnp.minimum(1.0, (state.step + 1) / warmup).astype(dtype)
+        (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, draw_key, xs, kl_weight)
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
+        clipped, _ = clip.update(grads, clip_state)
+        updates, opt_state = optimizer.update(clipped, state.opt_state, state.params)
+        new = (optax.apply_updates(state.params, updates), opt_state)
+        is_taken = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # A select, not a branch: XLA fuses it into the optimizer's own elementwise pass.
+        kept = jax.tree.map(lambda a, b: jnp.where(is_taken, a, b), new, (state.params, state.opt_state))
+        skipped = 1 - is_taken.astype(jnp.int32)
+        was_clipped = (norm > settings.clip_norm) & (settings.clip_norm > 0) & is_taken
+        state = state._replace(
+            params=kept[0],
+            opt_state=kept[1],
+            step=state.step + 1,
+            num_skipped=state.num_skipped + skipped,
+            bad_run=(state.bad_run + 1) * skipped,
+            num_clipped=state.num_clipped + was_clipped.astype(jnp.int32),
+        )
+        unconverged = 1 - jnp.mean(info.solver.converged.astype(jnp.float32))
+        # The bound itself, whatever weight the loss gave to its parts during warm-up.
+        parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
+        count = num_examples(xs)
+        full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
+        metrics = StepMetrics(full, norm, jnp.mean(info.energy_error), unconverged, is_taken)
+        return state, jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), metrics)
+
+    return take_step
+
+
+def make_monitor(
+    bound: Bound, preprocess: Preprocess = keep_as_is, batch_size: int = 200
+) -> Callable[[PyTree, PRNGKey, PyTree], Float[Array, ""]]:
+    """Jitted mean bound over examples, one draw each. The same key gives the same data and draws every time, so that
+    two epochs are compared on equal terms.
+
+    Raises:
+        ValueError: unless batch_size ≥ 1.
+    """
+    batch_size = check_count("batch_size", batch_size, 1)
+
+    @jax.jit
+    def monitor(params: PyTree, rng_key: PRNGKey, examples: PyTree) -> Float[Array, ""]:
+        data_key, draw_key = jax.random.split(rng_key)
+        xs = preprocess_all(preprocess, data_key, examples)
+        keys = jax.random.split(draw_key, num_examples(examples))
+        log_weights = lax.map(lambda inputs: bound(params, *inputs)[0], (keys, xs), batch_size=batch_size)
+        return jnp.mean(log_weights)
+
+    return Checked(monitor, preprocess)

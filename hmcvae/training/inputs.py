@@ -1,0 +1,134 @@
+"""What goes into a training: a pytree of arrays, or batches of them, and the function that makes examples of it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmcvae._checks import check_count, is_concrete
+from hmcvae.likelihoods import CHUNK, Likelihood, check_data
+from hmcvae.training.pixels import Pixels, check_array
+from hmcvae.training.settings import Settings
+from hmcvae.types import PRNGKey, PyTree
+
+# (rng_key, one example of the data) -> x, pure: it runs inside the jitted step. Pixels has checks of its own.
+Preprocess = Callable[[PRNGKey, Any], Any]
+
+
+def keep_as_is(rng_key: PRNGKey, example: PyTree) -> PyTree:
+    """The preprocess function of data that are ready for the model."""
+    del rng_key
+    return example
+
+
+def num_examples(data: PyTree) -> int:
+    """n, of a pytree of arrays [n, …]."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def preprocess_all(preprocess: Preprocess, rng_key: PRNGKey, batch: PyTree) -> PyTree:
+    """Each example of a batch [b, …] as the model takes it, with a key of its own."""
+    return jax.vmap(preprocess)(jax.random.split(rng_key, num_examples(batch)), batch)
+
+
+def is_in_memory(data: Any) -> bool:
+    """Whether the data are a pytree of arrays, and not an iterable of batches."""
+    leaves = jax.tree.leaves(data)
+    return bool(leaves) and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves)
+
+
+def check_examples(data: PyTree, preprocess: Preprocess, name: str) -> None:
+    """Check that data are arrays [n, …] of one n, and what else `preprocess` can say of them.
+
+    Raises:
+        ValueError: what was expected, and what came.
+    """
+    leaves = jax.tree.leaves(data)
+    if not leaves:
+        raise ValueError(f"expected {name} data as arrays [n, …], got {data!r}")
+    for leaf in leaves:
+        check_array(leaf, f"{name} data")
+    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(counts) > 1:
+        raise ValueError(f"expected {name} data of one length, got arrays of {sorted(counts)} examples")
+    if isinstance(preprocess, Pixels):
+        if len(leaves) > 1:
+            raise ValueError(f"Pixels takes one array of images, got {len(leaves)} arrays as {name} data")
+        preprocess.check(leaves[0], name)
+
+
+def check_training(
+    data: Any,
+    settings: Settings,
+    preprocess: Preprocess = keep_as_is,
+    *,
+    validation: PyTree | None = None,
+    steps_per_epoch: int | None = None,
+) -> int:
+    """The number of steps an epoch.
+
+    Raises:
+        ValueError: for what cannot be trained on: no examples, a batch larger than the data, pixels out of range,
+            patience without a validation set, an iterable that does not say how long it is.
+    """
+    if not isinstance(settings, Settings):
+        raise ValueError(f"settings must be training.Settings, got {settings!r}")
+    if not callable(preprocess):
+        raise ValueError(f"preprocess must be a function (rng_key, example) -> x, got {preprocess!r}")
+    if validation is not None:
+        check_examples(validation, preprocess, "validation")
+    if settings.patience and (validation is None or num_examples(validation) == 0):
+        raise ValueError(f"patience = {settings.patience} needs validation data, got none")
+    if not is_in_memory(data):
+        return _check_stream(data, steps_per_epoch)
+    if steps_per_epoch is not None:
+        raise ValueError(
+            f"steps_per_epoch is for an iterable of batches, got {steps_per_epoch!r} with arrays in memory"
+        )
+    check_examples(data, preprocess, "training")
+    count = num_examples(data)
+    if count == 0:
+        raise ValueError("there must be examples to train on, got an empty set")
+    if settings.batch_size > count:
+        raise ValueError(
+            f"batch_size must be at most the number of training examples, {count}, got {settings.batch_size}"
+        )
+    return count // settings.batch_size
+
+
+def _check_stream(data: Any, steps_per_epoch: int | None) -> int:
+    if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
+        raise ValueError(
+            f"data must be a pytree of arrays [n, …] or an iterable of batches, got {type(data).__name__}"
+        )
+    if any(isinstance(leaf, (int, float, str)) for leaf in jax.tree.leaves(data)):
+        raise ValueError(f"expected training data as arrays [n, …], got {type(data).__name__}")
+    if steps_per_epoch is not None:
+        return check_count("steps_per_epoch", steps_per_epoch, 1)
+    if not hasattr(data, "__len__"):
+        raise ValueError("an iterable of batches without a length needs steps_per_epoch, got None")
+    return check_count("the number of batches an epoch", len(data), 1)  # pyright: ignore[reportArgumentType]
+
+
+def check_likelihood(likelihood: Likelihood, data: PyTree, preprocess: Preprocess, name: str) -> None:
+    """Check that what the examples become in a step has a likelihood: all of them, or of bits drawn from pixels, which
+    are bits whatever the pixels are, a few.
+
+    Raises:
+        ValueError: see `likelihoods.check_data`.
+    """
+    leaves = jax.tree.leaves(data)
+    if not all(map(is_concrete, leaves)) or num_examples(data) == 0:
+        return
+    count, size = num_examples(data), sum(leaf.size for leaf in leaves)
+    rows = max(1, CHUNK * count // max(size, 1))
+    make = jax.jit(jax.vmap(preprocess))
+    last = 1 if isinstance(preprocess, Pixels) and preprocess.binarize else count
+    for first in range(0, last, rows):
+        part = jax.tree.map(
+            lambda leaf, first=first: jnp.asarray(np.asarray(leaf[first : first + rows])), data
+        )
+        keys = jax.random.split(jax.random.key(first), num_examples(part))
+        check_data(likelihood, make(keys, part), name)

@@ -1,0 +1,200 @@
+"""The host loop around the epochs, which loses nothing."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from hmcvae._checks import check_flag
+from hmcvae._random import stream
+from hmcvae.bounds import Bound
+from hmcvae.training.checkpoints import Checkpoints
+from hmcvae.training.epoch import make_epoch, make_monitor, make_stream_epoch
+from hmcvae.training.inputs import (
+    Preprocess,
+    check_likelihood,
+    check_training,
+    is_in_memory,
+    keep_as_is,
+    num_examples,
+)
+from hmcvae.training.pixels import Pixels
+from hmcvae.training.settings import Settings
+from hmcvae.training.starting import check_start
+from hmcvae.training.state import StepMetrics, TrainState, init_state
+from hmcvae.training.watch import Watch
+from hmcvae.types import PyTree
+
+RunEpoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
+
+
+def fit(
+    bound: Bound,
+    params: PyTree,
+    data: PyTree | Iterable[PyTree],
+    *,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = Settings.batch_size,
+    num_epochs: int = Settings.num_epochs,
+    preprocess: Preprocess = keep_as_is,
+    seed: int = Settings.seed,
+    clip_norm: float = Settings.clip_norm,
+    kl_warmup_epochs: int = Settings.kl_warmup_epochs,
+    patience: int = Settings.patience,
+    max_bad_steps: int = Settings.max_bad_steps,
+    max_bad_share: float = Settings.max_bad_share,
+    steps_per_epoch: int | None = None,
+    validation: PyTree | None = None,
+    validation_bound: Bound | None = None,
+    checkpoints: Checkpoints | None = None,
+    best: Checkpoints | None = None,
+    resume: bool = False,
+    resume_epoch: int | None = None,
+) -> Iterator[tuple[TrainState, dict[str, float]]]:
+    """Train, yielding (state, record) after every epoch: the caller logs, draws and stops as it likes.
+
+    Args:
+        bound: what to maximise.
+        params: {"vae": …, "bound": …} to start from.
+        data: a pytree of arrays [n, …], which is put on the device whole and shuffled there; or an iterable of batches
+            [b, …] in the order that they are to be taken in. An epoch begins it anew, or goes on with an iterator.
+        optimizer: any of Optax's; `training.adam` has the schedules of the presets.
+        preprocess: `(rng_key, one example of the data) -> x`, pure, inside the jitted step; `training.Pixels` for
+            images of whole numbers.
+        batch_size, num_epochs, seed, clip_norm, kl_warmup_epochs, patience, max_bad_steps, max_bad_share: see
+            `Settings`. batch_size is for data in memory: batches have a size of their own.
+        steps_per_epoch: batches an epoch, of an iterable; by default all, where it has a length.
+        validation: examples whose bound is monitored each epoch and, with patience, stops the run.
+        validation_bound: what is monitored, by default what is trained; for a bound that is trained with few iterations
+            of its implicit solves, the one that solves to tolerance.
+        checkpoints: written before the first epoch (as epoch 0) and after every one, before the yield. The last one of
+            a good epoch stays, whatever comes after it: no step was skipped, and the bound had not collapsed.
+        best: where the state with the best validation bound is kept.
+        resume: start from a checkpoint, and go on as if never stopped.
+        resume_epoch: the checkpoint's epoch; None: the newest.
+
+    Yields:
+        The state, and a record of the epoch: epoch, bound (training, mean over the steps taken), validation_bound,
+        grad_norm, energy_error, unconverged, skipped_steps and clipped_steps (since the start), and seconds (of the
+        epoch's own call: the first holds the compilation; monitoring and checkpoints are not in it).
+
+    Raises:
+        ValueError: see `Settings`, `check_training`, `check_start`, `Likelihood.check` and `Checkpoints.restore`; or
+            for `resume` without `checkpoints`.
+        NotFiniteError: after too many bad steps, see `Settings`; in mid-epoch, and it names the last good checkpoint.
+            At the end, if no step of the last epoch could be taken.
+
+    Warns:
+        TrainingWarning: at the end, if the bound is far below what it was before.
+    """
+    resume = check_flag("resume", resume)
+    settings = Settings(
+        num_epochs, batch_size, clip_norm, kl_warmup_epochs, patience, max_bad_steps, max_bad_share, seed
+    )
+    num_batches = check_training(
+        data, settings, preprocess, validation=validation, steps_per_epoch=steps_per_epoch
+    )
+    if resume and checkpoints is None:
+        raise ValueError("resume needs checkpoints to start from, got None")
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
+    _check_model(bound, params, data, validation, preprocess)
+    state = init_state(params, optimizer, settings.seed)
+    if checkpoints is not None:
+        if resume:
+            state = checkpoints.restore(state, resume_epoch)
+        else:
+            checkpoints.save(0, state)
+    run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches)
+    monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed)
+    watch = Watch(settings, num_batches)
+    while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
+        num_skipped, start = int(state.num_skipped), time.perf_counter()
+        state, metrics = jax.block_until_ready(run_epoch(state))
+        record = _record(state, metrics) | {"seconds": time.perf_counter() - start}
+        first = float(np.asarray(metrics.bound).ravel()[0])
+        skipped = int(state.num_skipped) - num_skipped
+        is_good = watch.see(state, record["bound"], first, skipped, checkpoints)
+        if monitor is not None:
+            current = monitor(state.params)
+            record["validation_bound"] = float(current)
+            if float(state.best_bound) < float(current) < np.inf:
+                state = state._replace(best_bound=current.astype(jnp.float32), best_epoch=state.epoch)
+                if best is not None:
+                    best.save(int(state.epoch), state)
+        if checkpoints is not None:
+            checkpoints.save(int(state.epoch), state, is_good=is_good)
+        yield state, record
+    watch.close(checkpoints)
+
+
+def _check_model(bound: Bound, params: PyTree, data: Any, validation: Any, preprocess: Preprocess) -> None:
+    """Check the model, and the data with it; of an iterable that begins anew, its first batch."""
+    first = data
+    if not is_in_memory(data):
+        # Of an iterator, what is looked at would be lost to the training.
+        first = None if iter(data) is data else next(iter(data), None)
+    if first is None:
+        return
+    check_start(bound, params, first, preprocess)
+    if isinstance(preprocess, Pixels):
+        preprocess.check_spread(jax.tree.leaves(first)[0], "training")
+    check_likelihood(bound.vae.likelihood, first, preprocess, "training examples")
+    if validation is not None:
+        check_likelihood(bound.vae.likelihood, validation, preprocess, "validation examples")
+
+
+def _make_run_epoch(
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess,
+    data: Any,
+    num_batches: int,
+) -> RunEpoch:
+    if is_in_memory(data):
+        epoch = make_epoch(bound, optimizer, settings, preprocess)
+        on_device = jax.tree.map(jnp.asarray, data)
+        return lambda state: epoch(state, on_device)
+    stream_epoch = make_stream_epoch(bound, optimizer, settings, preprocess)
+    return lambda state: stream_epoch(state, data, num_batches)
+
+
+def _make_validate(
+    bound: Bound, preprocess: Preprocess, validation: PyTree | None, seed: int
+) -> Callable[[PyTree], Array] | None:
+    if validation is None or num_examples(validation) == 0:
+        return None
+    monitor, key = make_monitor(bound, preprocess), stream(seed, "validation")
+    on_device = jax.tree.map(jnp.asarray, validation)
+    return lambda params: monitor(params, key, on_device)
+
+
+def _is_out_of_patience(state: TrainState, settings: Settings) -> bool:
+    # Warm-up maximises something else than the bound that is waited for.
+    waited = int(state.epoch) - max(int(state.best_epoch), settings.kl_warmup_epochs)
+    return settings.patience > 0 and waited >= settings.patience
+
+
+def _record(state: TrainState, metrics: StepMetrics) -> dict[str, float]:
+    """The epoch's means over the steps that were taken; NaN when none was."""
+    taken = np.asarray(metrics.is_taken)
+
+    def mean(values: Array) -> float:
+        chosen = np.asarray(values, np.float64)[taken]
+        return float(chosen.mean()) if len(chosen) else float("nan")
+
+    return {
+        "epoch": int(state.epoch),
+        "bound": mean(metrics.bound),
+        "grad_norm": mean(metrics.grad_norm),
+        "energy_error": mean(metrics.energy_error),
+        "unconverged": mean(metrics.unconverged),
+        "skipped_steps": int(state.num_skipped),
+        "clipped_steps": int(state.num_clipped),
+    }

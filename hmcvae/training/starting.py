@@ -1,0 +1,101 @@
+"""Whether a training can begin: parameters that can be learned, an encoder and a decoder that are functions."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmcvae.bounds import Bound, check_params
+from hmcvae.training.inputs import Preprocess, keep_as_is, num_examples, preprocess_all
+from hmcvae.types import PyTree
+
+# Of the first examples, two that differ are looked for, to see that the encoder tells them apart.
+NUM_STARTING = 16
+# Calls whose results must be those of the first: masks of a few entries are often alike.
+NUM_REPEATS = 5
+RECIPE = (
+    "A density must be one function of one example: set such layers to evaluation (BatchNorm with fixed statistics, "
+    "Dropout off; in Flax NNX net.eval() before nnx.split), or take LayerNorm; see the README"
+)
+
+
+def check_start(bound: Bound, params: PyTree, data: PyTree, preprocess: Preprocess = keep_as_is) -> None:
+    """Check that training can begin: parameters that are finite floats, an encoder and a decoder that are functions.
+
+    Two calls must give the same (a net that draws random numbers has no density), and with parameters moved at random
+    two examples must give different codes, and two codes different outputs (a net that normalises over its batch
+    sees one example by itself, and nothing of it is left).
+
+    Raises:
+        ValueError: what was expected, what came, and what to do.
+    """
+    if not isinstance(bound, Bound):
+        raise ValueError(
+            f"bound must be one of hmcvae.bounds, such as bounds.hvi(vae), got {type(bound).__name__}"
+        )
+    check_params(params)
+    _check_arrays(bound, params)
+    first = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[:NUM_STARTING])), data)
+    _check_nets(bound, params["vae"], preprocess_all(preprocess, jax.random.key(0), first))
+
+
+def _check_arrays(bound: Bound, params: PyTree) -> None:
+    expected = jax.tree.structure(jax.eval_shape(bound.init, jax.random.key(0)))
+    if jax.tree.structure(params["bound"]) != expected:
+        raise ValueError(
+            f'params["bound"] must be made by the init of the bound that is trained, {bound.name}: expected '
+            f"{expected}, got {jax.tree.structure(params['bound'])}"
+        )
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name, array = f"params{jax.tree_util.keystr(path)}", jnp.asarray(leaf)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"expected parameters that are floats, got {name} of dtype {array.dtype}: random keys, counters and "
+                "statistics are no parameters. " + RECIPE
+            )
+        if not np.all(np.isfinite(np.asarray(array))):
+            raise ValueError(
+                f"expected finite parameters to start from, got NaN or infinite values in {name}"
+            )
+
+
+def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
+    own = jax.tree.map(jnp.asarray, params)
+    leaves, structure = jax.tree.flatten(own)
+    keys = jax.random.split(jax.random.key(0), len(leaves) + 2)
+    noise = [0.01 * jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys[2:], leaves, strict=True)]
+    moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
+    other = _most_different(xs)
+    x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
+    mean = jnp.asarray(jax.tree.leaves(bound.vae.encode(own, x[0]))[0])
+    z = [jax.random.normal(key, mean.shape, mean.dtype) for key in keys[:2]]
+    for name, net, (a, b) in (("encode", bound.vae.encode, x), ("decode", bound.vae.decode, z)):
+        # Of the second: the first may be all black, which hides a mask; and some masks are alike by chance.
+        result = net(own, b)
+        if not jax.tree.leaves(result):
+            raise ValueError(f"{name} must return arrays, got {result!r}")
+        if not all(_are_equal(result, net(own, b)) for _ in range(NUM_REPEATS)):
+            raise ValueError(
+                f"expected {name} to be a function, got two results for the same input. {RECIPE}"
+            )
+        if not _are_equal(a, b) and _are_equal(net(moved, a), net(moved, b)):
+            raise ValueError(
+                f"expected {name} to depend on its input, got the same for two different ones, whatever the "
+                "parameters. " + RECIPE
+            )
+
+
+def _most_different(xs: PyTree) -> int:
+    """The example that differs most from the first."""
+    gaps = np.zeros(num_examples(xs))
+    for leaf in jax.tree.leaves(xs):
+        array = np.asarray(leaf, np.float64)
+        gaps += np.abs(array - array[:1]).reshape(len(array), -1).sum(axis=1)
+    return int(np.argmax(gaps))
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """Whether all entries are the same, NaN being the same as NaN."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y), equal_nan=True) for x, y in pairs)

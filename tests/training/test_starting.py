@@ -1,0 +1,80 @@
+"""Nets that are no functions of one example, and parameters that cannot be trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hmcvae
+from hmcvae import bounds, networks
+from tests.support.training import NOTHING, P, of_log_weight, plain_images, run
+
+# Nets that are no functions of one example.
+
+
+GREY = plain_images(0, 60, 128, 255)
+
+
+def net_of(kind: str):
+    """(encode, decode, params) with a hidden layer of the kind."""
+    weights = {"a": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.linspace(-1.0, 1.0, 12).reshape(4, 3)}
+    generator = np.random.default_rng(0)
+
+    def hidden(h):
+        if kind == "normalised over a batch of one":
+            return h - h.reshape(1, *h.shape).mean(0)
+        return h * generator.normal(size=h.shape) if kind == "drawing masks" else jnp.tanh(h)
+
+    def encode(p, x):
+        h = hidden(p["a"] @ x.reshape(-1))
+        return h, 0 * h, h
+
+    def decode(p, z):
+        return hidden(p["b"] @ z).reshape(2, 2, 1)
+
+    return encode, decode, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), weights)
+
+
+@pytest.mark.parametrize("which", ["encode", "decode"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("normalised over a batch of one", "to depend on its input, got the same for two different ones"),
+        ("drawing masks", "to be a function, got two results for the same input"),
+    ],
+)
+def test_a_net_that_is_no_function_of_its_input_is_refused_with_the_recipe(which, kind, message):
+    (encode, decode, params), (bad_encode, bad_decode, _) = net_of("plain"), net_of(kind)
+    pair = (bad_encode, decode) if which == "encode" else (encode, bad_decode)
+    bound = bounds.elbo(hmcvae.VAE(*pair, hmcvae.likelihoods.bernoulli()))
+    start = {"vae": params, "bound": NOTHING}
+    with pytest.raises(ValueError, match=rf"expected {which} {message}.*net.eval\(\)"):
+        run(bound, GREY, params=start, batch_size=2)
+
+
+def test_a_net_whose_heads_start_at_zero_is_no_such_net():
+    encode, decode, params = net_of("plain")
+    bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert len(run(bound, GREY, params={"vae": zeros, "bound": NOTHING}, batch_size=2, num_epochs=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (jnp.array(3), r"floats, got params\['vae'\]\['extra'\] of dtype int"),
+        (jax.random.key(0), r"floats, got params\['vae'\]\['extra'\] of dtype key.*random keys"),
+        (jnp.array([1.0, np.nan]), r"finite parameters to start from, got .* in params\['vae'\]\['extra'\]"),
+    ],
+)
+def test_parameters_that_cannot_be_trained_are_named(leaf, message):
+    bound = of_log_weight(lambda params, x, _: params["p"] + x.mean())
+    with pytest.raises(ValueError, match=message):
+        run(bound, GREY, params={"vae": {"p": P["vae"]["p"], "extra": leaf}, "bound": {}}, batch_size=2)
+
+
+def test_images_of_another_shape_than_the_nets_are_refused():
+    vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
+    params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": NOTHING}
+    with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
+        run(bounds.elbo(vae), plain_images(0, 1), params=params, batch_size=2)
