@@ -10,11 +10,6 @@ from pathlib import Path
 # Set before jax is imported: one device, and no retry of downloads by anything.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Most of the time of these tests is LLVM's. At level 1 a program of ours compiles in three quarters of the time and runs
-# as fast (an epoch of RHVI: 40 against 52 CPU seconds to compile, 25 against 24 to run).
-OPTIMIZATION = "--xla_backend_optimization_level"
-if OPTIMIZATION not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {OPTIMIZATION}=1".strip()
 import jax
 import pytest
 
@@ -54,6 +49,13 @@ def forget_programs() -> Iterator[None]:
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def compile_quickly(request: pytest.FixtureRequest) -> None:
+    """Most of the time of these tests is XLA's compilation, and without its optimizations it is half of that. Programs
+    that run for long, the slow tests', are optimized."""
+    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
