@@ -221,7 +221,7 @@ def low_ess(effective_sample_size: ArrayLike, minimum: float = MIN_EFFECTIVE_SAM
     """The share of the examples with fewer than `minimum` effective draws; NaN counts as fewer.
 
     Where it is not near 0, log p(x) by importance weighting says more about the proposal than about the model: draw
-    more, or pin it by annealing (`hmcvae.annealing`, whose weights have an effective size of their own).
+    more, or estimate it by annealing (`hmcvae.annealing`, whose weights have an effective size of their own).
 
     Raises:
         ValueError: unless minimum is a finite number of at least 0.
