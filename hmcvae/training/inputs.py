@@ -1,6 +1,6 @@
 """What goes into a training: a pytree of arrays, or batches of them, and the function that makes examples of it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -34,8 +34,9 @@ def preprocess_all(preprocess: Preprocess, rng_key: PRNGKey, batch: PyTree) -> P
 
 
 def is_in_memory(data: Any) -> bool:
-    """Whether the data are a pytree of arrays, and not an iterable of batches."""
-    leaves = jax.tree.leaves(data)
+    """Whether the data are a pytree of arrays, and not an iterable of batches, as a list is."""
+    is_tree = hasattr(data, "shape") or isinstance(data, (Mapping, tuple)) or not isinstance(data, Iterable)
+    leaves = jax.tree.leaves(data) if is_tree else []
     return bool(leaves) and all(hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves)
 
 
@@ -99,11 +100,11 @@ def check_training(
 
 
 def _check_stream(data: Any, steps_per_epoch: int | None) -> int:
-    if isinstance(data, (str, bytes, dict)) or not isinstance(data, Iterable):
+    if isinstance(data, (str, bytes, Mapping, tuple)) or not isinstance(data, Iterable):
         raise ValueError(
             f"data must be a pytree of arrays [n, …] or an iterable of batches, got {type(data).__name__}"
         )
-    if any(isinstance(leaf, (int, float, str)) for leaf in jax.tree.leaves(data)):
+    if isinstance(data, list) and any(isinstance(leaf, (int, float, str)) for leaf in jax.tree.leaves(data)):
         raise ValueError(f"expected training data as arrays [n, …], got {type(data).__name__}")
     if steps_per_epoch is not None:
         return check_count("steps_per_epoch", steps_per_epoch, 1)

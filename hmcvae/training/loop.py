@@ -61,8 +61,9 @@ def fit(
     Args:
         bound: what to maximise.
         params: {"vae": …, "bound": …} to start from.
-        data: a pytree of arrays [n, …], which is put on the device whole and shuffled there; or an iterable of batches
-            [b, …] in the order that they are to be taken in. An epoch begins it anew, or goes on with an iterator.
+        data: a pytree of arrays [n, …] (an array, a dictionary, a tuple), which is put on the device whole and shuffled
+            there; or an iterable of batches [b, …], as a list is, in the order that they are to be taken in. An epoch
+            begins it anew, or goes on with an iterator.
         optimizer: any of Optax's; `training.adam` has the schedules of the presets.
         preprocess: `(rng_key, one example of the data) -> x`, pure, inside the jitted step; `training.Pixels` for
             images of whole numbers.
