@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from hmcvae.evaluation import Estimate
 from hmcvae.solvers import exact_info
 from hmcvae.training import NotFiniteError, loop
 from tests.support.paths import REPOSITORY
-from tests.support.runs import HVI, TINY, files_of, tiny, write_cifar
+from tests.support.runs import HVI, files_of, tiny, write_cifar
 
 LIKELIHOOD_FIGURES = ("log_likelihood", "gap", "draws", "ess")
 PICTURES = {"bound", "samples", "reconstructions", "interpolations", "manifold"}
@@ -242,10 +243,15 @@ def finished(monkeypatch) -> list:
     was compiled for it (`COMPILED`), whatever their number of epochs."""
     states: list = []
     make_epoch, make_monitor, build = loop.make_epoch, training.make_monitor, train.build
+    make_optimizer = Options.optimizer  # of a constant rate in these runs
 
     def epoch(bound, optimizer, options, *rest):
-        key = ("epoch", bound, dataclasses.replace(options, num_epochs=1, patience=0), *rest)
+        key = ("epoch", bound, optimizer, dataclasses.replace(options, num_epochs=1, patience=0), *rest)
         return COMPILED.get(key) or COMPILED.setdefault(key, make_epoch(bound, optimizer, options, *rest))
+
+    def optimizer(self, num_batches):
+        key = ("optimizer", self.learning_rate)
+        return COMPILED.get(key) or COMPILED.setdefault(key, make_optimizer(self, num_batches))
 
     def monitor(*args):
         return COMPILED.get(args) or COMPILED.setdefault(args, make_monitor(*args))
@@ -254,6 +260,7 @@ def finished(monkeypatch) -> list:
         return COMPILED.get("model") or COMPILED.setdefault("model", build(config, dataset))
 
     monkeypatch.setattr(loop, "make_epoch", epoch)
+    monkeypatch.setattr(Options, "optimizer", optimizer)
     for module in (loop, training):
         monkeypatch.setattr(module, "make_monitor", monitor)
     monkeypatch.setattr(train, "build", model)
@@ -428,7 +435,7 @@ def test_configs_that_cannot_be_run_are_refused(changes, message):
     ("changes", "message"),
     [
         ({"latent_dim": 0}, "latent_dim must be a whole number of at least 1, got 0"),
-        ({"batch_size": 1501}, "batch_size must be at most the number of training images, 1500, got 1501"),
+        ({"batch_size": 1501}, "batch_size must be at most the number of training examples, 1500, got 1501"),
         ({"likelihood": "discretised_logistic"}, "needs 8-bit pixels .* got digits with 0 … 16"),
         ({"num_validation": 1500}, "expected num_validation <= 1499"),
     ],
@@ -586,13 +593,13 @@ def test_missing_data_says_what_to_do(tmp_path):
 
 def test_test_examples_are_even_and_the_same_for_every_run():
     dataset = made_up("mnist", 10)
-    grey = np.asarray(runs.test_examples(TINY, dataset, False, 4))
+    grey_model, model = (SimpleNamespace(preprocess=training.Pixels(255, bits)) for bits in (False, True))
+    grey = np.asarray(runs.test_examples(grey_model, dataset, 4))
     np.testing.assert_allclose(grey, dataset.test[[0, 3, 6, 9]] / 255, rtol=1e-6)
-    bits = runs.test_examples(TINY, dataset, True, 0)
+    bits = runs.test_examples(model, dataset, 0)
     assert bits.shape == (10, 28, 28, 1)
     assert set(np.unique(bits)) == {0.0, 1.0}
-    other = dataclasses.replace(TINY, training=Options(seed=8))
-    np.testing.assert_array_equal(bits, runs.test_examples(other, dataset, True, 0))
+    np.testing.assert_array_equal(bits, runs.test_examples(model, dataset, 0))
 
 
 def test_monitored_images_are_of_the_validation_set_or_else_even_test_images():
