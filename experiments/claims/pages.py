@@ -11,6 +11,7 @@ from experiments.claims.check import PAGE, README, Claim
 from experiments.comparison import table as compare_table
 from experiments.samplers import comparison as compare_samplers
 from experiments.samplers import logistic as logistic_regression
+from experiments.samplers import solvers as compare_solvers
 from experiments.study import tables as study_tables
 
 
@@ -37,6 +38,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "bench_riemannian": bench_riemannian.markdown,
     "bench_training": bench_training.markdown,
     "compare_samplers": compare_samplers.markdown,
+    "compare_solvers": compare_solvers.markdown,
     "logistic_regression": logistic_regression.markdown,
     **dict.fromkeys(STUDIES, study_tables.markdown),
     **dict.fromkeys(COMPARISONS, compare_table.markdown),

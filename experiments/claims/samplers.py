@@ -1,11 +1,11 @@
-"""The sentences and rows about samplers: compare_samplers and logistic_regression."""
+"""The sentences and rows about samplers: compare_samplers, compare_solvers and logistic_regression."""
 
 from experiments.claims.check import PAGE, README, Claim, load, table
 
 
 def claims() -> list[Claim]:
     """All of them."""
-    return [*_samplers(), *_logistic()]
+    return [*_samplers(), *_solvers(), *_logistic()]
 
 
 def _samplers() -> list[Claim]:
@@ -43,6 +43,28 @@ def _samplers() -> list[Claim]:
             (f"{two[0]['largest_deviation']:.0f}", f"{ten[0]['largest_deviation']:.0f}"),
         ),
         Claim(README, "where HMC is {} standard errors off", (f"{two[0]['largest_deviation']:.0f}",)),
+    ]
+
+
+CONTESTANTS = (
+    ("generalized leapfrog", "fixed point"),
+    ("generalized leapfrog", "switching"),
+    ("implicit midpoint", "switching"),
+)
+
+
+def _solvers() -> list[Claim]:
+    """The share of failed trajectories and the mean acceptance of three contestants, a row for each step size."""
+    report = load("compare_solvers")
+    found = {(r["target"], r["step_size"], r["integrator"], r["solver"]): r for r in report["rows"]}
+    lines = []
+    for target, step_size in dict.fromkeys(key[:2] for key in found):
+        own = [found[(target, step_size, *contestant)] for contestant in CONTESTANTS]
+        figures = [f"{r[name]:.2f}" for r in own for name in ("unconverged", "accepted")]
+        lines.append((f"| {target} | {step_size:g} |" + " {} / {} |" * len(own), tuple(figures)))
+    return [
+        table(PAGE, lines),
+        Claim(PAGE, "float64, {} trajectories a row", (f"{report['config']['num_starts']}",)),
     ]
 
 
