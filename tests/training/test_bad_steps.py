@@ -164,6 +164,9 @@ def test_an_update_that_makes_parameters_infinite_is_undone_and_counted(num_batc
 
 def test_steps_in_pieces_are_those_of_one_loop():
     """Bit for bit, whatever a piece is: here 15, all 15 by themselves, or one."""
+    jax.config.update(
+        "jax_disable_most_optimizations", False
+    )  # as users compile: without them it is to rounding
     (vae, start), images, bounds_ = linear_vae(), DIGITS.train[:300], []
     bound = bounds.elbo(vae)
     for largest in (16, 7, 1):
