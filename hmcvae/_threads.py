@@ -10,8 +10,9 @@ def spare_threads() -> None:
     """Give XLA's CPU pool at least four threads, unless NPROC is set; to be called before JAX computes anything.
 
     jaxlib's batched factorisations (eigh, LU) run on a thread of the pool, hand it the parts of their batch, and wait.
-    Where one program has two at once, as SoftAbs metrics under Newton's method do, and the pool has two threads, both
-    wait and neither is served: the program never ends. Seen with jaxlib 0.10.2 on two cores within 150 calls of
+    Where one program has two at once, as SoftAbs under Newton's method and BlackJAX's rmhmc in float64 have, and
+    the pool has two threads, both wait and neither is served: the program never ends. Seen with jaxlib 0.10.2 on two
+    cores within 150 calls of
 
         jax.jit(lambda A, S: (jnp.linalg.eigh(S)[0], jnp.linalg.solve(A, jnp.ones((500, 20, 1)))))
 

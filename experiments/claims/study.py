@@ -146,10 +146,12 @@ def _position() -> list[Claim]:
     return [
         *found,
         Claim(PAGE, "from 0.5 to {}-{} in these 600 steps", told(min(kappas), max(kappas))),
-        Claim(PAGE, "what comes of it loses {} nats", (fixed(-own[2, "RHVI-2, recentred"]["gain"], 1),)),
+        Claim(
+            PAGE, "is not a bound, and it loses {} nats", (fixed(-own[2, "RHVI-2, recentred"]["gain"], 1),)
+        ),
         Claim(
             PAGE,
-            "(`--num-iterations 0`, {} × the cost) it does not, but for {} steps",
+            '(the method "solved to tolerance", {} × the cost) it does not, but for {} steps',
             (fixed(exact["cost"] / few["cost"], 1), str(exact["skipped_steps"])),
         ),
         Claim(

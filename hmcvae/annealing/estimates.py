@@ -146,19 +146,8 @@ def ais(
     Raises:
         ValueError: for no examples or such that have no likelihood, or counts below 1.
     """
-    return _checked(
-        vae,
-        params,
-        rng_key,
-        examples,
-        None,
-        num_temperatures,
-        num_chains,
-        num_steps,
-        posterior,
-        posterior_params,
-        batch_size,
-    )
+    counts = _Counts(num_temperatures, num_chains, num_steps, batch_size)
+    return _checked(vae, params, rng_key, examples, None, posterior, posterior_params, counts)
 
 
 def reverse_ais(
@@ -187,43 +176,38 @@ def reverse_ais(
     """
     if len(positions) != len(examples):
         raise ValueError(f"expected one position for each of {len(examples)} examples, got {len(positions)}")
-    return _checked(
-        vae,
-        params,
-        rng_key,
-        examples,
-        positions,
-        num_temperatures,
-        num_chains,
-        num_steps,
-        posterior,
-        posterior_params,
-        batch_size,
-    )
+    counts = _Counts(num_temperatures, num_chains, num_steps, batch_size)
+    return _checked(vae, params, rng_key, examples, positions, posterior, posterior_params, counts)
+
+
+class _Counts(NamedTuple):
+    """Of `ais`, unchecked."""
+
+    num_temperatures: int
+    num_chains: int
+    num_steps: int
+    batch_size: int
 
 
 def _checked(
-    vae,
-    params,
-    rng_key,
-    examples,
-    positions,
-    num_temperatures,
-    num_chains,
-    num_steps,
-    posterior,
-    posterior_params,
-    batch_size,
+    vae: VAE,
+    params: PyTree,
+    rng_key: PRNGKey,
+    examples: Array,
+    positions: Array | None,
+    posterior: Posterior | None,
+    posterior_params: PyTree,
+    counts: _Counts,
 ) -> AISEstimate:
     check_vae_params(params)
     examples = jnp.asarray(examples)
     if len(examples) == 0:
         raise ValueError("there must be at least one example to evaluate on, got 0")
     check_examples(vae.likelihood, examples)
-    betas = sigmoid_schedule(num_temperatures)
-    num_chains = check_count("num_chains", num_chains, 1)
-    num_steps = check_count("num_steps", num_steps, 1)
-    batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
+    betas = sigmoid_schedule(counts.num_temperatures)
+    num_chains = check_count("num_chains", counts.num_chains, 1)
+    num_steps = check_count("num_steps", counts.num_steps, 1)
+    batch_size = min(check_count("batch_size", counts.batch_size, 1), len(examples))
     posterior = _MEAN_FIELD if posterior is None else posterior
     if posterior_params is None:
         posterior_params = posterior.init(jax.random.key(0))

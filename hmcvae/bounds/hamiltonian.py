@@ -73,9 +73,9 @@ def rhvi(
 
     In the posterior's coordinates the metric is
 
-        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + I] A + (1 - κ) M,   z = c + A y,
+        G(y) = κ Aᵀ [J(z)ᵀ diag(w) J(z) + Λ] A + (1 - κ) M,   z = c + A y,
 
-    the decoder's Fisher information and the prior's precision, pulled back, and mixed with constant masses: κ is the
+    the decoder's Fisher information and the prior's precision Λ, pulled back, and mixed with constant masses: κ is the
     position dependence, and at κ = 0 the flow is that of `hvi`. κ and the diagonal M are learned, one of each a
     transition. Steps are those of `transitions.riemannian`, so momenta are v ~ N(0, G(y)) but for the models q and r of
     their whitened form.

@@ -78,9 +78,9 @@ def step_sizes(params: PyTree) -> jax.Array:
 
 
 def distilled(posterior: Posterior, weight: float = 1.0) -> Posterior:
-    """Let A learn from the decoder's Fisher metric G = Jᵀ diag(w) J + I at the centre, by one derivative a draw.
+    """Let A learn from the decoder's Fisher metric G = Jᵀ diag(w) J + Λ at the centre, by one derivative a draw.
 
-        D(A) = ½ E[ |w^{1/2} J A ε|² + |A ε|² ] - log |det A|,   ε ~ N(0, I)
+        D(A) = ½ E[ |w^{1/2} J A ε|² + |Λ^{1/2} A ε|² ] - log |det A|,   ε ~ N(0, I)
              = KL( N(0, A Aᵀ) ‖ N(0, G⁻¹) ) + constant: least at A Aᵀ = G⁻¹
 
     The *value* of a bound with this posterior is unchanged; to its *gradient* that of -weight · D is added, with the

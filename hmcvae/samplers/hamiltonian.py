@@ -57,7 +57,7 @@ class HMCInfo(NamedTuple):
         the finite numbers, or a reversibility failure.
     is_accepted: whether the chain moved to the proposal.
     is_divergent: every solve converged, but |ΔH| > divergence_threshold, or ΔH or the gradient at the
-        proposal is not finite. A mere flag where ΔH is finite: the acceptance probability decides alone.
+        proposal is not finite. Where ΔH is finite it is diagnostic only: acceptance is unaffected.
     energy: H of the phase-space point that the chain moves to (Stan's `energy__`), so that its spread from
         draw to draw against its variance gives the energy Bayesian fraction of missing information.
     energy_error: ΔH of the proposal, accepted or not; may be infinite or NaN.

@@ -1,5 +1,6 @@
 """The host loop around the epochs, which loses nothing."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -104,7 +105,9 @@ def fit(
         raise ValueError("resume needs checkpoints to start from, got None")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
-    _check_model(bound, params, data, validation, preprocess)
+    first, data = _first_of(data)
+    if first is not None:
+        _check_model(bound, params, first, validation, preprocess)
     state = init_state(params, optimizer, settings.seed)
     if checkpoints is not None:
         if resume:
@@ -134,14 +137,18 @@ def fit(
     watch.close(checkpoints)
 
 
-def _check_model(bound: Bound, params: PyTree, data: Any, validation: Any, preprocess: Preprocess) -> None:
-    """Check the model, and the data with it; of an iterable that begins anew, its first batch."""
-    first = data
-    if not is_in_memory(data):
-        # Of an iterator, what is looked at would be lost to the training.
-        first = None if iter(data) is data else next(iter(data), None)
-    if first is None:
-        return
+def _first_of(data: Any) -> tuple[Any, Any]:
+    """(what is looked at before the training, the data to train on): all of what is in memory; of an iterable its first
+    batch, None if there is none, which an iterator gets back."""
+    if is_in_memory(data):
+        return data, data
+    source = iter(data)
+    first = next(source, None)
+    return first, itertools.chain([first], source) if source is data and first is not None else data
+
+
+def _check_model(bound: Bound, params: PyTree, first: Any, validation: Any, preprocess: Preprocess) -> None:
+    """Check the model and the data, or the first batch of them."""
     check_start(bound, params, first, preprocess)
     if isinstance(preprocess, Pixels):
         preprocess.check_spread(jax.tree.leaves(first)[0], "training")

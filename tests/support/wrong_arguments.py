@@ -125,6 +125,10 @@ CASES = {
         lambda: fit(net(), {"vae": NET_PARAMS, "bound": {}}),
         "such as bounds.hvi.vae., got VAE",
     ),
+    "a model for a bound, of an iterator": (
+        lambda: fit(net(), {"vae": NET_PARAMS, "bound": {}}, iter([IMAGES]), steps_per_epoch=1),
+        "such as bounds.hvi.vae., got VAE",
+    ),
     "another bound's parameters": (
         lambda: fit(bounds.hvi(net()), {"vae": NET_PARAMS, "bound": bounds.elbo(net()).init(KEY)}),
         "made by the init of the bound that is trained, hvi",

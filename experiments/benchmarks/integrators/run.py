@@ -58,8 +58,6 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     config = tyro.cli(Config, prog=f"python -m experiments.{NAME}")
     command = command_line(NAME)
-    if config.peers:
-        riemannian.enlarge_thread_pool()
     benchmark(smaller(config) if config.quick else config, command)
     if config.peers:
         run_riemannian(config, command)

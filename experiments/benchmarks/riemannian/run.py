@@ -1,6 +1,5 @@
 """The run of the Riemannian benchmark: all four measurements, printed as they come, and their report."""
 
-import os
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -73,19 +72,9 @@ def benchmark(config: Config, command: str) -> dict:
     return report
 
 
-def enlarge_thread_pool() -> None:
-    """Twice as many threads as cores, for this process, if it has not computed anything yet.
-
-    jaxlib's batched factorisations wait on threads of the pool that they themselves run in. Two of them at once, as
-    BlackJAX's rmhmc has them in float64, never end on two cores.
-    """
-    os.environ.setdefault("NPROC", str(2 * (os.cpu_count() or 1)))
-
-
 def main() -> None:
     import tyro
 
     jax.config.update("jax_enable_x64", True)
     config = tyro.cli(Config, prog=f"python -m experiments.{NAME}")
-    enlarge_thread_pool()
     benchmark(smaller(config) if config.quick else config, command_line(NAME))
