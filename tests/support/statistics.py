@@ -1,9 +1,14 @@
 """Chains of a kernel, and their moments judged by their own effective sizes."""
 
-import arviz
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # ArviZ announces its refactoring once a day
+    import arviz
 
 NUM_CHAINS, NUM_DRAWS = 8, 3000
 

@@ -1,0 +1,185 @@
+"""What a run warns of, and what it refuses before it starts."""
+
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hmcvae import metrics, solvers
+from hmcvae.samplers.draws import SamplingWarning
+from hmcvae.samplers.hamiltonian import hmc
+from hmcvae.samplers.langevin import mmala
+from hmcvae.samplers.riemannian import rmhmc
+from hmcvae.samplers.sampling import sample
+from tests.support.gaussians import normal
+from tests.support.sampling import ALGORITHM, STARTS, curved_tensor, draw
+
+
+def rmhmc_of(metric):
+    return rmhmc(normal, 0.1, 1, metric)
+
+
+def mmala_of(metric):
+    return mmala(normal, 0.1, metric)
+
+
+def said(**options):
+    """The message of the one warning of a run."""
+    with pytest.warns(SamplingWarning) as caught:
+        draw(**options)
+    assert len(caught) == 1
+    return str(caught[0].message)
+
+
+class TestWarnings:
+    def test_stuck(self):
+        message = said(algorithm=hmc(normal, 1e4, 3))
+        assert "chains [0, 1, 2, 3] never moved in 30 draws" in message
+        assert "120 of 120 transitions diverged" in message
+
+    def test_a_stuck_chain_among_others_is_named(self):
+        starts = STARTS.at[2].set(1e3)
+        wall = hmc(lambda z: jnp.where(jnp.abs(z[0]) > 100, -1e9 * jnp.abs(z[0]), normal(z)), 0.5, 3)
+        assert "chains [2] never moved" in said(algorithm=wall, starts=starts)
+
+    def test_stuck_without_a_report_of_acceptance(self):
+        class State(NamedTuple):
+            position: jax.Array
+
+        class Toy(NamedTuple):
+            init: object = lambda position, rng_key: State(position)
+            step: object = lambda key, state: (State(jnp.maximum(state.position, 0) * 2), None)
+
+        assert "chains [0] never moved" in said(algorithm=Toy(), starts=jnp.array([-0.0, 1.0, 2.0]))
+
+    def test_chains_that_disagree(self):
+        far = hmc(lambda z: jax.nn.logsumexp(jnp.array([normal(z - 8), normal(z + 8)])), 0.5, 3)
+        starts = jnp.array([[8.0], [-8.0], [8.0]])
+        assert "do not agree, R̂ = " in said(algorithm=far, starts=starts, num_samples=200)
+
+    def test_failed_solves(self):
+        solver = solvers.fixed_point(max_iterations=1)
+        algorithm = rmhmc(normal, 0.5, 2, metrics.from_tensor(curved_tensor), solver=solver)
+        assert "implicit solves that failed" in said(algorithm=algorithm)
+
+    def test_positions_too_far_from_zero_for_their_dtype(self):
+        """Where rounding of the position is much of what its solves can tell; other kernels solve nothing."""
+        far = 1e4
+        algorithm = rmhmc(
+            lambda z: normal(z - far), 0.5, 2, metrics.from_tensor(lambda z: curved_tensor(z - far))
+        )
+        starts = STARTS.astype(jnp.float32) + far
+        message = said(algorithm=algorithm, starts=starts)
+        assert "positions lie so far from 0 that float32 knows them to 0.02" in message
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(algorithm=hmc(lambda z: normal(z - far), 0.5, 3), starts=starts)
+            draw(algorithm=algorithm, starts=starts.astype(float))
+
+    def test_rounding_at_the_start(self):
+        """A density in float32 of size 1e8 cannot tell draws apart."""
+        starts = STARTS.astype(jnp.float32)
+        algorithm = hmc(lambda z: normal(z) - 1e8, 0.5, 3)
+        with pytest.warns(SamplingWarning) as caught:
+            draw(algorithm=algorithm, starts=starts)
+        message = str(caught[0].message)
+        for word in ("1e+08", "12 in float32", "jax_enable_x64", "subtract a constant"):
+            assert word in message
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(algorithm=algorithm)  # float64
+
+    def test_a_healthy_run_is_silent_and_so_is_a_traced_one(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            draw(num_warmup=200, num_samples=200)
+            jax.jit(lambda key: sample(key, hmc(normal, 1e4, 3), STARTS, num_samples=30).position)(
+                jax.random.key(0)
+            )
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("num_samples", 0),
+            ("num_samples", 2.5),
+            ("num_samples", True),
+            ("num_samples", None),
+            ("num_samples", 2**31),
+            ("num_warmup", True),
+            ("num_warmup", "10"),
+            ("target_acceptance", None),
+            ("target_acceptance", 0.5 + 0j),
+            ("target_acceptance", [0.8]),
+            ("num_warmup", -1),
+            ("target_acceptance", 0.0),
+            ("target_acceptance", 1.0),
+            ("target_acceptance", np.nan),
+        ],
+    )
+    def test_options(self, option, value):
+        with pytest.raises(ValueError, match=option):
+            draw(**{option: value})
+
+    def test_mass(self):
+        with pytest.raises(ValueError, match="diagonal"):
+            draw(num_warmup=10, adapt_mass="full")
+
+    def test_vector_step_size_cannot_be_tuned(self):
+        algorithm = ALGORITHM._replace(step_size=jnp.full(3, 0.3))
+        assert draw(algorithm=algorithm).shape == (4, 30, 3)
+        with pytest.raises(ValueError, match="one number"):
+            draw(algorithm=algorithm, num_warmup=10)
+
+    @pytest.mark.parametrize(
+        "starts", [jnp.ones(()), jnp.ones((0, 3)), {"a": jnp.ones((4, 3)), "b": jnp.ones(3)}, {}]
+    )
+    def test_chain_axis(self, starts):
+        with pytest.raises(ValueError, match="chain axis"):
+            draw(starts=starts)
+
+    def test_starts(self):
+        with pytest.raises(ValueError, match=r"initial position .* chains \[2\]"):
+            draw(starts=STARTS.at[2, 1].set(jnp.nan))
+        with pytest.raises(ValueError, match=r"logdensity .* chains \[1, 3\]"):
+            draw(
+                algorithm=hmc(lambda z: jnp.log(z[0]), 0.1, 3),
+                starts=jnp.array([[1.0], [-1.0], [1.0], [-2.0]]),
+            )
+        with pytest.raises(ValueError, match="floating-point"):
+            draw(starts=jnp.ones((4, 3), int))
+
+    @pytest.mark.parametrize(
+        "rng_key", [0, 2**63, None, "key", jnp.zeros(2), jax.random.split(jax.random.key(0), 2)]
+    )
+    def test_what_is_no_key(self, rng_key):
+        with pytest.raises(ValueError, match="rng_key must be one key"):
+            sample(rng_key, ALGORITHM, STARTS, num_samples=3)
+
+    def test_progress_inside_jit(self):
+        with pytest.raises(ValueError, match="inside jit there is no progress"):
+            jax.jit(lambda key: sample(key, ALGORITHM, STARTS, num_samples=3, progress=True))(
+                jax.random.key(0)
+            )
+
+    @pytest.mark.parametrize("make", [rmhmc_of, mmala_of])
+    def test_metrics_that_are_not_positive_definite(self, make):
+        starts = jnp.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+        indefinite = metrics.from_tensor(lambda z: jnp.eye(3) * z[0])
+        with pytest.raises(ValueError, match=r"metric.* chains \[1\]"):
+            draw(algorithm=make(indefinite), starts=starts)
+        lopsided = metrics.from_tensor(lambda z: jnp.eye(3) + jnp.eye(3, k=1))
+        with pytest.raises(ValueError, match="symmetric"):
+            draw(algorithm=make(lopsided), starts=starts)
+
+    def test_state_without_position(self):
+        class Toy(NamedTuple):
+            init: object = lambda position, rng_key: (position,)
+            step: object = None
+
+        with pytest.raises(ValueError, match="must have a position"):
+            draw(algorithm=Toy())
