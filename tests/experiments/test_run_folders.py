@@ -1,23 +1,17 @@
-"""Run folders that were cut off, damaged, removed, locked or moved; and what is refused before it costs anything."""
+"""Run folders that were cut off, damaged, removed, locked or moved."""
 
 import dataclasses
 import errno
-import importlib
 import json
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.comparison.run import CompareConfig
-from experiments.configs import Elbo, Fisher, Hvi, Options, Rhvi, SketchedFisher, TrainConfig, parse
+from experiments.configs import Options
 from experiments.runs import evaluation as evaluate
 from experiments.runs import model as runs
 from experiments.runs import pictures as generate
@@ -25,14 +19,9 @@ from experiments.runs import training as train
 from experiments.runs.evaluation import EvaluateConfig
 from experiments.runs.folder import RunFolder
 from experiments.runs.pictures import GenerateConfig
-from experiments.samplers.comparison import SamplersConfig
-from experiments.samplers.logistic import LogisticConfig
-from experiments.study.report import ReportConfig
-from experiments.study.run import StudyConfig
 from experiments.support import failures, files
 from hmcvae import data
-from tests.support.paths import REPOSITORY
-from tests.support.runs import TINY, files_of, tiny, write_cifar
+from tests.support.runs import TINY, tiny, write_cifar
 
 
 @pytest.fixture
@@ -217,147 +206,3 @@ def test_an_evaluation_that_cannot_be_written_is_refused_first(colour_run, monke
     with pytest.raises(OSError, match="No space"):
         evaluate.evaluate_run(options)
     assert "log p(x) ≥" in capsys.readouterr().out, "what was computed is lost"
-
-
-# Numbers, checked when a config is made.
-
-COUNTS = [
-    (
-        lambda **v: TrainConfig(**v),
-        ["latent_dim", "eval_samples"],
-    ),
-    (lambda **v: Hvi(**v), ["num_samples", "num_transitions", "num_steps", "reverse_hidden"]),
-    (lambda **v: Elbo(**v), ["num_samples"]),
-    (lambda **v: Fisher(**v), ["num_centre_steps", "rank"]),
-    (lambda **v: SketchedFisher(**v), ["num_probes"]),
-    (lambda **v: Rhvi(**v), ["num_iterations"]),
-    (
-        lambda **v: EvaluateConfig(Path("x"), **v),
-        ["num_samples", "num_images", "chunk_size", "num_chains", "seed"],
-    ),
-    (lambda **v: GenerateConfig(Path("x"), **v), ["num_samples", "seed"]),
-    (lambda **v: CompareConfig(**v), ["eval_samples", "eval_images", "eval_temperatures"]),
-    (lambda **v: StudyConfig(**v), ["decoder_epochs", "num_train", "num_chains"]),
-    (lambda **v: SamplersConfig(**v), ["num_chains", "num_samples", "seed"]),
-    (lambda **v: LogisticConfig(**v), ["num_runs", "num_samples", "num_warmup"]),
-]
-
-
-@pytest.mark.parametrize(("make", "name"), [(make, name) for make, names in COUNTS for name in names])
-def test_counts_of_every_command_are_checked_and_normalised(make, name):
-    for wrong in (True, 2.5, -1, 10**20, "3", None):
-        with pytest.raises(ValueError, match=f"{name} must be"):
-            make(**{name: wrong})
-    assert type(getattr(make(**{name: np.int64(4)}), name)) is int
-
-
-@pytest.mark.parametrize(
-    ("make", "changes", "message"),
-    [
-        (Hvi, {"num_transitions": 3_000_000_000}, "num_transitions must be a whole number .* got 3000000000"),
-        (Hvi, {"num_transitions": 10_001}, "num_transitions must be at most 10000, got 10001"),
-        (
-            Hvi,
-            {"num_transitions": 200, "num_steps": 200},
-            "num_transitions times num_steps must be at most 10000",
-        ),
-        (Hvi, {"initial_step_size": -0.1}, "initial_step_size must be finite and greater than 0, got -0.1"),
-        (Hvi, {"initial_step_size": float("nan")}, "initial_step_size must be finite"),
-        (TrainConfig, {"hidden": (4, 10**6)}, "hidden must be at most 100000, got 1000000"),
-        (Fisher, {"distillation": float("nan")}, "distillation must be a finite number of at least 0"),
-        (Fisher, {"random_directions": True}, "random_directions needs a rank of at least 1, got 0"),
-        (Rhvi, {"position_dependence": 1.5}, r"position_dependence must be a finite number in \[0, 1\]"),
-    ],
-)
-def test_what_would_abort_the_process_is_refused(make, changes, message):
-    with pytest.raises(ValueError, match=message):
-        make(**changes)
-
-
-def test_a_model_too_large_to_allocate_is_refused():
-    config = tiny(Path("x"), hidden=(100_000, 100_000))
-    with pytest.raises(ValueError, match=r"would have 2[\d,]{13} parameters; expected at most 1,000,000,000"):
-        runs.build(config, runs.load_data(config))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--preset", "mnist_iwae", "--num-samples", "3"], 3),
-        (["--preset", "mnist_iwae"], 5),
-        ([], 1),
-    ],
-)
-def test_the_number_of_samples_is_the_presets_own_where_it_is_not_given(arguments, expected):
-    assert parse(arguments).method.num_samples == expected
-
-
-# Where figures go, and how commands end.
-
-
-def test_nothing_published_is_written_over_by_default():
-    own = [
-        SamplersConfig().results,
-        LogisticConfig().results,
-        CompareConfig().results,
-        ReportConfig(Path("s")).results,
-    ]
-    for name in ("bounds", "training", "integrators", "riemannian"):
-        own.append(importlib.import_module(f"experiments.benchmarks.{name}.config").Config().folder)
-    assert not any("results" in str(path) for path in own if path)
-
-
-class Runtime(RuntimeError):
-    """As JAX's."""
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (KeyboardInterrupt(), 130, "interrupted; go on"),
-        (OSError(errno.ENOSPC, "No space left on device", "a/b"), 1, "error: no space left for a/b; go on"),
-        (
-            Runtime("RESOURCE_EXHAUSTED: Out of memory allocating\nmore"),
-            1,
-            "error: Runtime: RESOURCE_EXHAUSTED",
-        ),
-        (MemoryError("Unable to allocate 3 TiB"), 1, "error: MemoryError: Unable to allocate"),
-        (PermissionError(errno.EACCES, "Permission denied", "c"), 1, "error: .*Permission denied: 'c'$"),
-    ],
-)
-def test_what_stops_a_command_is_one_line_with_advice(error, code, line, capsys, monkeypatch):
-    monkeypatch.setattr(failures, "_leave", sys.exit)  # os._exit would end the tests
-
-    def main():
-        with failures.advised("go on"):
-            raise error
-
-    with pytest.raises(SystemExit) as caught:
-        failures.fail_cleanly(main)
-    said = capsys.readouterr().err.strip() or str(caught.value.code)
-    assert (caught.value.code if isinstance(caught.value.code, int) else 1) == code
-    (only,) = said.splitlines()
-    assert re.match(line, only)
-
-
-@pytest.mark.slow
-def test_a_training_that_is_interrupted_says_how_to_go_on(tmp_path):
-    folder = tmp_path / "run"
-    arguments = ["--preset", "digits_vae", "--num-epochs", "100000", "--run-dir", str(folder)]
-    # Whoever runs the tests in the background has Ctrl-C ignored, and children inherit that.
-    program = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    program += "runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)"
-    command = [sys.executable, "-c", program, *arguments]
-    process = subprocess.Popen(
-        command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    while not (folder / "metrics.jsonl").is_file() or not (folder / "metrics.jsonl").read_text():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 130
-    lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip() and "epoch/s" not in line]
-    expected = f"interrupted; go on with it by the same command and --resume --run-dir {folder}"
-    assert lines[-1] == expected
-    assert "Traceback" not in said
-    assert len(files_of(folder)) > 3
