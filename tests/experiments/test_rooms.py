@@ -1,4 +1,5 @@
-"""The rooms of the experiments: what each may import, and that the scripts above them are thin."""
+"""The rooms of the experiments: what each may import, and that the scripts above them are thin; how long files may be,
+and that tests stand alone."""
 
 import ast
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import experiments
 
 ROOT = Path(experiments.__file__).parent
+TESTS = ROOT.parent / "tests"
 # In order: each may import itself, and rooms that stand above it here and are named.
 BASE = {"support", "reporting", "configs"}
 MAY_IMPORT = {
@@ -71,10 +73,23 @@ def modules() -> list[Path]:
 
 
 def test_no_module_is_too_long():
-    long = {
-        str(path): count for path in modules() if (count := len(path.read_text().splitlines())) > MAX_LINES
-    }
+    paths = [*modules(), *TESTS.rglob("*.py")]
+    long = {str(path): count for path in paths if (count := len(path.read_text().splitlines())) > MAX_LINES}
     assert not long
+
+
+def test_no_test_module_imports_another():
+    """What several need is in `tests.support`, and fixtures are in a conftest."""
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, path
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            assert all(name.startswith("tests.support.") for name in names if name.startswith("tests")), path
 
 
 def test_no_function_is_too_long():
