@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float
 from hmcvae._checks import check_count, check_real
 from hmcvae._programs import Programs
 from hmcvae.bounds import Bound
-from hmcvae.likelihoods import check_examples
 from hmcvae.types import ArrayLike, PRNGKey, PyTree
-from hmcvae.vae import VAE
+from hmcvae.vae import VAE, num_examples
 
 # An importance-weighted log p(x) from fewer effective draws than these is too low by an unknown amount, and two of them
 # cannot be compared: the better proposal wins, not the better model.
@@ -77,7 +76,7 @@ class _Running(NamedTuple):
 
 
 def estimate_example(
-    bound: Bound, params: PyTree, rng_key: PRNGKey, x: Array, num_samples: int, chunk_size: int
+    bound: Bound, params: PyTree, rng_key: PRNGKey, x: PyTree, num_samples: int, chunk_size: int
 ) -> Estimate:
     """`Estimate` for one example: K draws in chunks, merged exactly as if made at once. Pure; vmap it."""
     num_chunks = -(-num_samples // chunk_size)
@@ -143,7 +142,7 @@ def estimate(
     bound: Bound,
     params: PyTree,
     rng_key: PRNGKey,
-    examples: Float[Array, "n ..."],
+    examples: PyTree,
     *,
     num_samples: int,
     chunk_size: int = 50,
@@ -160,13 +159,11 @@ def estimate(
             of p(x).
     """
     num_samples = check_count("num_samples", num_samples, 1)
-    if len(examples) == 0:
-        raise ValueError("there must be at least one example to evaluate on, got 0")
     if not bound.is_unbiased:
         raise ValueError(f"{bound.name} cannot be importance weighted: exp of it is no estimate of p(x)")
-    check_examples(bound.vae.likelihood, examples)
+    count = bound.vae.check_examples(examples)
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
-    batch_size = min(check_count("batch_size", batch_size, 1), len(examples))
+    batch_size = min(check_count("batch_size", batch_size, 1), count)
     program = _ESTIMATE.of(bound)
     return program(
         params, rng_key, examples, num_samples=num_samples, chunk_size=chunk_size, batch_size=batch_size
@@ -174,9 +171,9 @@ def estimate(
 
 
 def _estimate(
-    bound: Bound, params: PyTree, rng_key: PRNGKey, examples: Array, *, num_samples, chunk_size, batch_size
+    bound: Bound, params: PyTree, rng_key: PRNGKey, examples: PyTree, *, num_samples, chunk_size, batch_size
 ) -> Estimate:
-    keys = jax.random.split(rng_key, len(examples))
+    keys = jax.random.split(rng_key, num_examples(examples))
 
     def one(inputs):
         key, x = inputs
@@ -185,7 +182,7 @@ def _estimate(
     return lax.map(one, (keys, examples), batch_size=batch_size)
 
 
-def _posterior_means(vae: VAE, params: PyTree, examples: Array) -> Float[Array, "n d"]:
+def _posterior_means(vae: VAE, params: PyTree, examples: PyTree) -> Float[Array, "n d"]:
     return jax.vmap(lambda x: vae.encoded(params, x).mean)(examples)
 
 
@@ -241,7 +238,7 @@ def ess_warning(result: Summary) -> str:
 
 
 def active_units(
-    vae: VAE, params: PyTree, examples: Float[Array, "n ..."], threshold: float = 0.01
+    vae: VAE, params: PyTree, examples: PyTree, threshold: float = 0.01
 ) -> tuple[int, Float[Array, " d"]]:
     """How many latent units carry information: Var_x(E_q[z | x]) > threshold (Burda et al. 2016, section 5.2).
 
@@ -254,8 +251,8 @@ def active_units(
     Raises:
         ValueError: for fewer than two examples.
     """
-    if len(examples) < 2:
-        raise ValueError(f"the variance over examples needs at least 2 of them, got {len(examples)}")
+    if num_examples(examples) < 2:
+        raise ValueError(f"the variance over examples needs at least 2 of them, got {num_examples(examples)}")
     threshold = check_real("threshold", threshold, 0.0)
     means = _POSTERIOR_MEANS.of(vae)(params, examples)
     variances = jnp.var(means, axis=0)

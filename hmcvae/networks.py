@@ -72,7 +72,7 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """z ↦ outputs [H, W, C], or a pair of them, through dense layers."""
+    """z ↦ [H, W, C, num_outputs], the likelihood's numbers for each pixel, through dense layers."""
 
     image_shape: Shape
     num_outputs: int = 1
@@ -84,7 +84,9 @@ class MLPDecoder(nn.Module):
         h = MLP(self.hidden, self.activation)(z)
         height, width, channels = self.image_shape
         outputs = nn.Dense(height * width * channels * self.num_outputs)(h)
-        return split_outputs(outputs.reshape(height, width, channels * self.num_outputs), self.num_outputs)
+        return numbers_per_pixel(
+            outputs.reshape(height, width, channels * self.num_outputs), self.num_outputs
+        )
 
 
 class ConvEncoder(nn.Module):
@@ -105,7 +107,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of `ConvEncoder`: two dense layers, then transposed convolutions up to [H, W, C].
+    """The mirror of `ConvEncoder`: two dense layers, then transposed convolutions up to [H, W, C, num_outputs].
 
     A side that is odd on the way down (28 → 14 → 7 → 4) is cropped on the way up (4 → 8 → 7 → 14 → 28).
     """
@@ -128,16 +130,13 @@ class ConvDecoder(nn.Module):
         for i, (rows, columns) in enumerate(sizes[-2::-1]):
             h = nn.ConvTranspose(maps[i], (5, 5), strides=(2, 2))(h)[:rows, :columns]
             h = h if i == len(CONV_MAPS) - 1 else self.activation(h)
-        return split_outputs(h, self.num_outputs)
+        return numbers_per_pixel(h, self.num_outputs)
 
 
-def split_outputs(outputs: Float[Array, "h w k"], num_outputs: int) -> Any:
-    """One array [H, W, C], or a tuple of `num_outputs` of them. Two outputs are (mean, log_scale): the mean is moved to
-    the middle of the pixels' range and the scale to about a tenth of it, where an untrained net should begin."""
-    if num_outputs == 1:
-        return outputs
-    mean, log_scale = jnp.split(outputs, 2, axis=-1)
-    return mean + 0.5, log_scale - 2.0
+def numbers_per_pixel(maps: Float[Array, "h w m"], num_outputs: int) -> Float[Array, "h w c k"]:
+    """[H, W, C, num_outputs] from maps of which the first C are all pixels' first numbers, and so on."""
+    height, width, num_maps = maps.shape
+    return jnp.moveaxis(maps.reshape(height, width, num_outputs, num_maps // num_outputs), 2, -1)
 
 
 class ReverseNetwork(nn.Module):
@@ -244,7 +243,7 @@ def build_vae(
         return encoder.apply(params["encoder"], x)
 
     def decode(params: PyTree, z: Vector) -> Any:
-        return decoder.apply(params["decoder"], z)
+        return likelihood.unpack(jnp.asarray(decoder.apply(params["decoder"], z)))
 
     num_features = widths[-1] if widths else math.prod(shape)  # without a hidden layer: the image itself
     return VAE(encode, decode, likelihood, latent_dim), init_params, num_features

@@ -10,6 +10,7 @@ a place among them.
     diagonal(params, d)                 (mean [d], log_scale [d]), for `elbo(kl="analytic")`; None for other priors
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from hmcvae._checks import check_function
 from hmcvae.types import PRNGKey, PyTree, Scalar, Vector
 
 HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
@@ -77,8 +80,7 @@ def gaussian(get: Callable[[PyTree], tuple[Vector, Vector]]) -> Prior:
     Raises:
         ValueError: unless get is a function.
     """
-    if not callable(get):
-        raise ValueError(f"get must be a function params -> (mean, log_scale), got {get!r}")
+    check_function("get", get, "params -> (mean, log_scale)")
 
     def sample(params: PyTree, rng_key: PRNGKey, shape: tuple[int, ...]) -> Any:
         mean, log_scale = (jnp.broadcast_to(value, shape) for value in get(params))
@@ -91,3 +93,83 @@ def gaussian(get: Callable[[PyTree], tuple[Vector, Vector]]) -> Prior:
         lambda params, d: get(params),
         "gaussian",
     )
+
+
+# params -> (logits [K], means [K, d], log scales [K, d])
+Components = Callable[[PyTree], tuple[Float[Array, " K"], Float[Array, "K d"], Float[Array, "K d"]]]
+
+
+def mixture(get: Components) -> Prior:
+    """A mixture of K diagonal Gaussians with learned weights, means and scales:
+
+        p(z) = Σ_k π_k N(z; m_k, diag(s_k)²),     π = softmax(logits)
+
+    The Fisher metric needs one positive definite Λ, and a mixture's -∂² log p is neither positive nor the same
+    everywhere: Λ is the precision of the Gaussian with the mixture's mean and covariance. Bounds and annealing use the
+    density itself.
+
+    Args:
+        get: `params -> (logits [K], means [K, d], log_scales [K, d])`, from the VAE's parameters.
+
+    Raises:
+        ValueError: unless get is a function; and, when it is called, for other shapes.
+    """
+    check_function("get", get, "params -> (logits [K], means [K, d], log_scales [K, d])")
+
+    def components(params: PyTree) -> tuple[Array, Array, Array]:
+        logits, means, log_scales = get(params)
+        if means.ndim != 2 or log_scales.shape != means.shape or logits.shape != means.shape[:1]:
+            raise ValueError(
+                "a mixture's get must return logits [K], means [K, d] and log_scales [K, d], got shapes "
+                f"{logits.shape}, {means.shape} and {log_scales.shape}"
+            )
+        return logits, means, log_scales
+
+    def log_prob(params: PyTree, z: Vector) -> Scalar:
+        logits, means, log_scales = components(params)
+        own = jax.vmap(gaussian_log_prob, (None, 0, 0))(z, means, log_scales)
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + own)
+
+    def sample(params: PyTree, rng_key: PRNGKey, shape: tuple[int, ...]) -> Any:
+        logits, means, log_scales = components(params)
+        which_key, normal_key = jax.random.split(rng_key)
+        which = jax.random.categorical(which_key, logits, shape=shape[:-1])
+        return means[which] + jnp.exp(log_scales[which]) * jax.random.normal(normal_key, shape, means.dtype)
+
+    def precision(params: PyTree, latent_dim: int) -> Any:
+        logits, means, log_scales = components(params)
+        probs = jax.nn.softmax(logits)
+        centred = means - (probs @ means)[None]
+        covariance = (probs[:, None] * centred).T @ centred + jnp.diag(probs @ jnp.exp(2 * log_scales))
+        inverse = jnp.linalg.inv(covariance)
+        return 0.5 * (inverse + inverse.T)
+
+    return Prior(log_prob, sample, precision, name="mixture")
+
+
+def vamp(
+    encode: Callable[[PyTree, Any], tuple[Vector, Vector, Any]],
+    get: Callable[[PyTree], tuple[Any, Float[Array, " K"]]],
+) -> Prior:
+    """The VampPrior (Tomczak & Welling 2018): a `mixture` of the encoder's Gaussians at K learned pseudo-inputs u_k,
+
+        p(z) = Σ_k π_k q(z | u_k).
+
+    Args:
+        encode: the VAE's, `(params, x) -> (mean, log_scale, features)`.
+        get: `params -> (u [K, …], logits [K])`, u a pytree of arrays as the encoder takes them: pixels as
+            `jax.nn.sigmoid` of free parameters, say. Equal weights, as in the paper: `lambda params:
+            (params["u"], jnp.zeros(K))`.
+
+    Raises:
+        ValueError: unless both are functions.
+    """
+    check_function("encode", encode, "(params, x) -> (mean, log_scale, features)")
+    check_function("get", get, "params -> (pseudo-inputs [K, …], logits [K])")
+
+    def components(params: PyTree) -> tuple[Array, Array, Array]:
+        inputs, logits = get(params)
+        means, log_scales, _ = jax.vmap(encode, (None, 0))(params, inputs)
+        return logits, means, log_scales
+
+    return dataclasses.replace(mixture(components), name="vamp")

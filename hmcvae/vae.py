@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from hmcvae._checks import check_count
-from hmcvae.likelihoods import Likelihood, check_data
+from hmcvae._checks import check_count, check_flag
+from hmcvae.likelihoods import Likelihood, check_data, check_examples
 from hmcvae.priors import Prior, standard_normal
 from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
 
@@ -20,30 +20,42 @@ from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
 Image = Any
 
 
+def num_examples(examples: PyTree) -> int:
+    """n, of a pytree of arrays [n, …]."""
+    return jax.tree.leaves(examples)[0].shape[0]
+
+
 @dataclass(frozen=True, eq=False)
 class VAE:
     """Encoder, decoder and likelihood; all of it works on one example, and `jax.vmap` makes the batch.
+
+    A conditional VAE, p(x | z, c) p(z) (Sohn, Lee & Yan 2015), takes examples that are pairs (x, c), c any pytree of
+    arrays: a label, an image's other half. Its encoder sees the pair, its decoder z and c; every bound is one on
+    log p(x | c).
 
     Any callables will do, hashable or not; a model is compared by identity. They must be pure: a density that changes
     from call to call (dropout, batch statistics that are updated) has no Hamiltonian and no bound.
 
     Args:
         encode: `(params, x) -> (mean [d], log_scale [d], features [h])`.
-        decode: `(params, z [d]) -> outputs`, the likelihood's parameters.
+        decode: `(params, z [d]) -> outputs`, the likelihood's parameters; `(params, z, c) -> outputs` of a
+            conditional VAE.
         likelihood: from `hmcvae.likelihoods`.
         latent_dim: d, where known; `bounds` then give every coordinate its own mass. None: one mass for all.
         prior: p(z), from `hmcvae.priors`; N(0, I) by default.
+        is_conditional: whether examples are pairs (x, c).
 
     Raises:
         ValueError: if encode or decode is not callable, likelihood none of `hmcvae.likelihoods`, prior none of
-            `hmcvae.priors`, or latent_dim not a positive whole number.
+            `hmcvae.priors`, latent_dim not a positive whole number, or is_conditional no bool.
     """
 
     encode: Callable[[PyTree, Image], tuple[Vector, Vector, Array]]
-    decode: Callable[[PyTree, Vector], PyTree]
+    decode: Callable[..., PyTree]
     likelihood: Likelihood
     latent_dim: int | None = None
     prior: Prior = field(default_factory=standard_normal)
+    is_conditional: bool = False
 
     def __post_init__(self):
         for name in ("encode", "decode"):
@@ -62,6 +74,7 @@ class VAE:
         if self.latent_dim is not None:
             # The one way past the freeze: NumPy's whole numbers become Python's.
             object.__setattr__(self, "latent_dim", check_count("latent_dim", self.latent_dim, 1))
+        object.__setattr__(self, "is_conditional", check_flag("is_conditional", self.is_conditional))
 
     def encoded(self, params: PyTree, x: Image) -> "Example":
         """The model at one example: what posteriors, transitions and bounds are built on.
@@ -92,17 +105,57 @@ class VAE:
         """log p(x | z), in nats.
 
         Raises:
-            ValueError: if the decoder's outputs are not shaped like x, or x (where its values are known) has no
-                likelihood.
+            ValueError: if the decoder's outputs do not fit x, or x (where its values are known) has no likelihood.
         """
-        check_data(self.likelihood, x)
-        outputs = self.decode(params, z)
-        shapes = {jnp.shape(leaf) for leaf in jax.tree.leaves(outputs)}
-        # Of an x of several arrays (an image and its label), the likelihood alone knows what belongs together.
-        if hasattr(x, "shape") and shapes != {jnp.shape(x)}:
-            # A likelihood would broadcast the one against the other, and sum far too many terms.
-            raise ValueError(f"decode must return outputs of x's shape {jnp.shape(x)}, got {sorted(shapes)}")
-        return self.likelihood.log_prob(outputs, x)
+        self.check_data(x)
+        target, condition = self.split(x)
+        outputs = self.decode_given(params, z, *condition)
+        self.likelihood.check_outputs(outputs, target)
+        return self.likelihood.log_prob(outputs, target)
+
+    def split(self, x: Image) -> tuple[Any, tuple]:
+        """(what has a likelihood, what the decoder is given beside z): (x, ()), or (x, (c,)) of a conditional VAE.
+
+        Raises:
+            ValueError: for what is no pair, where the VAE is conditional.
+        """
+        if not self.is_conditional:
+            return x, ()
+        if not isinstance(x, (tuple, list)) or len(x) != 2:
+            raise ValueError(
+                f"a conditional VAE takes examples that are pairs (x, c), got {type(x).__name__}"
+            )
+        return x[0], (x[1],)
+
+    def decode_given(self, params: PyTree, z: Vector, *condition: Any) -> PyTree:
+        """The likelihood's parameters at z, and at c where the VAE is conditional.
+
+        Raises:
+            ValueError: if c is missing, or there is one too many.
+        """
+        if len(condition) != int(self.is_conditional):
+            expected = "a condition c beside z" if self.is_conditional else "z alone, without a condition"
+            raise ValueError(f"this VAE's decoder takes {expected}, got {len(condition)} conditions")
+        return self.decode(params, z, *condition)
+
+    def check_data(self, x: Image, name: str = "x") -> None:
+        """`likelihoods.check_data` of one example or a set of them [n, …]."""
+        check_data(self.likelihood, self.split(x)[0], name)
+
+    def check_examples(self, examples: Any) -> int:
+        """`likelihoods.check_examples` of a set of them; returns how many they are.
+
+        Raises:
+            ValueError: also if there is none, or they are no arrays [n, …] of one length.
+        """
+        leaves = jax.tree.leaves(examples)
+        counts = sorted({len(leaf) if jnp.ndim(leaf) else -1 for leaf in leaves})
+        if counts[:1] == [0] and len(counts) == 1:
+            raise ValueError("there must be at least one example to evaluate on, got 0")
+        if len(counts) != 1 or counts[0] < 0:
+            raise ValueError(f"expected examples as arrays [n, …] of one length, got lengths {counts}")
+        check_examples(self.likelihood, self.split(examples)[0])
+        return counts[0]
 
     def log_joint(self, params: PyTree, x: Image, z: Vector) -> Scalar:
         """log p(x, z) = log p(x | z) + log p(z), in nats."""
@@ -112,9 +165,9 @@ class VAE:
         """z ↦ log p(x, z): the target for the integrators and the samplers."""
         return lambda z: self.log_joint(params, x, z)
 
-    def generate(self, params: PyTree, z: Vector) -> Image:
-        """E[x | z]: the picture at z."""
-        return self.likelihood.mean(self.decode(params, z))
+    def generate(self, params: PyTree, z: Vector, *condition: Any) -> Image:
+        """E[x | z]: the picture at z, and at c where the VAE is conditional."""
+        return self.likelihood.mean(self.decode_given(params, z, *condition))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +190,15 @@ class Example:
 
     def decode(self, z: Vector) -> PyTree:
         """The likelihood's parameters at z."""
-        return self.vae.decode(self.params, z)
+        return self.vae.decode_given(self.params, z, *self.vae.split(self.x)[1])
+
+    def information_outputs(self, z: Vector) -> PyTree:
+        """`decode`, in the outputs in which the likelihood's Fisher information is diagonal."""
+        return self.vae.likelihood.diagonalise(self.decode(z))
+
+    def fisher_weights(self, outputs: PyTree) -> PyTree:
+        """The information of what is observed of x about each of them."""
+        return self.vae.likelihood.weights_at(outputs, self.vae.split(self.x)[0])
 
     def log_prior(self, z: Vector) -> Scalar:
         """log p(z)."""

@@ -103,11 +103,28 @@ def test_a_batch_is_its_examples_one_by_one():
 
 
 def test_mean_and_scale_begin_in_the_middle_of_the_pixels():
-    mean, log_scale = networks.split_outputs(jnp.zeros((2, 2, 6)), 2)
+    unpack = likelihoods.gaussian().unpack
+    mean, log_scale = unpack(networks.numbers_per_pixel(jnp.zeros((2, 2, 6)), 2))
     np.testing.assert_array_equal(mean, np.full((2, 2, 3), 0.5))
     np.testing.assert_array_equal(log_scale, np.full((2, 2, 3), -2.0))
-    both = networks.split_outputs(jnp.arange(2.0).reshape(1, 1, 2), 2)
-    np.testing.assert_array_equal(jnp.concatenate(both, -1), [[[0.5, -1.0]]])
+    # The first maps are the colours' means, the others their scales.
+    both = unpack(networks.numbers_per_pixel(jnp.arange(4.0).reshape(1, 1, 4), 2))
+    np.testing.assert_array_equal(jnp.stack(both)[:, 0, 0], [[0.5, 1.5], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_nets_give_what_each_likelihood_asks_for(architecture):
+    shape = (8, 8, 2)
+    for likelihood in (
+        likelihoods.categorical(4),
+        likelihoods.discretised_logistic_mixture(3),
+        likelihoods.poisson(),
+        likelihoods.negative_binomial(),
+    ):
+        vae, init_params, _ = networks.build_vae(shape, 2, likelihood, architecture=architecture, hidden=(4,))
+        params = init_params(jax.random.key(0))
+        likelihood.check_outputs(vae.decode(params, jnp.zeros(2)), jnp.zeros(shape))
+        assert np.isfinite(vae.log_likelihood(params, jnp.zeros(shape), jnp.zeros(2)))
 
 
 def test_reverse_model_starts_as_the_standard_normal_and_can_leave_it():

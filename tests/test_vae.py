@@ -73,6 +73,7 @@ def test_numpys_whole_numbers_are_latent_dimensions():
         likelihood=hmcvae.likelihoods.bernoulli(),
         latent_dim=np.int64(2),
         prior=hmcvae.priors.standard_normal(),
+        is_conditional=False,
     )
     hmcvae.VAE.__post_init__(vae)
     assert type(vae.latent_dim) is int

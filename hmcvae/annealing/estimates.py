@@ -10,10 +10,9 @@ from jaxtyping import Array, Float
 from hmcvae._checks import check_count
 from hmcvae._programs import Programs
 from hmcvae.annealing.chains import NUM_PILOT_CHAINS, Path, run_chain, sigmoid_schedule
-from hmcvae.likelihoods import check_examples
 from hmcvae.posteriors import Posterior, mean_field
 from hmcvae.types import PRNGKey, PyTree, Vector
-from hmcvae.vae import VAE, check_vae_params
+from hmcvae.vae import VAE, check_vae_params, num_examples
 
 # One object, so that its programs are found again.
 _MEAN_FIELD = mean_field(whitened=True)
@@ -44,7 +43,7 @@ def _estimate_example(
     vae_params: PyTree,
     posterior_params: PyTree,
     rng_key: PRNGKey,
-    x: Array,
+    x: PyTree,
     position: Vector | None,
     betas: Array,
     num_chains: int,
@@ -90,7 +89,7 @@ def _estimate(
     vae_params: PyTree,
     posterior_params: PyTree,
     rng_key: PRNGKey,
-    examples: Array,
+    examples: PyTree,
     positions: Array | None,
     betas: Array,
     *,
@@ -104,7 +103,7 @@ def _estimate(
             vae, posterior, vae_params, posterior_params, key, x, position, betas, num_chains, num_steps
         )
 
-    keys = jax.random.split(rng_key, len(examples))
+    keys = jax.random.split(rng_key, num_examples(examples))
     return lax.map(one, (keys, examples, positions), batch_size=batch_size)
 
 
@@ -115,7 +114,7 @@ def ais(
     vae: VAE,
     params: PyTree,
     rng_key: PRNGKey,
-    examples: Float[Array, "n ..."],
+    examples: PyTree,
     *,
     num_temperatures: int = 500,
     num_chains: int = 16,
@@ -133,7 +132,7 @@ def ais(
     Args:
         vae: the model.
         params: params["vae"].
-        examples: [n, …], as the encoder takes them.
+        examples: arrays [n, …], or a pytree of them, as the encoder takes them.
         num_temperatures: T.
         num_chains: K, side by side.
         num_steps: L.
@@ -154,7 +153,7 @@ def reverse_ais(
     vae: VAE,
     params: PyTree,
     rng_key: PRNGKey,
-    examples: Float[Array, "n ..."],
+    examples: PyTree,
     positions: Float[Array, "m d"],
     *,
     num_temperatures: int = 500,
@@ -174,8 +173,6 @@ def reverse_ais(
     Raises:
         ValueError: see `ais`; or unless there is one position for each example.
     """
-    if len(positions) != len(examples):
-        raise ValueError(f"expected one position for each of {len(examples)} examples, got {len(positions)}")
     counts = _Counts(num_temperatures, num_chains, num_steps, batch_size)
     return _checked(vae, params, rng_key, examples, positions, posterior, posterior_params, counts)
 
@@ -193,21 +190,21 @@ def _checked(
     vae: VAE,
     params: PyTree,
     rng_key: PRNGKey,
-    examples: Array,
+    examples: PyTree,
     positions: Array | None,
     posterior: Posterior | None,
     posterior_params: PyTree,
     counts: _Counts,
 ) -> AISEstimate:
     check_vae_params(params)
-    examples = jnp.asarray(examples)
-    if len(examples) == 0:
-        raise ValueError("there must be at least one example to evaluate on, got 0")
-    check_examples(vae.likelihood, examples)
+    examples = jax.tree.map(jnp.asarray, examples)
+    count = vae.check_examples(examples)
+    if positions is not None and len(positions) != count:
+        raise ValueError(f"expected one position for each of {count} examples, got {len(positions)}")
     betas = sigmoid_schedule(counts.num_temperatures)
     num_chains = check_count("num_chains", counts.num_chains, 1)
     num_steps = check_count("num_steps", counts.num_steps, 1)
-    batch_size = min(check_count("batch_size", counts.batch_size, 1), len(examples))
+    batch_size = min(check_count("batch_size", counts.batch_size, 1), count)
     posterior = _MEAN_FIELD if posterior is None else posterior
     if posterior_params is None:
         posterior_params = posterior.init(jax.random.key(0))

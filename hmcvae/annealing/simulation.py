@@ -1,6 +1,9 @@
 """Draws from the model itself, of which a posterior draw is known."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
@@ -9,16 +12,23 @@ from hmcvae.vae import VAE
 
 
 def simulate(
-    vae: VAE, params: PyTree, rng_key: PRNGKey, num_examples: int, latent_dim: int | None = None
-) -> tuple[Float[Array, "n d"], Float[Array, "n ..."]]:
+    vae: VAE,
+    params: PyTree,
+    rng_key: PRNGKey,
+    num_examples: int,
+    latent_dim: int | None = None,
+    *,
+    conditions: PyTree = None,
+) -> tuple[Float[Array, "n d"], Any]:
     """(z, x) drawn from the model itself: z ~ p(z), x ~ p(x | z). So z is an exact draw of p(z | x).
 
     Args:
         params: params["vae"].
         latent_dim: d, by default the VAE's.
+        conditions: c [n, …] of a conditional VAE, whose examples are pairs (x, c).
 
     Raises:
-        ValueError: unless num_examples ≥ 1 and d is known.
+        ValueError: unless num_examples ≥ 1 and d is known, and there are conditions, n of them, where the VAE has such.
     """
     num_examples = check_count("num_examples", num_examples, 1)
     d = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
@@ -27,7 +37,13 @@ def simulate(
     position_key, example_key = jax.random.split(rng_key)
     positions = vae.prior.sample(params, position_key, (num_examples, d))
 
-    def draw(key: PRNGKey, z: Vector) -> Array:
-        return vae.likelihood.sample(key, vae.decode(params, z))
+    own = () if conditions is None else (jax.tree.map(jnp.asarray, conditions),)
+    counts = {leaf.shape[:1] for leaf in jax.tree.leaves(own)}
+    if counts not in (set(), {(num_examples,)}):
+        raise ValueError(f"expected conditions [{num_examples}, …], got lengths {sorted(counts)}")
 
-    return positions, jax.vmap(draw)(jax.random.split(example_key, num_examples), positions)
+    def draw(key: PRNGKey, z: Vector, *condition: PyTree) -> Any:
+        return vae.likelihood.sample(key, vae.decode_given(params, z, *condition))
+
+    xs = jax.vmap(draw)(jax.random.split(example_key, num_examples), positions, *own)
+    return positions, (xs, *own) if own else xs

@@ -31,14 +31,13 @@ def decoder_metric(
         weight: a; None is 1.
         to_position: u ↦ z.
     """
-    fisher_weights = example.vae.likelihood.fisher_weights
     precision = example.prior_precision if precision is None else precision
 
     def predict(u: Vector) -> PyTree:
-        return example.decode(to_position(u))
+        return example.information_outputs(to_position(u))
 
     def weights(outputs: PyTree) -> PyTree:
-        own = fisher_weights(outputs)
+        own = example.fisher_weights(outputs)
         return own if weight is None else jax.tree.map(lambda w: weight * w, own)
 
     # linear is not to be found out by tracing: the decoder's parameters are traced themselves.
@@ -93,8 +92,8 @@ def _scaled(precision: ArrayLike, factors: Vector) -> Array:
 
 def _sketch(rng_key: PRNGKey, example: Example, weight: Array, num_probes: int) -> Float[Array, "k d"]:
     """The rows g = Jᵀ w^{1/2} ε, at the encoder's mean."""
-    outputs, pull_back = jax.vjp(example.decode, example.mean)
-    weights = jax.tree.map(lambda w: weight * w, example.vae.likelihood.fisher_weights(outputs))
+    outputs, pull_back = jax.vjp(example.information_outputs, example.mean)
+    weights = jax.tree.map(lambda w: weight * w, example.fisher_weights(outputs))
     leaves, structure = jax.tree.flatten(weights)
     keys = jax.random.split(rng_key, len(leaves))
     # Where a weight underflows to 0 its root has no derivative.

@@ -18,10 +18,11 @@ from jaxtyping import Array, Bool, Float, Key
 
 from hmcvae._checks import check_count, is_concrete
 from hmcvae.bounds import Bound
-from hmcvae.training.inputs import Preprocess, check_examples, keep_as_is, num_examples, preprocess_all
+from hmcvae.training.inputs import Preprocess, check_examples, keep_as_is, preprocess_all
 from hmcvae.training.settings import Settings
 from hmcvae.training.state import StepMetrics, TrainState, undo_overflow
 from hmcvae.types import PRNGKey, PyTree
+from hmcvae.vae import num_examples
 
 # Whether a run has gone bad is looked at after so many steps at most: a loop whose end depends on the data waits for
 # the device at each of its passes. What such a piece has left is undone if parameters are not finite.

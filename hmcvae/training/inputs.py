@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmcvae._checks import check_count, is_concrete
-from hmcvae.likelihoods import CHUNK, Likelihood, check_data
+from hmcvae.likelihoods.base import CHUNK
 from hmcvae.training.pixels import Pixels, check_array
 from hmcvae.training.settings import Settings
 from hmcvae.types import PRNGKey, PyTree
+from hmcvae.vae import VAE, num_examples
 
 # (rng_key, one example of the data) -> x, pure: it runs inside the jitted step. Pixels has checks of its own.
 Preprocess = Callable[[PRNGKey, Any], Any]
@@ -21,11 +22,6 @@ def keep_as_is(rng_key: PRNGKey, example: PyTree) -> PyTree:
     """The preprocess function of data that are ready for the model."""
     del rng_key
     return example
-
-
-def num_examples(data: PyTree) -> int:
-    """n, of a pytree of arrays [n, …]."""
-    return jax.tree.leaves(data)[0].shape[0]
 
 
 def preprocess_all(preprocess: Preprocess, rng_key: PRNGKey, batch: PyTree) -> PyTree:
@@ -113,7 +109,7 @@ def _check_stream(data: Any, steps_per_epoch: int | None) -> int:
     return check_count("the number of batches an epoch", len(data), 1)  # pyright: ignore[reportArgumentType]
 
 
-def check_likelihood(likelihood: Likelihood, data: PyTree, preprocess: Preprocess, name: str) -> None:
+def check_likelihood(vae: VAE, data: PyTree, preprocess: Preprocess, name: str) -> None:
     """Check that what the examples become in a step has a likelihood: all of them, or of bits drawn from pixels, which
     are bits whatever the pixels are, a few.
 
@@ -132,4 +128,4 @@ def check_likelihood(likelihood: Likelihood, data: PyTree, preprocess: Preproces
             lambda leaf, first=first: jnp.asarray(np.asarray(leaf[first : first + rows])), data
         )
         keys = jax.random.split(jax.random.key(first), num_examples(part))
-        check_data(likelihood, make(keys, part), name)
+        vae.check_data(make(keys, part), name)

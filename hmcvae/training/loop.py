@@ -22,7 +22,6 @@ from hmcvae.training.inputs import (
     check_training,
     is_in_memory,
     keep_as_is,
-    num_examples,
 )
 from hmcvae.training.pixels import Pixels
 from hmcvae.training.settings import Settings
@@ -30,6 +29,7 @@ from hmcvae.training.starting import check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
 from hmcvae.training.watch import Watch
 from hmcvae.types import PyTree
+from hmcvae.vae import num_examples
 
 RunEpoch = Callable[[TrainState], tuple[TrainState, StepMetrics]]
 
@@ -152,9 +152,9 @@ def _check_model(bound: Bound, params: PyTree, first: Any, validation: Any, prep
     check_start(bound, params, first, preprocess)
     if isinstance(preprocess, Pixels):
         preprocess.check_spread(jax.tree.leaves(first)[0], "training")
-    check_likelihood(bound.vae.likelihood, first, preprocess, "training examples")
+    check_likelihood(bound.vae, first, preprocess, "training examples")
     if validation is not None:
-        check_likelihood(bound.vae.likelihood, validation, preprocess, "validation examples")
+        check_likelihood(bound.vae, validation, preprocess, "validation examples")
 
 
 def _make_run_epoch(

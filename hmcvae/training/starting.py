@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmcvae.bounds import Bound, check_params
-from hmcvae.training.inputs import Preprocess, keep_as_is, num_examples, preprocess_all
+from hmcvae.training.inputs import Preprocess, keep_as_is, preprocess_all
 from hmcvae.types import PyTree
+from hmcvae.vae import num_examples
 
 # Of the first examples, two that differ are looked for, to see that the encoder tells them apart.
 NUM_STARTING = 16
@@ -70,7 +71,12 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
     mean = jnp.asarray(jax.tree.leaves(bound.vae.encode(own, x[0]))[0])
     z = [jax.random.normal(key, mean.shape, mean.dtype) for key in keys[:2]]
-    for name, net, (a, b) in (("encode", bound.vae.encode, x), ("decode", bound.vae.decode, z)):
+    condition = bound.vae.split(x[1])[1]
+
+    def decode(params: PyTree, z: Any) -> PyTree:
+        return bound.vae.decode(params, z, *condition)
+
+    for name, net, (a, b) in (("encode", bound.vae.encode, x), ("decode", decode, z)):
         # Of the second: the first may be all black, which hides a mask; and some masks are alike by chance.
         result = net(own, b)
         if not jax.tree.leaves(result):

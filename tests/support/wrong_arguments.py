@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import hmcvae
-from hmcvae import annealing, bounds, data, likelihoods, metrics, posteriors, solvers, training
+from hmcvae import annealing, bounds, data, likelihoods, metrics, posteriors, priors, solvers, training
 from hmcvae.samplers.draws import concatenate
 from tests.support.weights import PARAMS, VAE, X
 
@@ -199,6 +199,26 @@ CASES = {
     "flags of a posterior": (
         lambda: posteriors.gauss_newton(posteriors.mean_field(whitened=True), fresh="yes"),
         "fresh must be True or False",
+    ),
+    "no likelihood to mask": (
+        lambda: likelihoods.masked(likelihoods.bernoulli),
+        "masked needs one of hmcvae.likelihoods, such as bernoulli",
+    ),
+    "a number for a flag of a VAE": (
+        lambda: hmcvae.VAE(VAE.encode, VAE.decode, VAE.likelihood, 2, is_conditional=2),
+        "is_conditional must be True or False, got 2",
+    ),
+    "components that are no function": (
+        lambda: priors.mixture(IMAGES),
+        "get must be a function, params -> .logits",
+    ),
+    "pseudo-inputs that are no function": (
+        lambda: priors.vamp(VAE.encode, None),
+        "get must be a function, params -> .pseudo-inputs",
+    ),
+    "no encoder for pseudo-inputs": (
+        lambda: priors.vamp(None, len),
+        "encode must be a function",
     ),
     "flags of a solver": (
         lambda: solvers.fixed_point(accelerate=1),

@@ -66,7 +66,7 @@ def test_data_that_are_no_real_numbers_are_refused(data):
 
 
 def test_a_large_set_is_checked_whole_and_in_pieces(monkeypatch):
-    monkeypatch.setattr(likelihoods, "CHUNK", 100)
+    monkeypatch.setattr(likelihoods.base, "CHUNK", 100)
     sizes = []
     likelihood = likelihoods.bernoulli()
     spying = likelihood._replace(check=lambda x: (sizes.append(x.size), likelihood.check(x)))

@@ -265,3 +265,18 @@ def test_gaussian_with_a_least_scale_is_a_normal_of_the_sum_of_variances():
 def test_gaussian_refuses_a_least_scale_out_of_place(options):
     with pytest.raises(ValueError, match="min_scale must be 0, or positive"):
         likelihoods.gaussian(**options)
+
+
+def test_a_gaussian_may_have_one_learned_scale_for_all_of_x():
+    """Its value is that of the same scale everywhere; its information the sum of theirs."""
+    likelihood = likelihoods.gaussian(min_scale=0.1)
+    mean, x = outputs_of("gaussian, fixed"), pixels_of("gaussian, fixed")
+    one, many = (mean, jnp.asarray(-0.7)), (mean, jnp.full(SHAPE, -0.7))
+    likelihood.check_outputs(one, x)
+    np.testing.assert_allclose(likelihood.log_prob(one, x), likelihood.log_prob(many, x), rtol=1e-12)
+    weights, expected = likelihood.fisher_weights(one), likelihood.fisher_weights(many)
+    np.testing.assert_allclose(weights[0], expected[0], rtol=1e-12)
+    np.testing.assert_allclose(weights[1], jnp.sum(expected[1]), rtol=1e-12)
+    assert likelihood.sample(jax.random.key(0), one).shape == SHAPE
+    with pytest.raises(ValueError, match="decode must return outputs of x's shape"):
+        likelihoods.gaussian(0.3).check_outputs(one, x)
