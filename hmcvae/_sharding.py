@@ -1,10 +1,12 @@
 """Arrays that are spread over devices, by `jax.shard_map` or by a mesh with Explicit axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hmcvae._checks import is_concrete
 from hmcvae.types import PyTree
@@ -86,3 +88,58 @@ def _axis_types(mesh: Any) -> tuple:
     """Of a mesh; in JAX before 0.7 they were a dictionary."""
     types = getattr(mesh, "axis_types", None) or ()
     return tuple(types)
+
+
+def check_mesh(mesh: Any) -> Mesh | None:
+    """A mesh whose axes are Auto, as the loops here want them; None stays None.
+
+    Raises:
+        ValueError: for anything but a mesh of devices.
+    """
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        raise ValueError(
+            "mesh must be a jax.sharding.Mesh, such as jax.make_mesh((jax.device_count(),), ('batch',)), "
+            f"got {mesh!r}"
+        )
+    return with_axes(AxisType.Auto, mesh)
+
+
+def place(tree: PyTree, mesh: Mesh, spec: PartitionSpec) -> PyTree:
+    """Arrays that every process has whole, on the devices of a mesh."""
+
+    def one(leaf: Any) -> Any:
+        sharding = NamedSharding(mesh, spec)
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, sharding)
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(one, tree)
+
+
+def map_examples(
+    function: Callable[[PyTree, PyTree], PyTree],
+    shared: PyTree,
+    examples: PyTree,
+    *,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> PyTree:
+    """`function(shared, example)` of every example [n, …], batch_size at a time on each device of the mesh, if any."""
+
+    def run(shared: PyTree, examples: PyTree) -> PyTree:
+        return lax.map(lambda example: function(shared, example), examples, batch_size=batch_size)
+
+    if mesh is None:
+        return run(shared, examples)
+    count = jax.tree.leaves(examples)[0].shape[0]
+    # Every device takes as many; what is too many begins again from the first, and is dropped.
+    order = np.arange(-(-count // mesh.size) * mesh.size) % count
+    whole = PartitionSpec(mesh.axis_names)
+    mapped = jax.shard_map(
+        run, mesh=mesh, in_specs=(PartitionSpec(), whole), out_specs=whole, check_vma=False
+    )
+    results = mapped(shared, jax.tree.map(lambda leaf: leaf[order], examples))
+    return jax.tree.map(lambda leaf: leaf[:count], results)

@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import check_count, check_real
 from hmcvae._programs import Programs
+from hmcvae._sharding import check_mesh, map_examples
 from hmcvae.bounds import Bound
 from hmcvae.types import ArrayLike, PRNGKey, PyTree
 from hmcvae.vae import VAE, num_examples
@@ -147,16 +149,18 @@ def estimate(
     num_samples: int,
     chunk_size: int = 50,
     batch_size: int = 100,
+    mesh: Mesh | None = None,
 ) -> Estimate:
     """`Estimate` for every example, [n]: the bound, and log p(x) by importance weighting with K draws.
 
     With `bounds.elbo` this is the IWAE estimate of Burda et al. (2016) that the literature quotes; with `bounds.hvi`
     the proposal is the end of the Markov chain. Runs on the device in one call, `batch_size` examples and about
-    `chunk_size` draws at a time; every chunk has a key of its own, so another chunk_size gives other draws.
+    `chunk_size` draws at a time; every chunk has a key of its own, so another chunk_size gives other draws. On a mesh
+    of devices the examples are split over them, and the estimates are those of one device.
 
     Raises:
-        ValueError: for no examples or such that have no likelihood, counts below 1, or a bound whose exp is no estimate
-            of p(x).
+        ValueError: for no examples or such that have no likelihood, counts below 1, a bound whose exp is no estimate
+            of p(x), or what is no mesh.
     """
     num_samples = check_count("num_samples", num_samples, 1)
     if not bound.is_unbiased:
@@ -165,28 +169,35 @@ def estimate(
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
     batch_size = min(check_count("batch_size", batch_size, 1), count)
     program = _ESTIMATE.of(bound)
-    return program(
-        params, rng_key, examples, num_samples=num_samples, chunk_size=chunk_size, batch_size=batch_size
-    )
+    sizes = {"num_samples": num_samples, "chunk_size": chunk_size, "batch_size": batch_size}
+    return program(params, rng_key, examples, mesh=check_mesh(mesh), **sizes)
 
 
 def _estimate(
-    bound: Bound, params: PyTree, rng_key: PRNGKey, examples: PyTree, *, num_samples, chunk_size, batch_size
+    bound: Bound,
+    params: PyTree,
+    rng_key: PRNGKey,
+    examples: PyTree,
+    *,
+    num_samples,
+    chunk_size,
+    batch_size,
+    mesh,
 ) -> Estimate:
     keys = jax.random.split(rng_key, num_examples(examples))
 
-    def one(inputs):
+    def one(params, inputs):
         key, x = inputs
         return estimate_example(bound, params, key, x, num_samples, chunk_size)
 
-    return lax.map(one, (keys, examples), batch_size=batch_size)
+    return map_examples(one, params, (keys, examples), batch_size=batch_size, mesh=mesh)
 
 
 def _posterior_means(vae: VAE, params: PyTree, examples: PyTree) -> Float[Array, "n d"]:
     return jax.vmap(lambda x: vae.encoded(params, x).mean)(examples)
 
 
-_ESTIMATE = Programs(_estimate, ("num_samples", "chunk_size", "batch_size"))
+_ESTIMATE = Programs(_estimate, ("num_samples", "chunk_size", "batch_size", "mesh"))
 _POSTERIOR_MEANS = Programs(_posterior_means)
 
 

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
 from hmcvae._programs import Programs
+from hmcvae._sharding import check_mesh, map_examples
 from hmcvae.annealing.chains import NUM_PILOT_CHAINS, Path, run_chain, sigmoid_schedule
 from hmcvae.posteriors import Posterior, mean_field
 from hmcvae.types import PRNGKey, PyTree, Vector
@@ -96,18 +97,21 @@ def _estimate(
     num_chains: int,
     num_steps: int,
     batch_size: int,
+    mesh: Mesh | None,
 ) -> AISEstimate:
-    def one(inputs: tuple) -> AISEstimate:
+    def one(shared: tuple, inputs: tuple) -> AISEstimate:
+        vae_params, posterior_params, betas = shared
         key, x, position = inputs
         return _estimate_example(
             vae, posterior, vae_params, posterior_params, key, x, position, betas, num_chains, num_steps
         )
 
     keys = jax.random.split(rng_key, num_examples(examples))
-    return lax.map(one, (keys, examples, positions), batch_size=batch_size)
+    shared = vae_params, posterior_params, betas
+    return map_examples(one, shared, (keys, examples, positions), batch_size=batch_size, mesh=mesh)
 
 
-_ESTIMATE = Programs(_estimate, ("num_chains", "num_steps", "batch_size"))
+_ESTIMATE = Programs(_estimate, ("num_chains", "num_steps", "batch_size", "mesh"))
 
 
 def ais(
@@ -122,6 +126,7 @@ def ais(
     posterior: Posterior | None = None,
     posterior_params: PyTree = None,
     batch_size: int = 20,
+    mesh: Mesh | None = None,
 ) -> AISEstimate:
     """log p(x) from below, by annealed importance sampling (Neal 2001, eq. 5-11; Wu et al. 2017, section 3).
 
@@ -140,13 +145,14 @@ def ais(
             `posteriors.standard_normal()` starts at the prior, as Wu et al. (2017) do, and wants many more
             temperatures.
         posterior_params: its parameters; by default those that it starts with.
-        batch_size: examples at a time.
+        batch_size: examples at a time, on each device.
+        mesh: of devices to split the examples over; the estimates are those of one device.
 
     Raises:
-        ValueError: for no examples or such that have no likelihood, or counts below 1.
+        ValueError: for no examples or such that have no likelihood, counts below 1, or what is no mesh.
     """
-    counts = _Counts(num_temperatures, num_chains, num_steps, batch_size)
-    return _checked(vae, params, rng_key, examples, None, posterior, posterior_params, counts)
+    options = _Options(num_temperatures, num_chains, num_steps, batch_size, mesh)
+    return _checked(vae, params, rng_key, examples, None, posterior, posterior_params, options)
 
 
 def reverse_ais(
@@ -162,6 +168,7 @@ def reverse_ais(
     posterior: Posterior | None = None,
     posterior_params: PyTree = None,
     batch_size: int = 20,
+    mesh: Mesh | None = None,
 ) -> AISEstimate:
     """log p(x) from above: `ais` run backwards from exact draws of p(z | x) (Grosse, Ghahramani & Adams 2015).
 
@@ -173,17 +180,18 @@ def reverse_ais(
     Raises:
         ValueError: see `ais`; or unless there is one position for each example.
     """
-    counts = _Counts(num_temperatures, num_chains, num_steps, batch_size)
-    return _checked(vae, params, rng_key, examples, positions, posterior, posterior_params, counts)
+    options = _Options(num_temperatures, num_chains, num_steps, batch_size, mesh)
+    return _checked(vae, params, rng_key, examples, positions, posterior, posterior_params, options)
 
 
-class _Counts(NamedTuple):
+class _Options(NamedTuple):
     """Of `ais`, unchecked."""
 
     num_temperatures: int
     num_chains: int
     num_steps: int
     batch_size: int
+    mesh: Mesh | None
 
 
 def _checked(
@@ -194,17 +202,17 @@ def _checked(
     positions: Array | None,
     posterior: Posterior | None,
     posterior_params: PyTree,
-    counts: _Counts,
+    options: _Options,
 ) -> AISEstimate:
     check_vae_params(params)
     examples = jax.tree.map(jnp.asarray, examples)
     count = vae.check_examples(examples)
     if positions is not None and len(positions) != count:
         raise ValueError(f"expected one position for each of {count} examples, got {len(positions)}")
-    betas = sigmoid_schedule(counts.num_temperatures)
-    num_chains = check_count("num_chains", counts.num_chains, 1)
-    num_steps = check_count("num_steps", counts.num_steps, 1)
-    batch_size = min(check_count("batch_size", counts.batch_size, 1), count)
+    betas = sigmoid_schedule(options.num_temperatures)
+    num_chains = check_count("num_chains", options.num_chains, 1)
+    num_steps = check_count("num_steps", options.num_steps, 1)
+    batch_size = min(check_count("batch_size", options.batch_size, 1), count)
     posterior = _MEAN_FIELD if posterior is None else posterior
     if posterior_params is None:
         posterior_params = posterior.init(jax.random.key(0))
@@ -219,4 +227,5 @@ def _checked(
         num_chains=num_chains,
         num_steps=num_steps,
         batch_size=batch_size,
+        mesh=check_mesh(options.mesh),
     )

@@ -6,6 +6,7 @@
 """
 
 from hmcvae.training.checkpoints import Checkpoints
+from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_step, make_stream_epoch
 from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
 from hmcvae.training.loop import fit
@@ -18,6 +19,7 @@ from hmcvae.training.watch import NotFiniteError, TrainingWarning
 __all__ = [
     "SCHEDULES",
     "Checkpoints",
+    "Devices",
     "NotFiniteError",
     "Pixels",
     "Settings",

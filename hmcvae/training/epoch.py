@@ -17,13 +17,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Key
 
 from hmcvae._checks import check_count, is_concrete
+from hmcvae._sharding import map_examples
 from hmcvae.bounds import Bound
+from hmcvae.training.devices import Devices
 from hmcvae.training.inputs import Preprocess, check_examples, keep_as_is, preprocess_all
 from hmcvae.training.settings import Settings
 from hmcvae.training.state import StepMetrics, TrainState, undo_overflow
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import num_examples
 
+ONE_DEVICE = Devices()
 # Whether a run has gone bad is looked at after so many steps at most: a loop whose end depends on the data waits for
 # the device at each of its passes. What such a piece has left is undone if parameters are not finite.
 MAX_PIECE = 16
@@ -64,6 +67,7 @@ def make_epoch(
     optimizer: optax.GradientTransformation,
     settings: Settings,
     preprocess: Preprocess = keep_as_is,
+    devices: Devices = ONE_DEVICE,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, StepMetrics]]:
     """The jitted epoch `(state, examples [n, …]) -> (state, metrics [num_batches])`: shuffles, preprocesses anew and
     takes a step for every whole batch, all on the device.
@@ -71,7 +75,7 @@ def make_epoch(
     It ends early once max_bad_steps in a row, or more than the share of its steps that `settings` allow, could not be
     taken. Examples are checked when they are new.
     """
-    take_step = make_step(bound, optimizer, settings, preprocess)
+    take_step = make_step(bound, optimizer, settings, preprocess, devices)
 
     @jax.jit
     def epoch(state: TrainState, examples: PyTree) -> tuple[TrainState, StepMetrics]:
@@ -113,6 +117,7 @@ def make_stream_epoch(
     optimizer: optax.GradientTransformation,
     settings: Settings,
     preprocess: Preprocess = keep_as_is,
+    devices: Devices = ONE_DEVICE,
 ) -> Callable[[TrainState, Iterable[PyTree], int], tuple[TrainState, StepMetrics]]:
     """An epoch `(state, batches, num_batches) -> (state, metrics [num_batches])` over batches [b, …] that come from the
     host, in their own order; else as `make_epoch`, key for key.
@@ -120,7 +125,7 @@ def make_stream_epoch(
     Raises (when it is called):
         ValueError: if there are fewer batches, or one of them is not what `preprocess` takes.
     """
-    take_step = make_step(bound, optimizer, settings, preprocess)
+    take_step = make_step(bound, optimizer, settings, preprocess, devices)
 
     @jax.jit
     def step(
@@ -147,7 +152,7 @@ def make_stream_epoch(
                     "iterable that begins anew, or a smaller steps_per_epoch"
                 )
             check_examples(batch, preprocess, "training")
-            state, one = step(state, batch, keys, index)
+            state, one = step(state, devices.put_batch(batch), keys, index)
             piece.append(one)
             if len(piece) == MAX_PIECE or index == num_batches - 1:
                 state, own = undo(before, state, jax.tree.map(lambda *values: jnp.stack(values), *piece))
@@ -169,27 +174,43 @@ def _no_metrics(shape: tuple[int, ...]) -> StepMetrics:
 
 
 def make_step(
-    bound: Bound, optimizer: optax.GradientTransformation, settings: Settings, preprocess: Preprocess
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess = keep_as_is,
+    devices: Devices = ONE_DEVICE,
 ) -> Callable[[TrainState, PyTree, PRNGKey, int], tuple[TrainState, StepMetrics]]:
     """One step `(state, batch [b, …], rng_key, num_batches) -> (state, metrics)`, to be jitted; not taken where its
     loss or gradient is not finite. num_batches: of an epoch, for the warm-up."""
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     clip_state = clip.init({})
 
-    def loss_fn(params: PyTree, rng_key: PRNGKey, xs: PyTree, kl_weight: Array):
-        keys = jax.random.split(rng_key, num_examples(xs))
+    def loss_fn(params: PyTree, keys: Key[Array, " b"], xs: PyTree, kl_weight: Array):
         log_weights, info = jax.vmap(bound, (None, 0, 0, None))(params, keys, xs, kl_weight)
         return -jnp.mean(log_weights), info
+
+    def of_batch(params: PyTree, kl_weight: Array, batch: PyTree, data_keys: Any, draw_keys: Any) -> tuple:
+        """(loss, gradients, (bound, energy error, share of converged solves))."""
+        xs = jax.vmap(preprocess)(data_keys, batch)
+        (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, draw_keys, xs, kl_weight)
+        # The bound itself, whatever weight the loss gave to its parts during warm-up.
+        parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
+        count = num_examples(xs)
+        full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
+        converged = jnp.mean(info.solver.converged.astype(jnp.float32))
+        return loss, grads, (full, jnp.mean(info.energy_error), converged)
+
+    average = devices.averaged(of_batch)
 
     def take_step(
         state: TrainState, batch: PyTree, rng_key: PRNGKey, num_batches: int
     ) -> tuple[TrainState, StepMetrics]:
         warmup = max(1, settings.kl_warmup_epochs * num_batches)
         data_key, draw_key = jax.random.split(rng_key)
-        xs = preprocess_all(preprocess, data_key, batch)
+        data_keys, draw_keys = (jax.random.split(key, num_examples(batch)) for key in (data_key, draw_key))
         dtype = jnp.result_type(*(leaf for leaf in jax.tree.leaves(state.params)))
         kl_weight = jnp.minimum(1.0, (state.step + 1) / warmup).astype(dtype)
-        (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, draw_key, xs, kl_weight)
+        loss, grads, figures = average(state.params, kl_weight, batch, data_keys, draw_keys)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(grads)))
         clipped, _ = clip.update(grads, clip_state)
         updates, opt_state = optimizer.update(clipped, state.opt_state, state.params)
@@ -197,6 +218,7 @@ def make_step(
         is_taken = jnp.isfinite(loss) & jnp.isfinite(norm)
         # A select, not a branch: XLA fuses it into the optimizer's own elementwise pass.
         kept = jax.tree.map(lambda a, b: jnp.where(is_taken, a, b), new, (state.params, state.opt_state))
+        kept = devices.keep_state(kept)
         skipped = 1 - is_taken.astype(jnp.int32)
         was_clipped = (norm > settings.clip_norm) & (settings.clip_norm > 0) & is_taken
         state = state._replace(
@@ -207,22 +229,18 @@ def make_step(
             bad_run=(state.bad_run + 1) * skipped,
             num_clipped=state.num_clipped + was_clipped.astype(jnp.int32),
         )
-        unconverged = 1 - jnp.mean(info.solver.converged.astype(jnp.float32))
-        # The bound itself, whatever weight the loss gave to its parts during warm-up.
-        parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
-        count = num_examples(xs)
-        full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
-        metrics = StepMetrics(full, norm, jnp.mean(info.energy_error), unconverged, is_taken)
+        full, energy_error, converged = figures
+        metrics = StepMetrics(full, norm, energy_error, 1 - converged, is_taken)
         return state, jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), metrics)
 
     return take_step
 
 
 def make_monitor(
-    bound: Bound, preprocess: Preprocess = keep_as_is, batch_size: int = 200
+    bound: Bound, preprocess: Preprocess = keep_as_is, batch_size: int = 200, devices: Devices = ONE_DEVICE
 ) -> Callable[[PyTree, PRNGKey, PyTree], Float[Array, ""]]:
-    """Jitted mean bound over examples, one draw each. The same key gives the same data and draws every time, so that
-    two epochs are compared on equal terms.
+    """Jitted mean bound over examples, one draw each, batch_size at a time on every device. The same key gives the same
+    data and draws every time, so that two epochs are compared on equal terms.
 
     Raises:
         ValueError: unless batch_size ≥ 1.
@@ -234,7 +252,13 @@ def make_monitor(
         data_key, draw_key = jax.random.split(rng_key)
         xs = preprocess_all(preprocess, data_key, examples)
         keys = jax.random.split(draw_key, num_examples(examples))
-        log_weights = lax.map(lambda inputs: bound(params, *inputs)[0], (keys, xs), batch_size=batch_size)
+        log_weights = map_examples(
+            lambda params, inputs: bound(params, *inputs)[0],
+            params,
+            (keys, xs),
+            batch_size=batch_size,
+            mesh=devices.mesh,
+        )
         return jnp.mean(log_weights)
 
     return Checked(monitor, preprocess)

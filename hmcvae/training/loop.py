@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from hmcvae._checks import check_flag
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
+from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_stream_epoch
 from hmcvae.training.inputs import (
     Preprocess,
@@ -56,6 +58,8 @@ def fit(
     best: Checkpoints | None = None,
     resume: bool = False,
     resume_epoch: int | None = None,
+    mesh: Mesh | None = None,
+    shard_params: bool = False,
 ) -> Iterator[tuple[TrainState, dict[str, float]]]:
     """Train, yielding (state, record) after every epoch: the caller logs, draws and stops as it likes.
 
@@ -79,6 +83,8 @@ def fit(
         best: where the state with the best validation bound is kept.
         resume: start from a checkpoint, and go on as if never stopped.
         resume_epoch: the checkpoint's epoch; None: the newest.
+        mesh, shard_params: the devices that share each batch, and whether they share the parameters too: see `Devices`.
+            Data in memory are whole on each of them; batches are read by each process for its own devices.
 
     Yields:
         The state, and a record of the epoch: epoch, bound (training, mean over the steps taken), validation_bound,
@@ -98,6 +104,7 @@ def fit(
     settings = Settings(
         num_epochs, batch_size, clip_norm, kl_warmup_epochs, patience, max_bad_steps, max_bad_share, seed
     )
+    devices = Devices(mesh, shard_params)
     num_batches = check_training(
         data, settings, preprocess, validation=validation, steps_per_epoch=steps_per_epoch
     )
@@ -105,6 +112,8 @@ def fit(
         raise ValueError("resume needs checkpoints to start from, got None")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
+    if is_in_memory(data):
+        devices.check_batch(settings.batch_size)
     first, data = _first_of(data)
     if first is not None:
         _check_model(bound, params, first, validation, preprocess)
@@ -114,8 +123,9 @@ def fit(
             state = checkpoints.restore(state, resume_epoch)
         else:
             checkpoints.save(0, state)
-    run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches)
-    monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed)
+    state = devices.put_state(state)
+    run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices)
+    monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
     watch = Watch(settings, num_batches)
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
@@ -164,22 +174,23 @@ def _make_run_epoch(
     preprocess: Preprocess,
     data: Any,
     num_batches: int,
+    devices: Devices,
 ) -> RunEpoch:
     if is_in_memory(data):
-        epoch = make_epoch(bound, optimizer, settings, preprocess)
-        on_device = jax.tree.map(jnp.asarray, data)
+        epoch = make_epoch(bound, optimizer, settings, preprocess, devices)
+        on_device = devices.put_examples(data)
         return lambda state: epoch(state, on_device)
-    stream_epoch = make_stream_epoch(bound, optimizer, settings, preprocess)
+    stream_epoch = make_stream_epoch(bound, optimizer, settings, preprocess, devices)
     return lambda state: stream_epoch(state, data, num_batches)
 
 
 def _make_validate(
-    bound: Bound, preprocess: Preprocess, validation: PyTree | None, seed: int
+    bound: Bound, preprocess: Preprocess, validation: PyTree | None, seed: int, devices: Devices
 ) -> Callable[[PyTree], Array] | None:
     if validation is None or num_examples(validation) == 0:
         return None
-    monitor, key = make_monitor(bound, preprocess), stream(seed, "validation")
-    on_device = jax.tree.map(jnp.asarray, validation)
+    monitor, key = make_monitor(bound, preprocess, devices=devices), stream(seed, "validation")
+    on_device = devices.put_examples(validation)
     return lambda params: monitor(params, key, on_device)
 
 

@@ -220,6 +220,18 @@ CASES = {
         lambda: priors.vamp(None, len),
         "encode must be a function",
     ),
+    "a number for a mesh": (
+        lambda: fit(mesh=8),
+        "mesh must be a jax.sharding.Mesh, .* got 8",
+    ),
+    "parameters to share without devices": (
+        lambda: fit(shard_params=True),
+        "shard_params needs a mesh of devices, got None",
+    ),
+    "a number for sharing": (
+        lambda: fit(shard_params=1),
+        "shard_params must be True or False, got 1",
+    ),
     "flags of a solver": (
         lambda: solvers.fixed_point(accelerate=1),
         "accelerate must be True or False, got 1",
