@@ -27,6 +27,10 @@ NOT_THE_MODEL = (
     "monitor_samples",
     "max_bad_steps",
     "max_bad_share",
+    "devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
 )
 
 
@@ -52,6 +56,10 @@ class TrainConfig:
         start_from: a finished run with the same nets, whose encoder and decoder this one starts with.
         run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
         resume: go on with the run in run_dir.
+        devices: how many share each batch; 0: all. The numbers are those of one.
+        coordinator: HOST:PORT of the first of several processes, or auto for a cluster's own; None: this one is alone.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
     """
 
     dataset: str = "digits"
@@ -71,6 +79,10 @@ class TrainConfig:
     start_from: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
+    devices: int = 1
+    coordinator: str | None = None
+    num_processes: int = 1
+    process_id: int = 0
 
     def __post_init__(self):
         for name, known in (("dataset", data.NAMES), ("likelihood", LIKELIHOODS)):
@@ -89,6 +101,9 @@ class TrainConfig:
                 "eval_images": check_images(),
                 "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
                 "num_validation": check_whole(0),
+                "devices": check_whole(0),
+                "num_processes": check_whole(1),
+                "process_id": check_whole(0),
             },
         )
         self.method.check(self.latent_dim)
@@ -130,7 +145,8 @@ def from_json(values: dict) -> TrainConfig:
     Raises:
         ValueError: if the fields are not those of this version.
     """
-    values = dict(values)
+    # What a later version added has its default.
+    values = {own.name: _default(own) for own in dataclasses.fields(TrainConfig)} | dict(values)
     _check_names("a run's config", values, _names(TrainConfig))
     for name in ("data_dir", "run_dir", "start_from"):
         values[name] = None if values[name] is None else Path(values[name])
@@ -162,6 +178,10 @@ def _made(what: str, kinds: Mapping[str, type], values: Any, convert: Any) -> An
     own = {name: value for name, value in values.items() if name != "kind"}
     _check_names(f"a run's {what}", own, _names(kind))
     return kind(**{name: convert(name, value) for name, value in own.items()})
+
+
+def _default(own: dataclasses.Field) -> Any:
+    return own.default if own.default is not dataclasses.MISSING else None
 
 
 def _names(kind: type) -> set[str]:

@@ -105,7 +105,7 @@ def evaluate(
         "trained_with": model.bound.name,
         "proposals": {},
     }
-    sizes = {"num_samples": num_samples, "chunk_size": chunk_size, "batch_size": batch_size}
+    sizes: dict[str, Any] = {"num_samples": num_samples, "chunk_size": chunk_size, "batch_size": batch_size}
     for name, bound in config.method.proposals(model.vae, model.num_features).items():
         with Stopwatch() as watch:
             key = stream(seed, f"evaluation, {name}")

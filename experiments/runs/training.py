@@ -6,11 +6,14 @@ The run folder (see `experiments.runs.folder`) holds everything; `--resume` goes
 
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from experiments.configs import TrainConfig, parse
@@ -21,6 +24,7 @@ from experiments.runs.model import Model, build, load_data, monitored_images, st
 from experiments.runs.pictures import draw_all
 from experiments.support.failures import advised, resume_advice
 from experiments.support.files import write_json
+from experiments.support.processes import enter_on_first, join, mesh_of
 from experiments.support.records import EpochRecord, Monitored
 from hmcvae import data, training
 from hmcvae._random import stream
@@ -32,22 +36,24 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
     """
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"one process trains a run, with all of its devices; got {jax.process_count()} processes of "
-            "jax.distributed, which is not supported yet"
-        )
+    mesh = mesh_of(config.devices if jax.process_count() == 1 else 0)
     run = RunFolder(config.folder)
-    run.check_free(config)
+    training.on_first(lambda: run.check_free(config))
     dataset = load_data(config)
     model = build(config, dataset)
+    training.Devices(mesh).check_batch(config.training.batch_size)
     training.check_training(dataset.train, config.training, model.preprocess, validation=dataset.validation)
     params = start_params(config, model)
     monitor = make_monitor(config, model, dataset)
-    with advised(resume_advice(run.folder)), run.held():
-        run.create(config, dataset)
-        state = train_epochs(config, run, dataset, model, params, monitor, quiet)
-        result = finish(config, run, dataset, model, state, quiet)
+    quiet = quiet or not training.is_first()
+    with ExitStack() as stack:
+        stack.enter_context(advised(resume_advice(run.folder)))
+        enter_on_first(stack, run.held())
+        training.on_first(lambda: run.create(config, dataset))
+        state = train_epochs(config, run, dataset, model, params, monitor, quiet, mesh)
+        state = jax.device_get(training.gathered(state))
+        # By the first process alone, on its own device: the others wait.
+        result = training.on_first(lambda: finish(config, run, dataset, model, state, quiet))
     return run.folder, result
 
 
@@ -59,13 +65,15 @@ def train_epochs(
     params: Any,
     monitor: Callable[[Any, dict], dict],
     quiet: bool,
+    mesh: Mesh | None = None,
 ) -> training.TrainState:
     """Train what is left of a run, log its epochs, and give the state to evaluate: the best on validation images where
     there are any, else the last."""
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
-    start = run.start_epoch(checkpoints.epochs()) if config.resume else 0
-    done = run.trim(start)
+    known = checkpoints.epochs()
+    start = training.on_first(lambda: run.start_epoch(known)) if config.resume else 0
+    num_done = training.on_first(lambda: len(run.trim(start)))
     if not quiet:
         print(
             f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
@@ -86,13 +94,14 @@ def train_epochs(
         best=best,
         resume=start > 0,
         resume_epoch=start,
+        mesh=mesh,
         **config.training.loop,
     )
     last: Any = None
-    with tqdm(total=config.training.num_epochs, initial=len(done), unit="epoch", disable=quiet) as bar:
+    with tqdm(total=config.training.num_epochs, initial=num_done, unit="epoch", disable=quiet) as bar:
         for state, record in epochs:
-            line = monitor(state.params, record)
-            run.log(line)
+            params = training.gathered(state.params)
+            line = training.on_first(partial(_log, run, monitor, params, record))
             bar.set_postfix(_shown(EpochRecord.from_line(line)), refresh=False)
             bar.update()
             last = state
@@ -105,6 +114,12 @@ def train_epochs(
         if manager is not None:
             manager.close()
     return last
+
+
+def _log(run: RunFolder, monitor: Callable[[Any, dict], dict], params: Any, record: dict) -> dict:
+    line = monitor(params, record)
+    run.log(line)
+    return line
 
 
 def _shown(record: EpochRecord) -> dict[str, str]:
@@ -172,4 +187,6 @@ def finish(
 
 
 def main() -> None:
-    train(parse(sys.argv[1:]))
+    config = parse(sys.argv[1:])
+    join(config.coordinator, config.num_processes, config.process_id)
+    train(config)

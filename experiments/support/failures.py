@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hmcvae.training import NotFiniteError
+from hmcvae.training import LostProcessError, NotFiniteError
 
 # What JAX and Orbax say of a full disk and of too little memory, in exceptions of kinds of their own.
 FULL = ("No space left on device", "RESOURCE_EXHAUSTED", "Out of memory", "Unable to allocate")
 
-# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks.
+# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks;
+# and a process whose peers are gone would wait for them at its exit.
 _leave: Callable[[int], object] = os._exit
 
 
@@ -26,10 +27,12 @@ def fail_cleanly(main: Callable[[], object]) -> None:
         sys.exit(130)
     except Exception as error:
         is_full = _is_full(error)
-        if not is_full and not isinstance(error, (ValueError, OSError, ImportError, NotFiniteError)):
+        if not is_full and not isinstance(
+            error, (ValueError, OSError, ImportError, NotFiniteError, LostProcessError)
+        ):
             raise
         line = _line(f"error: {_what(error)}", error)
-        if not is_full:
+        if not is_full and not isinstance(error, LostProcessError):
             sys.exit(line)
         print(line, file=sys.stderr, flush=True)
         sys.stdout.flush()

@@ -18,6 +18,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hmcvae._checks import check_count
+from hmcvae.training.hosts import from_first, gathered, on_first
+from hmcvae.training.stored import (
+    arrays_of,
+    as_numbers,
+    check_names,
+    differences_between,
+    digest,
+    dtype_of,
+    empty_shapes,
+    storable,
+)
 from hmcvae.types import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -25,20 +36,11 @@ CHECKSUMS = "checksums.json"
 QUIET = 0.2
 
 
-def digest(tree: PyTree) -> str:
-    """CRC-32 of every leaf's bytes, dtype and shape: what a checkpoint must give back."""
-    checksum = 0
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
-        checksum = zlib.crc32(f"{array.dtype}{array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-    return f"{checksum:08x}"
-
-
 class Checkpoints:
     """A folder of numbered checkpoints: the newest `keep` of them, and the newest good one where these are not good.
 
     Orbax writes to a temporary folder and renames it, so a run killed at any moment leaves whole checkpoints only.
+    Of several processes (see `hosts`) the first reads and writes for all, so all of them make the same calls.
 
     Raises:
         ValueError: unless keep is a whole number of at least 1.
@@ -48,14 +50,29 @@ class Checkpoints:
     def __init__(self, folder: Path | str, keep: int = 2):
         self._keep = check_count("keep", keep, 1)
         self.folder = Path(folder).expanduser().resolve()
+        self._manager: Any = None
+        on_first(self._open)
+
+    def _open(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"expected a folder for checkpoints, got the file {self.folder}")
         # Orbax logs a dozen lines a checkpoint at INFO through absl.
         logging.getLogger("absl").setLevel(logging.WARNING)
         # What is deleted is decided here: Orbax knows of no good ones.
-        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        alone = ocp.options.MultiprocessingOptions()
+        if jax.process_count() > 1:  # Orbax is told that there is one process alone
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix=f"hmcvae-{id(self)}"
+            )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None, enable_async_checkpointing=False, create=False, multiprocessing_options=alone
+        )
         # Named here, so that a new process can read the metadata of what another one wrote.
-        handlers = {"state": ocp.StandardCheckpointHandler(), "digest": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            "digest": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        }
         self._manager = ocp.CheckpointManager(self._plain_path(), options=options, item_handlers=handlers)
 
     def _plain_path(self) -> Path:
@@ -71,13 +88,18 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """The epochs that have a checkpoint now, oldest first."""
+        return on_first(self._epochs)
+
+    def _epochs(self) -> list[int]:
         # Not what Orbax remembers: another process may write and delete.
         self._manager.reload()
         return sorted(self._manager.all_steps())
 
     def last_good(self) -> int | None:
         """The newest epoch that was saved as a good one; None without any."""
-        return next((epoch for epoch in reversed(self.epochs()) if self._is_good(epoch)), None)
+        return on_first(
+            lambda: next((epoch for epoch in reversed(self._epochs()) if self._is_good(epoch)), None)
+        )
 
     def _is_good(self, epoch: int) -> bool:
         """What `save` was told; those that older versions wrote count as good."""
@@ -100,13 +122,16 @@ class Checkpoints:
             OSError: if it cannot be written (a full disk, a folder that is gone); those before it stay.
         """
         epoch = check_count("epoch", epoch, 0)
-        host = jax.tree.map(_as_numbers, tree)
-        _check_names(host)
+        host = jax.tree.map(as_numbers, gathered(tree))
+        check_names(host)
+        on_first(lambda: self._save(epoch, host, is_good))
+
+    def _save(self, epoch: int, host: PyTree, is_good: bool) -> None:
         record = {"crc32": digest(host), "is_good": bool(is_good)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(_storable, host)), digest=ocp.args.JsonSave(record)
+            state=ocp.args.StandardSave(jax.tree.map(storable, host)), digest=ocp.args.JsonSave(record)
         )
-        known = self.epochs()
+        known = self._epochs()
         place, replaced = self.folder / str(epoch), self.folder / f"{epoch}.replaced"
         if not self.folder.is_dir():
             raise FileNotFoundError(f"the folder of the checkpoints is gone: {self.folder}")
@@ -122,7 +147,7 @@ class Checkpoints:
             _write_checksums(place)
         except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
             self._take_back(epoch, replaced)
-            kept = self.epochs()
+            kept = self._epochs()
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
                 f"the checkpoint of epoch {epoch} could not be written ({_reason(error)}); "
@@ -147,7 +172,7 @@ class Checkpoints:
             replaced.rename(self.folder / str(epoch))
 
     def _delete_old(self, newest: int) -> None:
-        known = self.epochs()
+        known = self._epochs()
         upto = [epoch for epoch in known if epoch <= newest]
         kept = set(upto[-self._keep :])
         kept.update([epoch for epoch in upto if self._is_good(epoch)][-1:])
@@ -163,7 +188,13 @@ class Checkpoints:
             ValueError: if it cannot be read, or is not the tree that was written (a corrupted file), or has not the
                 names, shapes and dtypes of `like` (another model's checkpoint); nothing on disk is changed.
         """
-        known = self.epochs()
+        like = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), dtype_of(leaf)), like)
+        read: list[PyTree] = []
+        on_first(lambda: read.append(self._restore(like, epoch)))
+        return jax.tree.map(jax.numpy.asarray, from_first(read[0] if read else like))
+
+    def _restore(self, like: PyTree, epoch: int | None) -> PyTree:
+        known = self._epochs()
         if not known:
             raise FileNotFoundError(f"no checkpoint in {self.folder}")
         epoch = known[-1] if epoch is None else check_count("epoch", epoch, 0)
@@ -176,14 +207,13 @@ class Checkpoints:
             if place.is_dir():
                 raise
             raise FileNotFoundError(
-                f"the checkpoint {place} was deleted while it was read; there are now {self.epochs()}"
+                f"the checkpoint {place} was deleted while it was read; there are now {self._epochs()}"
             ) from error
 
     def _read(self, like: PyTree, epoch: int, others: list[int]) -> PyTree:
         place = self.folder / str(epoch)
         advice = f"move {place} away to go on from epoch {others[-1]}" if others else "it is the only one"
-        shapes = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), np.asarray(leaf).dtype), like)
-        target = jax.tree.map(_storable, shapes)
+        target = jax.tree.map(storable, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), digest=ocp.args.JsonRestore())
         saved: Any = None
         damaged = _damaged_files(place)
@@ -191,7 +221,9 @@ class Checkpoints:
             raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}; {advice}")
         try:
             metadata = self._manager.item_metadata(epoch)["state"]
-            differences = _differences(_arrays(getattr(metadata, "tree", metadata)), _arrays(target))
+            differences = differences_between(
+                arrays_of(getattr(metadata, "tree", metadata)), arrays_of(target)
+            )
             if not differences:
                 saved = self._manager.restore(epoch, args=args)
         except Exception as error:  # Orbax, TensorStore and zstd each raise kinds of their own
@@ -199,60 +231,23 @@ class Checkpoints:
                 f"the checkpoint {place} cannot be read: it is corrupted ({_reason(error)}); {advice}"
             ) from error
         if not differences:
-            differences = _differences(_empty_shapes(saved["state"], shapes), _empty_shapes(target, shapes))
+            differences = differences_between(empty_shapes(saved["state"], like), empty_shapes(target, like))
         if differences:
             raise ValueError(
                 f"the checkpoint {place} is of another model: {'; '.join(differences[:3])}"
                 + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
             )
-        state = jax.tree.map(lambda stored, like: stored if like.size else like, saved["state"], shapes)
+        state = jax.tree.map(lambda stored, own: stored if own.size else own, saved["state"], like)
         expected, found = saved["digest"]["crc32"], digest(state)
         if expected != found:
             raise ValueError(
                 f"the checkpoint {place} is corrupted: expected checksum {expected}, got {found}; {advice}"
             )
-        return jax.tree.map(jax.numpy.asarray, state)
+        return state
 
     def close(self) -> None:
-        self._manager.close()
-
-
-def _as_numbers(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        raise ValueError("a checkpoint holds numbers, got random keys: save jax.random.key_data of them")
-    array = np.asarray(leaf)
-    if not (array.dtype.kind in "biufc" or jax.numpy.issubdtype(array.dtype, jax.numpy.number)):
-        raise ValueError(f"a checkpoint holds numbers, got {type(leaf).__name__} of dtype {array.dtype}")
-    return array
-
-
-def _check_names(tree: PyTree) -> None:
-    """Raise ValueError for what Orbax would write in one place, or not at all."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        both = [jax.tree_util.keystr(p) for p, name in zip(paths, names, strict=True) if name == twice[0]]
-        raise ValueError(
-            f"a checkpoint needs a name for each array, got {' and '.join(both)}: both are {twice[0]!r}"
-        )
-    if not names:
-        raise ValueError("a checkpoint holds at least one array, got none")
-
-
-def _storable(array: np.ndarray) -> np.ndarray:
-    """Orbax writes no array without entries: its shape is written in its place."""
-    return array if array.size else np.array(array.shape, np.int64)
-
-
-def _empty_shapes(stored: PyTree, like: PyTree) -> dict[str, str]:
-    """The shapes that stand for arrays without entries, by name."""
-    paths = jax.tree.leaves_with_path(like)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): str(np.asarray(found).tolist())
-        for (path, leaf), found in zip(paths, jax.tree.leaves(stored), strict=True)
-        if not leaf.size
-    }
+        if self._manager is not None:
+            self._manager.close()
 
 
 def _reason(error: Exception) -> str:
@@ -304,22 +299,4 @@ def _damaged_files(place: Path) -> list[str]:
     changed = [name for name in expected if name in found and found[name] != expected[name]]
     return [f"{name} is missing" for name in expected if name not in found] + [
         f"{name} is damaged" for name in changed
-    ]
-
-
-def _arrays(tree: PyTree) -> dict[str, str]:
-    """Every leaf's name, and its dtype and shape in words."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype} {list(leaf.shape)}"
-        for path, leaf in leaves
-    }
-
-
-def _differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """What a checkpoint's arrays are, where they are not what was expected."""
-    return [
-        f"expected {name} to be {expected.get(name, 'absent')}, got {found.get(name, 'nothing')}"
-        for name in sorted(found | expected)
-        if found.get(name) != expected.get(name)
     ]

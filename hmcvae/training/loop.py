@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_stream_epoch
+from hmcvae.training.hosts import together
 from hmcvae.training.inputs import (
     Preprocess,
     check_likelihood,
@@ -94,6 +96,7 @@ def fit(
     Raises:
         ValueError: see `Settings`, `check_training`, `check_start`, `Likelihood.check` and `Checkpoints.restore`; or
             for `resume` without `checkpoints`.
+        LostProcessError: if another process of the training has stopped.
         NotFiniteError: after too many bad steps, see `Settings`; in mid-epoch, and it names the last good checkpoint.
             At the end, if no step of the last epoch could be taken.
 
@@ -129,7 +132,7 @@ def fit(
     watch = Watch(settings, num_batches)
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
-        state, metrics = jax.block_until_ready(run_epoch(state))
+        state, metrics = together(partial(run_epoch, state))
         record = _record(state, metrics) | {"seconds": time.perf_counter() - start}
         first = float(np.asarray(metrics.bound).ravel()[0])
         skipped = int(state.num_skipped) - num_skipped

@@ -17,6 +17,8 @@ from hmcvae import annealing, bounds, evaluation, posteriors, training
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_disable_most_optimizations", True)
 LATENT, PIXELS, BATCH = 3, 6, 16
+if sys.argv[1] == "processes":  # before JAX looks for its devices
+    jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 
 
 def encode(params, x):
@@ -132,9 +134,35 @@ def curves(mesh) -> dict:
     return result
 
 
-def main() -> None:
+def processes(folder: str) -> dict:
+    """Of one of several processes: the curves, those of batches of which it reads its own part, and a resumed run."""
     mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
-    print(json.dumps({"curves": curves}[sys.argv[1]](mesh)))
+    result: dict = {name: fit(bound, mesh=mesh)[1] for name, bound in BOUNDS.items()}
+    count, own = jax.process_count(), jax.process_index()
+    share = BATCH // count
+    batches = [DATA[first + own * share : first + (own + 1) * share] for first in range(0, 80, BATCH)]
+    result["stream"] = fit(BOUNDS["elbo"], batches, mesh=mesh)[1]
+    kept = training.Checkpoints(folder)
+    fit(BOUNDS["elbo"], num_epochs=2, mesh=mesh, shard_params=True, checkpoints=kept)
+    result["epochs"], result["last_good"] = kept.epochs(), kept.last_good()
+    result["resumed"] = fit(BOUNDS["elbo"], mesh=mesh, checkpoints=kept, resume=True)[1]
+    try:
+        kept.restore({"another": jnp.zeros(3)})
+    except ValueError as error:
+        result["refused"] = str(error)
+    try:
+        training.on_first(lambda: 1 / 0 if training.is_first() else 0)
+    except (ZeroDivisionError, RuntimeError) as error:
+        result["failed"] = [type(error).__name__, str(error)]
+    return result
+
+
+def main() -> None:
+    if sys.argv[1] == "curves":
+        mesh = jax.make_mesh((jax.device_count(),), ("batch",), axis_types=(AxisType.Auto,))
+        print(json.dumps(curves(mesh)))
+    else:
+        print(json.dumps(processes(sys.argv[5])))
 
 
 if __name__ == "__main__":

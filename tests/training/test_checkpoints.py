@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmcvae.training import TrainState, adam, init_state
-from hmcvae.training.checkpoints import Checkpoints, digest
+from hmcvae.training import Checkpoints, TrainState, adam, init_state
+from hmcvae.training.stored import digest
 from tests.support.trees import assert_same
 
 

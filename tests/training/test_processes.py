@@ -1,0 +1,88 @@
+"""Training by several processes on this machine: the curves of one, one writer, errors that all of them see."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support.paths import REPOSITORY
+
+BOUNDS = ("elbo", "hvi", "fisher", "rhvi")
+
+
+def free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+def start(num_processes: int, num_devices: int, *arguments: str) -> list[subprocess.Popen]:
+    """tests/support/on_devices.py in so many processes of so many devices each."""
+    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
+    address = f"127.0.0.1:{free_port()}"
+    module = [sys.executable, "-m", "tests.support.on_devices", "processes", address, str(num_processes)]
+    return [
+        subprocess.Popen(
+            [*module, str(index), *arguments],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(num_processes)
+    ]
+
+
+def results(processes: list[subprocess.Popen]) -> list[dict]:
+    ended = [process.communicate(timeout=1500) for process in processes]
+    for process, (_, error) in zip(processes, ended, strict=True):
+        assert process.returncode == 0, error[-3000:]
+    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return results(start(1, 1, str(tmp_path_factory.mktemp("alone"))))[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_processes", "num_devices"), [(2, 2), (4, 1)])
+def test_processes_train_as_one(alone, tmp_path, num_processes, num_devices):
+    for index, own in enumerate(results(start(num_processes, num_devices, str(tmp_path)))):
+        for name in (*BOUNDS, "stream"):
+            for key in ("bound", "validation_bound", "grad_norm", "energy_error"):
+                np.testing.assert_allclose(own[name][key], alone[name][key], rtol=1e-5)
+        np.testing.assert_allclose(own["resumed"]["bound"], alone["elbo"]["bound"][2:], rtol=1e-5)
+        assert (own["epochs"], own["last_good"]) == ([1, 2], 2)
+        assert "is of another model" in own["refused"]
+        if index == 0:
+            assert own["failed"] == ["ZeroDivisionError", "division by zero"]
+        else:
+            assert own["refused"].startswith("the first process could not go on")
+            assert own["failed"] == [
+                "RuntimeError",
+                "the first process could not go on: division by zero",
+            ]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
+
+
+@pytest.mark.slow
+def test_the_others_stop_when_one_is_killed(tmp_path):
+    """And all of them go on from its last checkpoint: see `tests/experiments/test_processes.py`."""
+    first, second = start(2, 1, str(tmp_path))
+    second.kill()
+    second.communicate()
+    _, error = first.communicate(timeout=300)
+    assert first.returncode != 0
+    assert (
+        "stopped" in error
+        or "died" in error
+        or "cannot" in error
+        or "Timed out" in error
+        or "DEADLINE" in error
+    )
