@@ -4,6 +4,7 @@ Without arguments: Hamiltonian variational inference on scikit-learn's digits, w
 The run folder (see `experiments.runs.folder`) holds everything; `--resume` goes on with it, bit for bit.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from experiments.runs.evaluation import evaluate, make_likelihood_monitor, table
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import Model, build, load_data, monitored_images, start_params, test_examples
 from experiments.runs.pictures import draw_all
-from experiments.support.failures import advised, resume_advice
+from experiments.support.failures import StoppedError, advised, resume_advice, stopping
 from experiments.support.files import write_json
 from experiments.support.processes import enter_on_first, join, mesh_of
 from experiments.support.records import EpochRecord, Monitored
@@ -98,13 +99,18 @@ def train_epochs(
         **config.training.loop,
     )
     last: Any = None
-    with tqdm(total=config.training.num_epochs, initial=num_done, unit="epoch", disable=quiet) as bar:
+    shown = tqdm(total=config.training.num_epochs, initial=num_done, unit="epoch", disable=quiet)
+    with shown as bar, stopping(signal.SIGTERM) as asked:
         for state, record in epochs:
             params = training.gathered(state.params)
             line = training.on_first(partial(_log, run, monitor, params, record))
             bar.set_postfix(_shown(EpochRecord.from_line(line)), refresh=False)
             bar.update()
             last = state
+            # Whichever process was told: all of them stop.
+            number = max(training.from_all(asked()))
+            if number and int(state.epoch) < config.training.num_epochs:
+                raise StoppedError(number, f"after epoch {int(state.epoch)}")
     like = training.init_state(model.params, config.training.optimizer(num_batches), config.training.seed)
     if best is not None and best.epochs():
         last = best.restore(like)

@@ -2,10 +2,13 @@
 
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hmcvae.training import LostProcessError, NotFiniteError
 
@@ -25,6 +28,9 @@ def fail_cleanly(main: Callable[[], object]) -> None:
     except KeyboardInterrupt as error:
         print(_line("interrupted", error), file=sys.stderr)
         sys.exit(130)
+    except StoppedError as error:
+        print(_line(str(error), error), file=sys.stderr)
+        sys.exit(error.status)
     except Exception as error:
         is_full = _is_full(error)
         if not is_full and not isinstance(
@@ -39,13 +45,44 @@ def fail_cleanly(main: Callable[[], object]) -> None:
         _leave(1)
 
 
+class StoppedError(Exception):
+    """A run that a signal has asked to stop, and that has saved what it did."""
+
+    def __init__(self, number: int, where: str):
+        super().__init__(f"stopped by {signal.Signals(number).name} {where}")
+        self.status = 128 + number
+
+
+@contextmanager
+def stopping(*numbers: int) -> Iterator[Callable[[], int]]:
+    """Within the block these signals do not end the process: `asked() -> number of the one that came, or 0` is there to
+    be looked at where it is good to stop. A second one ends it as it always does. In the main thread alone."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        came.append(number)
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in numbers}
+        for number in numbers:
+            signal.signal(number, note)
+    try:
+        yield lambda: came[0] if came else 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def advised(advice: str) -> Iterator[None]:
     """What to do where the block is interrupted, or runs out of disk or memory."""
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:
-        if isinstance(error, KeyboardInterrupt) or _is_full(error):
+        if isinstance(error, (KeyboardInterrupt, StoppedError)) or _is_full(error):
             error.add_note(advice)
         raise
 

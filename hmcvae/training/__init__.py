@@ -8,7 +8,7 @@
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_step, make_stream_epoch
-from hmcvae.training.hosts import LostProcessError, from_first, gathered, is_first, on_first
+from hmcvae.training.hosts import LostProcessError, from_all, from_first, gathered, is_first, on_first
 from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
 from hmcvae.training.loop import fit
 from hmcvae.training.pixels import Pixels
@@ -32,6 +32,7 @@ __all__ = [
     "check_start",
     "check_training",
     "fit",
+    "from_all",
     "from_first",
     "gathered",
     "init_state",

@@ -10,6 +10,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_flag
 from hmcvae.training.hosts import from_first, gathered, on_first
 from hmcvae.training.stored import (
     arrays_of,
@@ -42,13 +43,21 @@ class Checkpoints:
     Orbax writes to a temporary folder and renames it, so a run killed at any moment leaves whole checkpoints only.
     Of several processes (see `hosts`) the first reads and writes for all, so all of them make the same calls.
 
+    Args:
+        keep: how many.
+        asynchronous: whether `save` comes back while the checkpoint is still being written, by another thread; what
+            goes wrong there is raised by the next call. Others, and the end of the program, wait for it.
+
     Raises:
-        ValueError: unless keep is a whole number of at least 1.
+        ValueError: unless keep is a whole number of at least 1 and asynchronous a bool.
         NotADirectoryError: if there is a file where the folder should be.
     """
 
-    def __init__(self, folder: Path | str, keep: int = 2):
+    def __init__(self, folder: Path | str, keep: int = 2, *, asynchronous: bool = False):
         self._keep = check_count("keep", keep, 1)
+        self._is_asynchronous = check_flag("asynchronous", asynchronous)
+        self._writer: ThreadPoolExecutor | None = None
+        self._writing: Future | None = None
         self.folder = Path(folder).expanduser().resolve()
         self._manager: Any = None
         on_first(self._open)
@@ -88,7 +97,21 @@ class Checkpoints:
 
     def epochs(self) -> list[int]:
         """The epochs that have a checkpoint now, oldest first."""
+        self.wait()
         return on_first(self._epochs)
+
+    def wait(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        on_first(self._wait)
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _epochs(self) -> list[int]:
         # Not what Orbax remembers: another process may write and delete.
@@ -97,6 +120,7 @@ class Checkpoints:
 
     def last_good(self) -> int | None:
         """The newest epoch that was saved as a good one; None without any."""
+        self.wait()
         return on_first(
             lambda: next((epoch for epoch in reversed(self._epochs()) if self._is_good(epoch)), None)
         )
@@ -124,7 +148,15 @@ class Checkpoints:
         epoch = check_count("epoch", epoch, 0)
         host = jax.tree.map(as_numbers, gathered(tree))
         check_names(host)
-        on_first(lambda: self._save(epoch, host, is_good))
+        on_first(lambda: self._begin(epoch, host, is_good))
+
+    def _begin(self, epoch: int, host: PyTree, is_good: bool) -> None:
+        self._wait()
+        if not self._is_asynchronous:
+            self._save(epoch, host, is_good)
+            return
+        self._writer = self._writer or ThreadPoolExecutor(1, "hmcvae-checkpoints")
+        self._writing = self._writer.submit(self._save, epoch, host, is_good)
 
     def _save(self, epoch: int, host: PyTree, is_good: bool) -> None:
         record = {"crc32": digest(host), "is_good": bool(is_good)}
@@ -188,6 +220,7 @@ class Checkpoints:
             ValueError: if it cannot be read, or is not the tree that was written (a corrupted file), or has not the
                 names, shapes and dtypes of `like` (another model's checkpoint); nothing on disk is changed.
         """
+        self.wait()
         like = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), dtype_of(leaf)), like)
         read: list[PyTree] = []
         on_first(lambda: read.append(self._restore(like, epoch)))
@@ -245,7 +278,20 @@ class Checkpoints:
             )
         return state
 
+    def clear(self) -> None:
+        """Delete all of them."""
+
+        def delete() -> None:
+            self._wait()
+            for epoch in self._epochs():
+                self._manager.delete(epoch)
+
+        on_first(delete)
+
     def close(self) -> None:
+        self.wait()
+        if self._writer is not None:
+            self._writer.shutdown()
         if self._manager is not None:
             self._manager.close()
 

@@ -75,10 +75,39 @@ def make_epoch(
     It ends early once max_bad_steps in a row, or more than the share of its steps that `settings` allow, could not be
     taken. Examples are checked when they are new.
     """
-    take_step = make_step(bound, optimizer, settings, preprocess, devices)
+    run = _make_run(bound, optimizer, settings, preprocess, devices)
 
     @jax.jit
     def epoch(state: TrainState, examples: PyTree) -> tuple[TrainState, StepMetrics]:
+        num_batches = num_examples(examples) // settings.batch_size
+        state, metrics, _, _ = run(state, no_metrics((num_batches,)), 0, num_batches, examples)
+        return state, metrics
+
+    return Checked(epoch, preprocess)
+
+
+def make_part(
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess = keep_as_is,
+    devices: Devices = ONE_DEVICE,
+) -> Callable[..., tuple[TrainState, StepMetrics, Array, Array]]:
+    """A part of `make_epoch`, jitted: `(state, metrics [num_batches], begin, end, examples)`, the steps `begin` to
+    about `end` of the state's epoch, `-> (state, metrics, end, is_over)`. The epochs that they make up are the same."""
+    return Checked(jax.jit(_make_run(bound, optimizer, settings, preprocess, devices)), preprocess)
+
+
+def _make_run(
+    bound: Bound,
+    optimizer: optax.GradientTransformation,
+    settings: Settings,
+    preprocess: Preprocess,
+    devices: Devices,
+) -> Callable[..., tuple[TrainState, StepMetrics, Any, Any]]:
+    take_step = make_step(bound, optimizer, settings, preprocess, devices)
+
+    def run(state: TrainState, metrics: StepMetrics, begin: Any, end: Any, examples: PyTree) -> tuple:
         count = num_examples(examples)
         num_batches = count // settings.batch_size
         limit, _ = settings.max_skipped(num_batches)
@@ -87,12 +116,16 @@ def make_epoch(
         piece = max(n for n in range(1, MAX_PIECE + 1) if num_batches % n == 0)
         shape = num_batches // piece, piece
         keys, batches = step_keys.reshape(shape), order.reshape(*shape, settings.batch_size)
-        first_skipped = state.num_skipped
+        # Of this epoch: those of the steps before `begin` are in the metrics.
+        first_skipped = state.num_skipped - (begin - jnp.sum(metrics.is_taken))
+        last = jnp.minimum((end + piece - 1) // piece, shape[0])
+
+        def is_bad(state: TrainState) -> Bool[Array, ""]:
+            return (state.bad_run >= settings.max_bad_steps) | (state.num_skipped - first_skipped > limit)
 
         def is_going_on(carry: tuple) -> Bool[Array, ""]:
             index, state, _ = carry
-            is_bad = (state.bad_run >= settings.max_bad_steps) | (state.num_skipped - first_skipped > limit)
-            return (index < shape[0]) & ~is_bad
+            return (index < last) & ~is_bad(state)
 
         def take_one(state: TrainState, inputs: tuple) -> tuple[TrainState, StepMetrics]:
             indices, key = inputs
@@ -105,11 +138,15 @@ def make_epoch(
             state, new = undo_overflow(before, state, new)
             return index + 1, state, jax.tree.map(lambda whole, own: whole.at[index].set(own), metrics, new)
 
-        _, state, metrics = lax.while_loop(is_going_on, take_steps, (0, state, _no_metrics(shape)))
+        metrics = jax.tree.map(lambda values: values.reshape(shape), metrics)
+        start = jnp.asarray(begin // piece, jnp.int32)
+        index, state, metrics = lax.while_loop(is_going_on, take_steps, (start, state, metrics))
         metrics = jax.tree.map(lambda values: values.reshape(num_batches), metrics)
-        return state._replace(epoch=state.epoch + 1), metrics
+        is_over = (index == shape[0]) | is_bad(state)
+        state = state._replace(epoch=state.epoch + is_over.astype(state.epoch.dtype))
+        return state, metrics, index * piece, is_over
 
-    return Checked(epoch, preprocess)
+    return run
 
 
 def make_stream_epoch(
@@ -162,13 +199,14 @@ def make_stream_epoch(
                 if is_bad or int(state.num_skipped) - first_skipped > limit:
                     break
         missing = num_batches - sum(len(part.bound) for part in metrics)
-        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *metrics, _no_metrics((missing,)))
+        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *metrics, no_metrics((missing,)))
         return state._replace(epoch=state.epoch + 1), whole
 
     return epoch
 
 
-def _no_metrics(shape: tuple[int, ...]) -> StepMetrics:
+def no_metrics(shape: tuple[int, ...]) -> StepMetrics:
+    """Of steps that were not taken."""
     nothing = jnp.full(shape, jnp.nan, jnp.float32)
     return StepMetrics(nothing, nothing, nothing, nothing, jnp.zeros(shape, bool))
 

@@ -63,6 +63,15 @@ def from_first(tree: PyTree) -> PyTree:
     return together(lambda: multihost_utils.broadcast_one_to_all(tree))
 
 
+def from_all(number: int) -> list[int]:
+    """The whole number that each process gives."""
+    if jax.process_count() == 1:
+        return [number]
+    return np.asarray(
+        together(lambda: multihost_utils.process_allgather(np.array(number, np.int32)))
+    ).tolist()
+
+
 def gathered(tree: PyTree) -> PyTree:
     """Arrays that are spread over the processes, whole in each."""
     if jax.process_count() == 1:

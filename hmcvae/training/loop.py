@@ -1,9 +1,9 @@
 """The host loop around the epochs, which loses nothing."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,12 +13,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from hmcvae._checks import check_flag
+from hmcvae._checks import check_count, check_flag
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
-from hmcvae.training.epoch import make_epoch, make_monitor, make_stream_epoch
+from hmcvae.training.epoch import make_epoch, make_monitor, make_part, make_stream_epoch
 from hmcvae.training.hosts import together
 from hmcvae.training.inputs import (
     Preprocess,
@@ -27,6 +27,7 @@ from hmcvae.training.inputs import (
     is_in_memory,
     keep_as_is,
 )
+from hmcvae.training.parts import Parts
 from hmcvae.training.pixels import Pixels
 from hmcvae.training.settings import Settings
 from hmcvae.training.starting import check_start
@@ -60,6 +61,9 @@ def fit(
     best: Checkpoints | None = None,
     resume: bool = False,
     resume_epoch: int | None = None,
+    partial: Checkpoints | None = None,
+    steps_per_part: int | None = None,
+    after_part: Callable[[TrainState], object] = lambda state: None,
     mesh: Mesh | None = None,
     shard_params: bool = False,
 ) -> Iterator[tuple[TrainState, dict[str, float]]]:
@@ -85,6 +89,9 @@ def fit(
         best: where the state with the best validation bound is kept.
         resume: start from a checkpoint, and go on as if never stopped.
         resume_epoch: the checkpoint's epoch; None: the newest.
+        partial, steps_per_part: where long epochs, of data in memory, are saved after so many steps, about; resuming
+            goes on from there. They are the same epochs, and it is emptied after each.
+        after_part: called with the state after every such save; it may raise to stop the run there.
         mesh, shard_params: the devices that share each batch, and whether they share the parameters too: see `Devices`.
             Data in memory are whole on each of them; batches are read by each process for its own devices.
 
@@ -115,6 +122,7 @@ def fit(
         raise ValueError("resume needs checkpoints to start from, got None")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
+    _check_parts(partial, steps_per_part, data)
     if is_in_memory(data):
         devices.check_batch(settings.batch_size)
     first, data = _first_of(data)
@@ -126,13 +134,26 @@ def fit(
             state = checkpoints.restore(state, resume_epoch)
         else:
             checkpoints.save(0, state)
+    if partial is not None and not resume:
+        partial.clear()
     state = devices.put_state(state)
     run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices)
+    if partial is not None:
+        part = make_part(bound, optimizer, settings, preprocess, devices)
+        run_epoch = Parts(
+            part,
+            devices.put_examples(data),
+            num_batches,
+            partial,
+            steps_per_part or num_batches,
+            after_part,
+            devices.put_state,
+        )
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
     watch = Watch(settings, num_batches)
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
-        state, metrics = together(partial(run_epoch, state))
+        state, metrics = together(functools.partial(run_epoch, state))
         record = _record(state, metrics) | {"seconds": time.perf_counter() - start}
         first = float(np.asarray(metrics.bound).ravel()[0])
         skipped = int(state.num_skipped) - num_skipped
@@ -146,8 +167,26 @@ def fit(
                     best.save(int(state.epoch), state)
         if checkpoints is not None:
             checkpoints.save(int(state.epoch), state, is_good=is_good)
+        if partial is not None:
+            if checkpoints is not None:
+                checkpoints.wait()  # before what could stand in for it goes
+            partial.clear()
         yield state, record
+    for kept in (checkpoints, best):
+        if kept is not None:
+            kept.wait()
     watch.close(checkpoints)
+
+
+def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, data: Any) -> None:
+    if steps_per_part is not None:
+        check_count("steps_per_part", steps_per_part, 1)
+    if (kept is None) != (steps_per_part is None):
+        raise ValueError(
+            f"partial and steps_per_part go together, got {kept!r} and steps_per_part = {steps_per_part!r}"
+        )
+    if kept is not None and not is_in_memory(data):
+        raise ValueError("only epochs of data in memory can be saved in parts, got an iterable of batches")
 
 
 def _first_of(data: Any) -> tuple[Any, Any]:

@@ -123,13 +123,6 @@ def test_one_process_works_in_a_folder(tmp_path, without_end):
         train.train(tiny(folder, num_epochs=2, resume=True), quiet=True)
 
 
-def test_processes_of_jax_distributed_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="got 2 processes of jax.distributed, which is not supported yet"):
-        train.train(tiny(tmp_path / "run"), quiet=True)
-    assert not (tmp_path / "run").exists()
-
-
 # A trained model, and where its data are.
 
 

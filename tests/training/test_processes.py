@@ -69,20 +69,3 @@ def test_processes_train_as_one(alone, tmp_path, num_processes, num_devices):
                 "the first process could not go on: division by zero",
             ]
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["2", "3"]
-
-
-@pytest.mark.slow
-def test_the_others_stop_when_one_is_killed(tmp_path):
-    """And all of them go on from its last checkpoint: see `tests/experiments/test_processes.py`."""
-    first, second = start(2, 1, str(tmp_path))
-    second.kill()
-    second.communicate()
-    _, error = first.communicate(timeout=300)
-    assert first.returncode != 0
-    assert (
-        "stopped" in error
-        or "died" in error
-        or "cannot" in error
-        or "Timed out" in error
-        or "DEADLINE" in error
-    )

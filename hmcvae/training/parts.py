@@ -1,0 +1,68 @@
+"""Epochs that are too long to be lost: they are run and saved in parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hmcvae.training.checkpoints import Checkpoints
+from hmcvae.training.epoch import no_metrics
+from hmcvae.training.hosts import together
+from hmcvae.training.state import StepMetrics, TrainState
+from hmcvae.types import PyTree
+
+
+class Parts:
+    """An epoch in parts of about num_steps steps, `state -> (state, metrics [num_batches])`; one that was left is gone
+    on with.
+
+    Args:
+        part: from `make_part`.
+        kept: where it is saved, with the state, the metrics so far and the step that is next.
+        after: called with the state after each save.
+        place: puts a state that was saved on its devices.
+    """
+
+    def __init__(
+        self,
+        part: Callable[..., tuple],
+        examples: PyTree,
+        num_batches: int,
+        kept: Checkpoints,
+        num_steps: int,
+        after: Callable[[TrainState], object],
+        place: Callable[[TrainState], TrainState],
+    ):
+        self._part, self._examples, self._kept = part, examples, kept
+        self._num_batches, self._num_steps, self._after, self._place = num_batches, num_steps, after, place
+
+    def __call__(self, state: TrainState) -> tuple[TrainState, StepMetrics]:
+        state, metrics, begin = self._begun(state)
+        while True:
+            end = begin + self._num_steps
+            state, metrics, done, is_over = together(
+                lambda now=(state, metrics, begin, end): self._part(*now, self._examples)
+            )
+            if bool(is_over):
+                return state, metrics
+            begin = int(done)
+            self._kept.save(begin, self._tree(state, metrics, begin))
+            self._after(state)
+
+    def _begun(self, state: TrainState) -> tuple[TrainState, StepMetrics, int]:
+        """The state, the metrics and the next step of this epoch: those that were saved, where there are any."""
+        # As NumPy's arrays, which every process and device can take.
+        fresh = state, jax.tree.map(np.asarray, no_metrics((self._num_batches,))), 0
+        if not self._kept.epochs():
+            return fresh
+        found = self._kept.restore(self._tree(*fresh))
+        if int(found["state"].epoch) != int(state.epoch):
+            return fresh
+        metrics = jax.tree.map(np.asarray, found["metrics"])
+        return self._place(found["state"]), metrics, int(found["next_step"])
+
+    @staticmethod
+    def _tree(state: TrainState, metrics: StepMetrics, next_step: Any) -> dict[str, Any]:
+        return {"state": state, "metrics": metrics, "next_step": jnp.asarray(next_step, jnp.int32)}
