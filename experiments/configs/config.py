@@ -27,6 +27,7 @@ NOT_THE_MODEL = (
     "monitor_samples",
     "max_bad_steps",
     "max_bad_share",
+    "steps_per_save",
     "devices",
     "coordinator",
     "num_processes",
@@ -56,6 +57,7 @@ class TrainConfig:
         start_from: a finished run with the same nets, whose encoder and decoder this one starts with.
         run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
         resume: go on with the run in run_dir.
+        steps_per_save: save long epochs after so many steps, too, and look then whether to stop; 0: only whole epochs.
         devices: how many share each batch; 0: all. The numbers are those of one.
         coordinator: HOST:PORT of the first of several processes, or auto for a cluster's own; None: this one is alone.
         num_processes: how many there are.
@@ -79,6 +81,7 @@ class TrainConfig:
     start_from: Path | None = None
     run_dir: Path | None = None
     resume: bool = False
+    steps_per_save: int = 0
     devices: int = 1
     coordinator: str | None = None
     num_processes: int = 1
@@ -101,6 +104,7 @@ class TrainConfig:
                 "eval_images": check_images(),
                 "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
                 "num_validation": check_whole(0),
+                "steps_per_save": check_whole(0),
                 "devices": check_whole(0),
                 "num_processes": check_whole(1),
                 "process_id": check_whole(0),

@@ -3,6 +3,7 @@
 RUN/config.json       the config; without it the folder holds no run
 RUN/environment.json  versions, device and data
 RUN/metrics.jsonl     one line an epoch            RUN/tensorboard/   the same metrics
+RUN/partial/          the last part of an epoch that is saved in parts (--steps-per-save)
 RUN/checkpoints/      the newest two               RUN/best/          the best on the validation set, if there is one
 RUN/*.png             pictures                     RUN/evaluation.json
 RUN/lock              held while a process trains
@@ -20,7 +21,7 @@ from experiments.support.files import LOCK, locked, read_json, read_records, wri
 from experiments.support.machine import describe
 from experiments.support.records import EpochRecord
 from hmcvae import data
-from hmcvae.training import Checkpoints
+from hmcvae.training import Checkpoints, on_first
 from hmcvae.types import PyTree
 
 # What a start leaves behind that was killed before its config was written.
@@ -31,11 +32,11 @@ class _GuardedCheckpoints(Checkpoints):
     """Checkpoints that are not written where the run is no more: Orbax would make its folder anew."""
 
     def __init__(self, folder: Path, keep: int, check: Callable[[], None]):
-        super().__init__(folder, keep)
+        super().__init__(folder, keep, asynchronous=True)
         self._check = check
 
     def save(self, epoch: int, tree: PyTree, *, is_good: bool = True) -> None:
-        self._check()
+        on_first(self._check)
         super().save(epoch, tree, is_good=is_good)
 
 
@@ -60,6 +61,9 @@ class RunFolder:
 
     def best(self) -> Checkpoints:
         return _GuardedCheckpoints(self.folder / "best", 1, self.check_there)
+
+    def partial(self) -> Checkpoints:
+        return _GuardedCheckpoints(self.folder / "partial", 1, self.check_there)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -6,8 +6,8 @@ The run folder (see `experiments.runs.folder`) holds everything; `--resume` goes
 
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def train_epochs(
     there are any, else the last."""
     checkpoints = run.checkpoints()
     best = run.best() if len(dataset.validation) else None
+    parts = run.partial() if config.steps_per_save else None
     known = checkpoints.epochs()
     start = training.on_first(lambda: run.start_epoch(known)) if config.resume else 0
     num_done = training.on_first(lambda: len(run.trim(start)))
@@ -83,43 +84,74 @@ def train_epochs(
         if start:
             print(f"going on from epoch {start} to {config.training.num_epochs}")
     num_batches = len(dataset.train) // config.training.batch_size
-    epochs = training.fit(
-        model.bound,
-        params,
-        dataset.train,
-        optimizer=config.training.optimizer(num_batches),
-        preprocess=model.preprocess,
-        validation=dataset.validation,
-        validation_bound=model.eval_bound,
-        checkpoints=checkpoints,
-        best=best,
-        resume=start > 0,
-        resume_epoch=start,
-        mesh=mesh,
-        **config.training.loop,
-    )
-    last: Any = None
-    shown = tqdm(total=config.training.num_epochs, initial=num_done, unit="epoch", disable=quiet)
-    with shown as bar, stopping(signal.SIGTERM) as asked:
+    with stopping(signal.SIGTERM) as asked:
+        epochs = training.fit(
+            model.bound,
+            params,
+            dataset.train,
+            optimizer=config.training.optimizer(num_batches),
+            preprocess=model.preprocess,
+            validation=dataset.validation,
+            validation_bound=model.eval_bound,
+            checkpoints=checkpoints,
+            best=best,
+            resume=start in known,
+            resume_epoch=start,
+            partial=parts,
+            steps_per_part=config.steps_per_save or None,
+            after_part=lambda state: _stop_in_epoch(asked(), state),
+            mesh=mesh,
+            **config.training.loop,
+        )
+        with closing(epochs):  # which waits for what is being written
+            last = _log_epochs(config, run, epochs, monitor, num_done, quiet, asked)
+    like = training.init_state(model.params, config.training.optimizer(num_batches), config.training.seed)
+    if best is not None and best.epochs():
+        last = best.restore(like)
+    elif last is None:  # resumed after the last epoch
+        last = checkpoints.restore(like)
+    for manager in (checkpoints, best, parts):
+        if manager is not None:
+            manager.close()
+    return last
+
+
+def _log_epochs(
+    config: TrainConfig,
+    run: RunFolder,
+    epochs: Iterator[tuple[training.TrainState, dict]],
+    monitor: Callable[[Any, dict], dict],
+    num_done: int,
+    quiet: bool,
+    asked: Callable[[], int],
+) -> training.TrainState | None:
+    """The last state; None if no epoch was left."""
+    last = None
+    with tqdm(total=config.training.num_epochs, initial=num_done, unit="epoch", disable=quiet) as bar:
         for state, record in epochs:
             params = training.gathered(state.params)
             line = training.on_first(partial(_log, run, monitor, params, record))
             bar.set_postfix(_shown(EpochRecord.from_line(line)), refresh=False)
             bar.update()
             last = state
-            # Whichever process was told: all of them stop.
-            number = max(training.from_all(asked()))
-            if number and int(state.epoch) < config.training.num_epochs:
-                raise StoppedError(number, f"after epoch {int(state.epoch)}")
-    like = training.init_state(model.params, config.training.optimizer(num_batches), config.training.seed)
-    if best is not None and best.epochs():
-        last = best.restore(like)
-    elif last is None:  # resumed after the last epoch
-        last = checkpoints.restore(like)
-    for manager in (checkpoints, best):
-        if manager is not None:
-            manager.close()
+            if int(state.epoch) < config.training.num_epochs:
+                _stop_if(asked(), f"after epoch {int(state.epoch)}")
     return last
+
+
+def _stop_in_epoch(number: int, state: training.TrainState) -> None:
+    _stop_if(number, f"in epoch {int(state.epoch) + 1}, after step {int(state.step)} of the run")
+
+
+def _stop_if(number: int, where: str) -> None:
+    """Stop all processes if one of them was asked to by that signal.
+
+    Raises:
+        StoppedError: says where.
+    """
+    number = max(training.from_all(number))
+    if number:
+        raise StoppedError(number, where)
 
 
 def _log(run: RunFolder, monitor: Callable[[Any, dict], dict], params: Any, record: dict) -> dict:

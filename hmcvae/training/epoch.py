@@ -223,22 +223,7 @@ def make_step(
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
     clip_state = clip.init({})
 
-    def loss_fn(params: PyTree, keys: Key[Array, " b"], xs: PyTree, kl_weight: Array):
-        log_weights, info = jax.vmap(bound, (None, 0, 0, None))(params, keys, xs, kl_weight)
-        return -jnp.mean(log_weights), info
-
-    def of_batch(params: PyTree, kl_weight: Array, batch: PyTree, data_keys: Any, draw_keys: Any) -> tuple:
-        """(loss, gradients, (bound, energy error, share of converged solves))."""
-        xs = jax.vmap(preprocess)(data_keys, batch)
-        (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, draw_keys, xs, kl_weight)
-        # The bound itself, whatever weight the loss gave to its parts during warm-up.
-        parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
-        count = num_examples(xs)
-        full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
-        converged = jnp.mean(info.solver.converged.astype(jnp.float32))
-        return loss, grads, (full, jnp.mean(info.energy_error), converged)
-
-    average = devices.averaged(of_batch)
+    average = devices.averaged(_make_of_batch(bound, preprocess))
 
     def take_step(
         state: TrainState, batch: PyTree, rng_key: PRNGKey, num_batches: int
@@ -272,6 +257,27 @@ def make_step(
         return state, jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), metrics)
 
     return take_step
+
+
+def _make_of_batch(bound: Bound, preprocess: Preprocess) -> Callable[..., tuple]:
+    """The loss of a batch, or of a device's part of it, its gradients and its figures."""
+
+    def loss_fn(params: PyTree, keys: Key[Array, " b"], xs: PyTree, kl_weight: Array):
+        log_weights, info = jax.vmap(bound, (None, 0, 0, None))(params, keys, xs, kl_weight)
+        return -jnp.mean(log_weights), info
+
+    def of_batch(params: PyTree, kl_weight: Array, batch: PyTree, data_keys: Any, draw_keys: Any) -> tuple:
+        """(loss, gradients, (bound, energy error, share of converged solves))."""
+        xs = jax.vmap(preprocess)(data_keys, batch)
+        (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, draw_keys, xs, kl_weight)
+        # The bound itself, whatever weight the loss gave to its parts during warm-up.
+        parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
+        count = num_examples(xs)
+        full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
+        converged = jnp.mean(info.solver.converged.astype(jnp.float32))
+        return loss, grads, (full, jnp.mean(info.energy_error), converged)
+
+    return of_batch
 
 
 def make_monitor(

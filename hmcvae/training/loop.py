@@ -1,9 +1,10 @@
 """The host loop around the epochs, which loses nothing."""
 
+import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def fit(
     after_part: Callable[[TrainState], object] = lambda state: None,
     mesh: Mesh | None = None,
     shard_params: bool = False,
-) -> Iterator[tuple[TrainState, dict[str, float]]]:
+) -> Generator[tuple[TrainState, dict[str, float]], None, None]:
     """Train, yielding (state, record) after every epoch: the caller logs, draws and stops as it likes.
 
     Args:
@@ -137,19 +138,28 @@ def fit(
     if partial is not None and not resume:
         partial.clear()
     state = devices.put_state(state)
-    run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices)
-    if partial is not None:
+    if partial is None:
+        run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices)
+    else:
         part = make_part(bound, optimizer, settings, preprocess, devices)
-        run_epoch = Parts(
-            part,
-            devices.put_examples(data),
-            num_batches,
-            partial,
-            steps_per_part or num_batches,
-            after_part,
-            devices.put_state,
-        )
+        examples = devices.put_examples(data)
+        num_steps = steps_per_part or num_batches
+        run_epoch = Parts(part, examples, num_batches, partial, num_steps, after_part, devices.put_state)
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
+    with _written(checkpoints, best):
+        yield from _epochs(state, run_epoch, monitor, settings, num_batches, checkpoints, best, partial)
+
+
+def _epochs(
+    state: TrainState,
+    run_epoch: RunEpoch,
+    monitor: Callable[[PyTree], Array] | None,
+    settings: Settings,
+    num_batches: int,
+    checkpoints: Checkpoints | None,
+    best: Checkpoints | None,
+    partial: Checkpoints | None,
+) -> Generator[tuple[TrainState, dict[str, float]], None, None]:
     watch = Watch(settings, num_batches)
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
@@ -172,10 +182,22 @@ def fit(
                 checkpoints.wait()  # before what could stand in for it goes
             partial.clear()
         yield state, record
-    for kept in (checkpoints, best):
-        if kept is not None:
-            kept.wait()
     watch.close(checkpoints)
+
+
+@contextlib.contextmanager
+def _written(*kept: Checkpoints | None) -> Iterator[None]:
+    """However the block ends, what was being written is written then: an exit of the program would not wait for it."""
+    own = [each for each in kept if each is not None]
+    try:
+        yield
+    except BaseException:
+        for each in own:
+            with contextlib.suppress(OSError):  # what stopped the run is told
+                each.wait()
+        raise
+    for each in own:
+        each.wait()
 
 
 def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, data: Any) -> None:

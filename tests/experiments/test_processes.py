@@ -124,3 +124,55 @@ def test_a_signal_ends_a_run_after_its_epoch_in_one_line(tmp_path, number, statu
     if number == signal.SIGTERM:
         assert last.startswith(f"stopped by SIGTERM after epoch {num_done}")
         assert (folder / "checkpoints" / str(num_done)).is_dir()
+
+
+def test_a_run_of_long_epochs_stops_in_one_and_goes_on_with_it(tmp_path):
+    """Killed in its first epoch, and asked to stop in another; at the end it is the run that was left alone."""
+    folder, options = tmp_path / "run", ["--batch-size", "10", "--steps-per-save", "10", "--num-epochs", "2"]
+    process = start("--run-dir", str(folder), *options)
+    for _ in range(3000):
+        if any((folder / "partial").glob("[0-9]*")):
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert metrics_of(folder) == []
+    process = start("--run-dir", str(folder), *options, "--resume")
+    wait_for_records(folder, 1)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143, error
+    last = error.strip().splitlines()[-1]
+    assert last.startswith(("stopped by SIGTERM in epoch 2, after step ", "stopped by SIGTERM after epoch 1"))
+    process = start("--run-dir", str(folder), *options, "--resume")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-2000:]
+    process = start("--run-dir", str(tmp_path / "alone"), *options)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-2000:]
+    assert metrics_of(folder) == metrics_of(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(tmp_path):
+    """Each after an epoch of its own, most of them while a checkpoint is being written; the last run ends by itself."""
+    random, folder = np.random.default_rng(7), tmp_path / "run"
+    options, done = ["--num-epochs", "150"], 0
+    for attempt in range(10):
+        process = start("--run-dir", str(folder), *options, *(["--resume"] if attempt else []))
+        wait_for_records(folder, done + 1)
+        time.sleep(random.uniform(0, 0.5))
+        process.kill()
+        _, error = process.communicate()
+        assert process.returncode == -signal.SIGKILL, error[-2000:]
+        done = len(metrics_of(folder))
+        assert done < 140
+    process = start("--run-dir", str(folder), *options, "--resume")
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-2000:]
+    process = start("--run-dir", str(tmp_path / "alone"), *options)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-2000:]
+    assert metrics_of(folder) == metrics_of(tmp_path / "alone")
+    results = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("run", "alone")]
+    assert results[0]["proposals"]["encoder"]["bound"] == results[1]["proposals"]["encoder"]["bound"]

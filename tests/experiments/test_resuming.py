@@ -33,8 +33,8 @@ def finished(monkeypatch) -> list:
         key = ("optimizer", self.learning_rate)
         return COMPILED.get(key) or COMPILED.setdefault(key, make_optimizer(self, num_batches))
 
-    def monitor(*args):
-        return COMPILED.get(args) or COMPILED.setdefault(args, make_monitor(*args))
+    def monitor(*args, **options):
+        return COMPILED.get(args) or COMPILED.setdefault(args, make_monitor(*args, **options))
 
     def model(config, dataset):
         return COMPILED.get("model") or COMPILED.setdefault("model", build(config, dataset))
