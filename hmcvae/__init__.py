@@ -2,7 +2,7 @@
 
 `import hmcvae` needs jax and jaxtyping alone. What leans on other libraries is imported by name:
 `hmcvae.networks` (Flax), `hmcvae.training` (Optax, Orbax), `hmcvae.data`; ArviZ is imported by `diagnose` and
-`to_arviz` when they are called, tqdm by `sample(…, progress=True)`.
+`to_arviz` when they are called, tqdm by `sample(…, progress=True)`, Flax and Orbax by `load`.
 """
 
 from hmcvae import (
@@ -32,6 +32,7 @@ from hmcvae.samplers import (
     to_arviz,
     uniform_steps,
 )
+from hmcvae.saved import TrainedModel, load
 from hmcvae.vae import VAE
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ spare_threads()  # importing computes nothing, so it is in time unless JAX was a
 __all__ = [
     "VAE",
     "SamplingWarning",
+    "TrainedModel",
     "annealing",
     "bounds",
     "concatenate",
@@ -50,6 +52,7 @@ __all__ = [
     "hmc",
     "integrators",
     "likelihoods",
+    "load",
     "metrics",
     "mmala",
     "posteriors",

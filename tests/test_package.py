@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "annealing": BASE | {"_programs", "metrics", "integrators", "likelihoods", "vae", "posteriors"},
     "evaluation": BASE | {"_programs", "likelihoods", "vae", "bounds"},
     "networks": BASE | {"likelihoods", "vae", "transitions"},
-    "training": BASE | {"likelihoods", "bounds"},
+    "training": BASE | {"likelihoods", "bounds", "vae"},
+    "saved": BASE | {"likelihoods", "vae", "posteriors", "annealing", "networks", "training"},
     "data": set(),
 }
 # Libraries besides Python's own, NumPy, JAX and jaxtyping, and the modules that may import them.
@@ -48,6 +49,7 @@ LIBRARIES = {
     "networks": {"flax"},
     "training": {"optax", "orbax"},
     "samplers": {"tqdm", "arviz"},
+    "saved": {"orbax"},
 }
 EVERYWHERE = {"jax", "jaxtyping", "numpy"} | set(sys.stdlib_module_names)
 

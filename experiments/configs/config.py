@@ -40,9 +40,11 @@ class TrainConfig:
     """Train a variational auto-encoder.
 
     Attributes:
-        dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10.
+        dataset: digits, mnist, fashion_mnist, binarized_mnist or cifar10; or the path of your own, an npz archive with
+            train and test as uint8 [n, h, w, c], or a folder of images.
         data_dir: the folder with the data's files; digits needs none.
         download: let tensorflow-datasets download the data.
+        num_train: how many of the training images to take; 0: all.
         num_validation: images held out of the training set for early stopping (--patience); 0: train on all of them.
         method: the bound that is trained.
         likelihood: bernoulli (pixels binarized anew each epoch), gaussian (learned scale) or discretised_logistic.
@@ -67,6 +69,7 @@ class TrainConfig:
     dataset: str = "digits"
     data_dir: Path | None = None
     download: bool = False
+    num_train: int = 0
     num_validation: int = 0
     method: Method = field(default_factory=Hvi)
     likelihood: Literal["bernoulli", "gaussian", "discretised_logistic"] = "bernoulli"
@@ -88,9 +91,13 @@ class TrainConfig:
     process_id: int = 0
 
     def __post_init__(self):
-        for name, known in (("dataset", data.NAMES), ("likelihood", LIKELIHOODS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        if self.dataset not in data.NAMES and not data.is_own(self.dataset):
+            raise ValueError(
+                f"dataset must be one of {', '.join(data.NAMES)}, or the path of an npz archive or a folder of images, "
+                f"got {self.dataset!r}"
+            )
         if not isinstance(self.method, Method):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         # What is needed only after hours of training is checked before them.
@@ -103,6 +110,7 @@ class TrainConfig:
                 "eval_samples": check_whole(1),
                 "eval_images": check_images(),
                 "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
+                "num_train": check_whole(0),
                 "num_validation": check_whole(0),
                 "steps_per_save": check_whole(0),
                 "devices": check_whole(0),
@@ -120,7 +128,7 @@ class TrainConfig:
         if self.run_dir is not None:
             return Path(self.run_dir)
         widths = "-".join(map(str, self.hidden))
-        name = f"{self.dataset}-{self.method.tag}-{self.architecture}{widths}-d{self.latent_dim}"
+        name = f"{Path(self.dataset).stem}-{self.method.tag}-{self.architecture}{widths}-d{self.latent_dim}"
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
     @property
@@ -150,7 +158,8 @@ def from_json(values: dict) -> TrainConfig:
         ValueError: if the fields are not those of this version.
     """
     # What a later version added has its default.
-    values = {own.name: _default(own) for own in dataclasses.fields(TrainConfig)} | dict(values)
+    plain = [own for own in dataclasses.fields(TrainConfig) if own.default is not dataclasses.MISSING]
+    values = {own.name: own.default for own in plain} | dict(values)
     _check_names("a run's config", values, _names(TrainConfig))
     for name in ("data_dir", "run_dir", "start_from"):
         values[name] = None if values[name] is None else Path(values[name])
@@ -182,10 +191,6 @@ def _made(what: str, kinds: Mapping[str, type], values: Any, convert: Any) -> An
     own = {name: value for name, value in values.items() if name != "kind"}
     _check_names(f"a run's {what}", own, _names(kind))
     return kind(**{name: convert(name, value) for name, value in own.items()})
-
-
-def _default(own: dataclasses.Field) -> Any:
-    return own.default if own.default is not dataclasses.MISSING else None
 
 
 def _names(kind: type) -> set[str]:

@@ -1,6 +1,7 @@
 """A run folder: the config, the metrics and the checkpoints of one training.
 
 RUN/config.json       the config; without it the folder holds no run
+RUN/model.json        what the networks are, for `hmcvae.load`
 RUN/environment.json  versions, device and data
 RUN/metrics.jsonl     one line an epoch            RUN/tensorboard/   the same metrics
 RUN/partial/          the last part of an epoch that is saved in parts (--steps-per-save)
@@ -21,11 +22,12 @@ from experiments.support.files import LOCK, locked, read_json, read_records, wri
 from experiments.support.machine import describe
 from experiments.support.records import EpochRecord
 from hmcvae import data
+from hmcvae.saved import MODEL
 from hmcvae.training import Checkpoints, on_first
 from hmcvae.types import PyTree
 
 # What a start leaves behind that was killed before its config was written.
-EMPTY = {LOCK, "environment.json", "environment.tmp", "config.tmp"}
+EMPTY = {LOCK, "environment.json", "environment.tmp", "config.tmp", MODEL, "model.tmp"}
 
 
 class _GuardedCheckpoints(Checkpoints):
@@ -139,7 +141,7 @@ class RunFolder:
     def _is_empty(self) -> bool:
         return self.folder.is_dir() and {path.name for path in self.folder.iterdir()} <= EMPTY
 
-    def create(self, config: TrainConfig, dataset: data.Dataset) -> None:
+    def create(self, config: TrainConfig, dataset: data.Dataset, model: dict) -> None:
         """Make a new run, or with config.resume check that the old one has the same config and training images.
 
         Raises:
@@ -163,6 +165,7 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not config.resume or not (self.folder / "environment.json").is_file():
             write_json(self.folder / "environment.json", describe() | {"data": images})
+        write_json(self.folder / MODEL, model)
         write_json(self.config_path, to_json(config))  # last: with it there is a run
 
     def config(self) -> TrainConfig:

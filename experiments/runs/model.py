@@ -3,7 +3,6 @@
 import dataclasses
 import os
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +13,10 @@ import numpy as np
 from experiments.configs import TrainConfig
 from experiments.runs.folder import RunFolder
 from experiments.support.subset import evenly
-from hmcvae import data, likelihoods, networks, training
+from hmcvae import data, training
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
+from hmcvae.saved import Description
 from hmcvae.vae import VAE
 
 NUM_MONITORED = 1000
@@ -49,7 +49,11 @@ class Model:
 def load_data(config: TrainConfig) -> data.Dataset:
     """The data set of a config, checked against its likelihood."""
     dataset = data.load(
-        config.dataset, config.data_dir, download=config.download, num_validation=config.num_validation
+        config.dataset,
+        config.data_dir,
+        download=config.download,
+        num_validation=config.num_validation,
+        num_train=config.num_train,
     )
     if config.likelihood == "discretised_logistic" and dataset.max_value != 255:
         raise ValueError(
@@ -81,18 +85,7 @@ def build(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> Model:
     Raises:
         ValueError: for settings that do not fit together, or more than MAX_PARAMETERS.
     """
-    make = {
-        "bernoulli": likelihoods.bernoulli,
-        "gaussian": partial(likelihoods.gaussian, min_scale=MIN_SCALE),
-        "discretised_logistic": likelihoods.discretised_logistic,
-    }
-    vae, init_params, num_features = networks.build_vae(
-        dataset.image_shape,
-        config.latent_dim,
-        make[config.likelihood](),
-        architecture=config.architecture,
-        hidden=config.hidden,
-    )
+    vae, init_params, num_features = describe_model(config, dataset).build()
     bound = config.method.build(vae, num_features)
     eval_bound = bound
     if config.method.differs_in_evaluation:
@@ -105,6 +98,19 @@ def build(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> Model:
     params = {"vae": init_params(vae_key), "bound": bound.init(bound_key)}
     binarize = config.likelihood == "bernoulli" and dataset.max_value > 1
     return Model(vae, bound, params, training.Pixels(dataset.max_value, binarize), eval_bound, num_features)
+
+
+def describe_model(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> Description:
+    """The networks of a config for a data set."""
+    return Description(
+        dataset.image_shape,
+        config.latent_dim,
+        config.likelihood,
+        {"min_scale": MIN_SCALE} if config.likelihood == "gaussian" else None,
+        config.architecture,
+        config.hidden,
+        max_value=dataset.max_value,
+    )
 
 
 def start_params(config: TrainConfig, model: Model) -> Any:

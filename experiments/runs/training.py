@@ -21,7 +21,15 @@ from experiments.configs import TrainConfig, parse
 from experiments.reporting import plots
 from experiments.runs.evaluation import evaluate, make_likelihood_monitor, table
 from experiments.runs.folder import RunFolder
-from experiments.runs.model import Model, build, load_data, monitored_images, start_params, test_examples
+from experiments.runs.model import (
+    Model,
+    build,
+    describe_model,
+    load_data,
+    monitored_images,
+    start_params,
+    test_examples,
+)
 from experiments.runs.pictures import draw_all
 from experiments.support.failures import StoppedError, advised, resume_advice, stopping
 from experiments.support.files import write_json
@@ -50,7 +58,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     with ExitStack() as stack:
         stack.enter_context(advised(resume_advice(run.folder)))
         enter_on_first(stack, run.held())
-        training.on_first(lambda: run.create(config, dataset))
+        training.on_first(lambda: run.create(config, dataset, describe_model(config, dataset).to_json()))
         state = train_epochs(config, run, dataset, model, params, monitor, quiet, mesh)
         state = jax.device_get(training.gathered(state))
         # By the first process alone, on its own device: the others wait.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,28 @@ from hmcvae.data.dataset import Splits, existing, max_pixels, mismatch
 
 
 def read_npz(path: Path, name: str, *keys: str) -> list[np.ndarray]:
+    # As float64 they would still be read, and refused for that.
+    found = read_members(path, keys, (), 8 * max_pixels(name))
+    return [found[key] for key in keys]
+
+
+def read_members(
+    path: Path, keys: Sequence[str], others: Sequence[str], max_bytes: int
+) -> dict[str, np.ndarray]:
+    """The arrays `keys` of an archive, and of `others` those that it has, each of at most max_bytes.
+
+    Raises:
+        ValueError: if one is missing, too large, or cannot be read.
+    """
     if not zipfile.is_zipfile(path):
         raise mismatch(path, "an npz archive", "a file that is none, or is cut short")
     try:
         with zipfile.ZipFile(path) as archive:
-            for key in keys:
-                _check_member(path, archive, key, max_pixels(name))
+            there = [key for key in others if f"{key}.npy" in archive.namelist()]
+            for key in (*keys, *there):
+                _check_member(path, archive, key, max_bytes)
         with np.load(path, allow_pickle=False) as archive:
-            return [archive[key] for key in keys]
+            return {key: archive[key] for key in (*keys, *there)}
     except _TooLarge as error:
         raise ValueError(str(error)) from None
     except (OSError, EOFError, ValueError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
@@ -32,7 +47,7 @@ class _TooLarge(Exception):
     """An array that is not read for its size; the message says which."""
 
 
-def _check_member(path: Path, archive: zipfile.ZipFile, key: str, max_pixels: int) -> None:
+def _check_member(path: Path, archive: zipfile.ZipFile, key: str, max_bytes: int) -> None:
     """Check an array's header against what is stored, before NumPy makes room for it."""
     member = archive.getinfo(f"{key}.npy")
     with archive.open(member) as file:
@@ -46,8 +61,8 @@ def _check_member(path: Path, archive: zipfile.ZipFile, key: str, max_pixels: in
         raise _TooLarge(
             f"{path}: expected {key} to have {size} bytes, of {dtype} {list(shape)}, got {stored}"
         )
-    if max(size, stored) > 8 * max_pixels:  # as float64 they would still be read, and refused for that
-        raise _TooLarge(f"{path}: expected at most {max_pixels} pixels in {key}, got {dtype} {list(shape)}")
+    if max(size, stored) > max_bytes:
+        raise _TooLarge(f"{path}: expected at most {max_bytes} bytes in {key}, got {dtype} {list(shape)}")
 
 
 def read_packed_npz(folder: Path, name: str) -> Splits:

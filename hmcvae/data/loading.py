@@ -14,11 +14,13 @@ from hmcvae.data.archives import read_amat_files, read_packed_npz
 from hmcvae.data.cifar import read_cifar10_batches, read_cifar10_npz
 from hmcvae.data.dataset import FORMATS, NAMES, Absent, Dataset, Splits, check_pixels, mismatch
 from hmcvae.data.idx import read_idx_pair
+from hmcvae.data.own import is_own, read_own
 from hmcvae.data.prepared import download_copy, import_optional, read_prepared
 
 DATA_DIR_VARIABLE = "HMCVAE_DATA_DIR"
 _DIGITS_SEED = 1797  # splits the digits into training and test images
 _VALIDATION_SEED = 2015  # chooses the validation images
+_TRAIN_SEED = 1936  # chooses some of the training images
 
 
 def load(
@@ -27,11 +29,14 @@ def load(
     *,
     download: bool = False,
     num_validation: Any = 0,
+    num_train: Any = 0,
 ) -> Dataset:
     """Load a data set into memory, without touching the network unless `download` is set.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `NAMES`; or the path of data of your own: an npz archive with `train` (and `test`, `validation`) as
+            uint8 [n, h, w] or [n, h, w, c], or a folder of image files (or with folders `train`, `test`, …). Bits are
+            told from grey values by their range. Without test images a tenth is set aside.
         data_dir: folder that holds the data: local files in `<data_dir>/<name>` or `<data_dir>`, prepared
             copies in `<data_dir>/tfds` or `<data_dir>`. By default the folder that the environment variable
             HMCVAE_DATA_DIR names; and then a prepared copy may also be in tensorflow-datasets' own folder
@@ -42,25 +47,53 @@ def load(
         num_validation: number of images to set aside: the last of a fixed permutation of the training images,
             which lose them and else keep their order. `binarized_mnist` has validation images of its own,
             sorted by class: there it is the first of a fixed permutation of those.
+        num_train: number of training images to keep, of a fixed permutation, in their order; 0: all.
 
     Raises:
         ValueError: unknown name; num_validation out of range; a file that is not what it should be.
         FileNotFoundError: no data; says where it was looked for, and what to do.
         ImportError: the way to the data needs a package that is not there; says which.
     """
-    if name not in FORMATS:
-        raise ValueError(f"expected the name of a data set, one of {', '.join(NAMES)}; got {name!r}")
+    if name not in FORMATS and not (isinstance(name, str) and is_own(name)):
+        raise ValueError(
+            f"expected the name of a data set, one of {', '.join(NAMES)}, or the path of an npz archive or a folder of "
+            f"images; got {name!r}"
+        )
     if not (data_dir is None or isinstance(data_dir, (str, os.PathLike))):
         raise ValueError(f"expected data_dir to be a path, got {data_dir!r}")
-    is_whole = isinstance(num_validation, (int, np.integer)) and not isinstance(num_validation, bool)
-    if not is_whole or num_validation < 0:
-        raise ValueError(f"expected num_validation to be a whole number >= 0, got {num_validation!r}")
-    num_validation = int(num_validation)
-    splits = _digits() if name == "digits" else _find(name, data_dir, download)
-    _check_splits(name, splits)
+    num_validation = _whole("num_validation", num_validation)
+    num_train = _whole("num_train", num_train)
+    if name in FORMATS:
+        splits = _digits() if name == "digits" else _find(name, data_dir, download)
+        _check_splits(name, splits)
+        max_value, source = FORMATS[name].max_value, _describe_source(name, splits)
+    else:
+        splits = read_own(_own_path(name, data_dir))
+        max_value, source = (255 if int(splits.train.max()) > 1 else 1), splits.source
+        for images in (splits.test, splits.validation):
+            if images is not None:
+                check_pixels(images, max_value)
     train, validation = _set_aside_validation(splits, num_validation)
-    source = _describe_source(name, splits)
-    return Dataset(name, train, validation, splits.test, FORMATS[name].max_value, source)
+    if num_train > len(train):
+        raise ValueError(f"expected num_train <= {len(train)} training images, got {num_train}")
+    if num_train:
+        train = train[np.sort(np.random.RandomState(_TRAIN_SEED).permutation(len(train))[:num_train])]
+        source += f", {num_train} of its training images"
+    return Dataset(name, train, validation, splits.test, max_value, source)
+
+
+def _whole(name: str, value: Any) -> int:
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not is_whole or value < 0:
+        raise ValueError(f"expected {name} to be a whole number >= 0, got {value!r}")
+    return int(value)
+
+
+def _own_path(name: str, data_dir: str | os.PathLike[str] | None) -> Path:
+    """The path itself; or where it is no more, one of its name in the data folder."""
+    path = Path(name).expanduser()
+    other = None if data_dir is None else Path(data_dir).expanduser() / path.name
+    return other if other is not None and not path.exists() and other.exists() else path
 
 
 def _check_splits(name: str, splits: Splits) -> None:

@@ -249,7 +249,7 @@ class Checkpoints:
         target = jax.tree.map(storable, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), digest=ocp.args.JsonRestore())
         saved: Any = None
-        damaged = _damaged_files(place)
+        damaged = damaged_files(place)
         if damaged:
             raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}; {advice}")
         try:
@@ -330,7 +330,7 @@ def _write_checksums(place: Path) -> None:
     temporary.replace(place / CHECKSUMS)
 
 
-def _damaged_files(place: Path) -> list[str]:
+def damaged_files(place: Path) -> list[str]:
     """Files that are not as they were written; none for a checkpoint whose save was killed before its checksums.
 
     Found before Orbax reads them: it leaves other reads behind a failed one, whose tracebacks come later.

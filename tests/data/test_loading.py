@@ -115,7 +115,8 @@ def test_number_of_validation_images_is_a_whole_number(num_validation):
 
 def test_unknown_name_lists_the_names():
     with pytest.raises(
-        ValueError, match="digits, mnist, fashion_mnist, binarized_mnist, cifar10; got 'imagenet'"
+        ValueError,
+        match="digits, mnist, fashion_mnist, binarized_mnist, cifar10, or the path of .*; got 'imagenet'",
     ):
         data.load("imagenet")
     assert data.NAMES == ("digits", "mnist", "fashion_mnist", "binarized_mnist", "cifar10")

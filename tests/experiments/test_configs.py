@@ -136,6 +136,13 @@ def test_configs_of_another_version_are_refused():
     values = configs.to_json(TrainConfig())
     with pytest.raises(ValueError, match="a run's config must have the fields"):
         configs.from_json({name: value for name, value in values.items() if name != "method"})
+    with pytest.raises(ValueError, match="a run's config must have the fields"):
+        configs.from_json(values | {"dropout": 0.5})
+    # What was added since has its default.
+    assert (
+        configs.from_json({name: value for name, value in values.items() if name != "devices"})
+        == TrainConfig()
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_folder_of_something_else_is_never_said_to_be_resumable(tmp_path):
 def test_the_config_is_written_last(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr("experiments.runs.folder.write_json", lambda path, _: order.append(path.name))
-    RunFolder(tmp_path / "run").create(tiny(tmp_path / "run"), runs.load_data(TINY))
+    RunFolder(tmp_path / "run").create(tiny(tmp_path / "run"), runs.load_data(TINY), {})
     assert order == ["environment.json", "config.json"]
 
 

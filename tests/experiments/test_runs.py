@@ -155,11 +155,11 @@ def test_a_run_on_other_images_is_not_resumed(copied_run):
     config = runs.RunFolder(copied_run).config()
     dataset = runs.load_data(config)
     resumed = dataclasses.replace(config, resume=True)
-    runs.RunFolder(copied_run).create(resumed, dataset)
+    runs.RunFolder(copied_run).create(resumed, dataset, {})
     before = files_of(copied_run)
     turned = dataset._replace(train=dataset.train[::-1].copy(), source="elsewhere")
     with pytest.raises(ValueError, match="expected those from scikit-learn digits, got elsewhere"):
-        runs.RunFolder(copied_run).create(resumed, turned)
+        runs.RunFolder(copied_run).create(resumed, turned, {})
     assert files_of(copied_run) == before
 
 

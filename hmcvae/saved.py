@@ -1,0 +1,176 @@
+"""Trained models, read back from the folder of their run without its data or the program that trained it.
+
+RUN/model.json says what the networks are; the parameters are those of the best checkpoint on validation images where
+there is one, else of the newest.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from hmcvae import annealing, likelihoods, posteriors
+from hmcvae._checks import check_count
+from hmcvae.annealing import AISEstimate
+from hmcvae.likelihoods import Likelihood
+from hmcvae.types import PRNGKey, PyTree
+from hmcvae.vae import VAE
+
+MODEL = "model.json"
+LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
+    name: getattr(likelihoods, name)
+    for name in (
+        "bernoulli",
+        "gaussian",
+        "discretised_logistic",
+        "discretised_logistic_mixture",
+        "categorical",
+        "poisson",
+        "negative_binomial",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `networks.build_vae` made a model of: all of it JSON values.
+
+    likelihood: a name of `hmcvae.likelihoods`.  likelihood_options: its arguments.  max_value: of a pixel, where they
+    are divided by it.  The rest: see `networks.build_vae`.
+    """
+
+    image_shape: Sequence[int]
+    latent_dim: int
+    likelihood: str = "bernoulli"
+    likelihood_options: Mapping[str, Any] | None = None
+    architecture: str = "mlp"
+    hidden: Sequence[int] = (200, 200)
+    activation: str | None = None
+    max_value: int = 1
+
+    def build(self) -> tuple[VAE, Callable[[PRNGKey], PyTree], int]:
+        """(vae, init_params, num_features).
+
+        Raises:
+            ValueError: for what is no such model.
+        """
+        from hmcvae import networks
+
+        if self.likelihood not in LIKELIHOODS:
+            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        likelihood = LIKELIHOODS[self.likelihood](**(self.likelihood_options or {}))
+        return networks.build_vae(
+            self.image_shape,
+            self.latent_dim,
+            likelihood,
+            architecture=self.architecture,
+            hidden=self.hidden,
+            activation=self.activation,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As `json` writes it."""
+        values = dict(vars(self))
+        return values | {name: list(values[name]) for name in ("image_shape", "hidden")}
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A model with its parameters; arrays of examples are [n, H, W, C], as the model takes them (in [0, 1]).
+
+    vae, params: for everything else of this library, such as `annealing.ais(model.vae, model.params, …)`.
+    epoch: of the parameters.  description: what it is.
+    """
+
+    vae: VAE
+    params: PyTree
+    epoch: int
+    description: Description
+
+    def sample(self, rng_key: PRNGKey, num_samples: int) -> Array:
+        """E[x | z] of z ~ p(z), [num_samples, H, W, C]."""
+        shape = (check_count("num_samples", num_samples, 1), self.description.latent_dim)
+        return self.decode(self.vae.prior.sample(self.params, rng_key, shape))
+
+    def encode(self, examples: Float[Array, "n ..."]) -> Float[Array, "n d"]:
+        """The encoder's mean of q(z | x)."""
+        return jax.vmap(lambda x: self.vae.encoded(self.params, x).mean)(jnp.asarray(examples))
+
+    def decode(self, positions: Float[Array, "n d"]) -> Array:
+        """E[x | z]."""
+        return jax.vmap(lambda z: self.vae.generate(self.params, z))(jnp.asarray(positions))
+
+    def reconstruct(self, examples: Float[Array, "n ..."]) -> Array:
+        """E[x | z] at the encoder's mean."""
+        return self.decode(self.encode(examples))
+
+    def log_likelihood(
+        self, rng_key: PRNGKey, examples: Float[Array, "n ..."], **options: Any
+    ) -> AISEstimate:
+        """log p(x) of each example, from below: `annealing.ais` from the prior, which is right whatever posterior the
+        model was trained with. options: of `ais`; more temperatures are nearer."""
+        return annealing.ais(
+            self.vae,
+            self.params,
+            rng_key,
+            examples,
+            **({"posterior": posteriors.standard_normal()} | options),  # pyright: ignore[reportArgumentType]
+        )
+
+
+def load(run: str | os.PathLike[str]) -> TrainedModel:
+    """The model that a run has trained, from its folder alone; needs Flax and Orbax.
+
+    Raises:
+        FileNotFoundError: if there is no model, or no checkpoint of it.
+        ValueError: if one of its files is damaged.
+    """
+    folder = Path(run).expanduser()
+    path = folder / MODEL
+    if not path.is_file():
+        raise FileNotFoundError(f"no trained model in {folder}: {path} is not there")
+    try:
+        description = Description(**json.loads(path.read_bytes()))
+        vae, init_params, _ = description.build()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe a model: {error}") from error
+    place = _newest(folder / "best") or _newest(folder / "checkpoints")
+    if place is None:
+        raise FileNotFoundError(f"no checkpoint in {folder}: the model in it has not been trained yet")
+    found = _read(place)
+    shapes = jax.eval_shape(init_params, jax.random.key(0))
+    params = found.get("params", {}).get("vae", {})
+    own, expected = jax.tree.structure(params), jax.tree.structure(shapes)
+    if own != expected or any(
+        a.shape != b.shape for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True)
+    ):
+        raise ValueError(f"the checkpoint {place} is of another model than {path}: got {own}")
+    return TrainedModel(vae, jax.tree.map(jnp.asarray, params), int(found["epoch"]), description)
+
+
+def _newest(folder: Path) -> Path | None:
+    """The newest checkpoint; those that are being written have other names."""
+    epochs = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
+    return folder / str(max(epochs)) if epochs else None
+
+
+def _read(place: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    from hmcvae.training.checkpoints import damaged_files
+
+    damaged = damaged_files(place)
+    if damaged:
+        raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}")
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore((place / "state").resolve())
+    except Exception as error:  # Orbax, TensorStore and zstd each raise kinds of their own
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(f"the checkpoint {place} cannot be read: it is corrupted ({first})") from error
