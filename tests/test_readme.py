@@ -47,6 +47,16 @@ def test_training_example_trains_the_model_of_another_library(namespace):
     assert all(not np.array_equal(a, b) for a, b in zip(start, end, strict=True))
 
 
+def test_counts_with_missing_entries_are_trained(namespace):
+    assert namespace["counts_record"]["skipped_steps"] == 0
+    assert np.isnan(namespace["table"]).any()
+    start, end = (
+        jax.tree.leaves(tree)
+        for tree in (namespace["counts_params"], namespace["counts_state"].params["vae"])
+    )
+    assert all(not np.array_equal(a, b) for a, b in zip(start, end, strict=True))
+
+
 IMAGES = np.array([[0, 1, 0, 1], [1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1]], np.uint8)
 
 

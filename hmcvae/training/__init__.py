@@ -5,6 +5,7 @@
 `fit` is the loop; `make_epoch` gives the jitted epoch, and `make_step` the step, for those who write their own.
 """
 
+from hmcvae.training.averages import average_of, averaged
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_step, make_stream_epoch
@@ -29,6 +30,8 @@ __all__ = [
     "TrainState",
     "TrainingWarning",
     "adam",
+    "average_of",
+    "averaged",
     "check_start",
     "check_training",
     "fit",
