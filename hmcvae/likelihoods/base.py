@@ -122,6 +122,8 @@ class Likelihood(NamedTuple):
 
         def observe(weight: Array) -> Array:
             own = jnp.asarray(mask, weight.dtype)
+            if weight.ndim < own.ndim:  # one number for all entries: its information is a sum over them
+                return weight * jnp.mean(own)
             return weight * own.reshape(*own.shape, *(1,) * (weight.ndim - own.ndim))
 
         return jax.tree.map(observe, weights)

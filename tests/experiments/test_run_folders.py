@@ -56,7 +56,7 @@ def test_the_config_is_written_last(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr("experiments.runs.folder.write_json", lambda path, _: order.append(path.name))
     RunFolder(tmp_path / "run").create(tiny(tmp_path / "run"), runs.load_data(TINY), {})
-    assert order == ["environment.json", "config.json"]
+    assert order == ["environment.json", "model.json", "config.json"]
 
 
 GOOD = '{"epoch": 1, "bound": -2.0}\n'

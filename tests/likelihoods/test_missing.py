@@ -129,6 +129,14 @@ def test_the_fisher_posterior_of_a_linear_model_is_exact_for_the_observed_entrie
         assert np.all(np.isfinite(posterior.build(own, jax.random.key(0), example).center))
 
 
+def test_the_information_about_one_scale_is_that_of_the_observed_entries():
+    masked, x = likelihoods.masked(likelihoods.gaussian()), (BITS, MASK)
+    weights = masked.weights_at((F, jnp.asarray(-0.4)), x)
+    each = masked.weights_at((F, jnp.full(4, -0.4)), x)
+    np.testing.assert_allclose(weights[0], each[0], rtol=1e-12)
+    np.testing.assert_allclose(weights[1], jnp.sum(each[1]), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
