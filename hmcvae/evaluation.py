@@ -179,10 +179,10 @@ def _estimate(
     rng_key: PRNGKey,
     examples: PyTree,
     *,
-    num_samples,
-    chunk_size,
-    batch_size,
-    mesh,
+    num_samples: int,
+    chunk_size: int,
+    batch_size: int,
+    mesh: Mesh | None = None,
 ) -> Estimate:
     keys = jax.random.split(rng_key, num_examples(examples))
 

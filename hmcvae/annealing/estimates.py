@@ -97,7 +97,7 @@ def _estimate(
     num_chains: int,
     num_steps: int,
     batch_size: int,
-    mesh: Mesh | None,
+    mesh: Mesh | None = None,
 ) -> AISEstimate:
     def one(shared: tuple, inputs: tuple) -> AISEstimate:
         vae_params, posterior_params, betas = shared

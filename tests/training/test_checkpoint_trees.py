@@ -102,13 +102,13 @@ def test_one_that_is_deleted_while_it_is_read_is_not_called_corrupted(tmp_path, 
     checkpoints = Checkpoints(tmp_path)
     for epoch in (1, 2):
         checkpoints.save(epoch, {"a": X})
-    read = checkpoints_module._damaged_files
+    read = checkpoints_module.damaged_files
 
     def read_too_late(place):
         shutil.rmtree(place)
         return read(place)
 
-    monkeypatch.setattr(checkpoints_module, "_damaged_files", read_too_late)
+    monkeypatch.setattr(checkpoints_module, "damaged_files", read_too_late)
     with pytest.raises(FileNotFoundError, match=r"2 was deleted while it was read; there are now \[1\]"):
         checkpoints.restore({"a": X})
 
