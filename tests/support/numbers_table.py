@@ -176,6 +176,14 @@ ROWS = [
     ),
     Row("solvers.newton.tolerance", lambda v: solvers.newton(v), "optional positive", 1e-6),
     Row("solvers.switching.tolerance", lambda v: solvers.switching(v), "optional positive", 1e-6),
+    Row("solvers.switching.max_iterations", lambda v: solvers.switching(max_iterations=v), "count >= 1", 9),
+    Row(
+        "solvers.switching.max_newton_iterations",
+        lambda v: solvers.switching(max_newton_iterations=v),
+        "count >= 1",
+        9,
+    ),
+    Row("evaluation.low_ess.minimum", lambda v: evaluation.low_ess(jnp.ones(2), v), "real >= 0", 1.0),
     Row("solvers.newton.max_iterations", lambda v: solvers.newton(max_iterations=v), "count >= 1", 9),
     Row(
         "integrators.integrate.num_steps",
@@ -229,6 +237,19 @@ ROWS = [
     ),
     Row("likelihoods.gaussian.scale", likelihoods.gaussian, "optional positives", 0.5),
     Row("likelihoods.gaussian.min_scale", lambda v: likelihoods.gaussian(min_scale=v), "real >= 0", 0.1),
+    Row("likelihoods.categorical.num_classes", likelihoods.categorical, "count >= 2", 3),
+    Row(
+        "likelihoods.discretised_logistic_mixture.num_components",
+        likelihoods.discretised_logistic_mixture,
+        "count >= 1",
+        2,
+    ),
+    Row(
+        "likelihoods.discretised_logistic_mixture.num_levels",
+        lambda value: likelihoods.discretised_logistic_mixture(2, value),
+        "count >= 2",
+        16,
+    ),
     Row("likelihoods.discretised_logistic.num_levels", likelihoods.discretised_logistic, "count >= 2", 16),
     Row(
         "VAE.latent_dim", lambda v: hmcvae.VAE(VAE.encode, VAE.decode, BERNOULLI, v), "optional count >= 1", 2
