@@ -83,7 +83,8 @@ def estimate_example(
     """`Estimate` for one example: K draws in chunks, merged exactly as if made at once. Pure; vmap it."""
     num_chunks = -(-num_samples // chunk_size)
     # Counts and sums stagnate in less than 32 bits.
-    dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+    weight = jax.eval_shape(lambda key: bound(params, key, x)[0], rng_key)
+    dtype = jnp.promote_types(weight.dtype, jnp.float32)
     zero = jnp.zeros((), dtype)
     start = _Running(jnp.full((), -jnp.inf, dtype), zero, zero, zero, zero, zero, zero)
 

@@ -53,6 +53,21 @@ def test_bounds_are_of_the_conditional_probability(name):
     assert np.all(np.abs(result.log_likelihood - EXACT) < 4 * sd + 0.01)
 
 
+def test_estimates_take_conditions_of_any_form():
+    vae = hmcvae.VAE(
+        lambda p, x: encode(p, (x[0], x[1]["c"])),
+        lambda p, z, c: decode(p, z, c["c"]),
+        likelihoods.gaussian(SD),
+        2,
+        is_conditional=True,
+    )
+    params = {"vae": PARAMS, "bound": bounds.elbo(vae).init(jax.random.key(0))}
+    key, examples = jax.random.key(3), (XS, {"c": CS, "seen": jnp.ones((3, 2), bool)})
+    found = evaluation.estimate(bounds.elbo(vae), params, key, examples, num_samples=5)
+    plain = evaluation.estimate(bounds.elbo(VAE), params, key, (XS, CS), num_samples=5)
+    np.testing.assert_allclose(found.log_likelihood, plain.log_likelihood, rtol=1e-12)
+
+
 def test_annealing_and_the_models_own_draws():
     result = annealing.ais(VAE, PARAMS, jax.random.key(4), (XS, CS), num_temperatures=60, num_chains=300)
     np.testing.assert_allclose(result.log_likelihood, EXACT, atol=0.1)

@@ -74,8 +74,8 @@ def folder(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h w c"]:
     for index, file in enumerate(files):
         try:
             with image_module.open(file) as image:
-                found = image.size, "L" if image.mode in ("1", "L", "I;16", "I", "F") else "RGB"
-                if image.mode in ("I;16", "I", "F"):
+                found = image.size, "L" if image.mode in ("1", "L") else "RGB"
+                if image.mode.startswith(("I", "F")):
                     raise ValueError(f"{image.mode} pixels: expected 8 bits")
                 if images is None or first is None:
                     first = found
@@ -97,6 +97,9 @@ def folder(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h w c"]:
 
 def _read_folders(path: Path) -> Splits:
     """`train` and `test` (and `validation`) in a folder, or the images of a folder without them."""
+    splits = [name for name in ("test", "validation") if (path / name).is_dir()]
+    if splits and not (path / "train").is_dir():
+        raise mismatch(path, f"a folder train beside {' and '.join(splits)}", "none")
     if not (path / "train").is_dir():
         return _with_test(folder(path), None, f"image files in {path}", None)
     found = {name: folder(path / name) for name in ("train", "test", "validation") if (path / name).is_dir()}

@@ -92,6 +92,7 @@ def _log_ratio(x: Pixels, log_mean: Pixels, log_r: Pixels) -> Float[Array, "..."
 
         (r + x - ½) log(1 + x/r) - x + c(r + x) - c(r) + x log μ - (r + x) log(1 + μ/r).
     """
+    log_r = _limited(log_r)
     is_large = log_r > jnp.log(jnp.asarray(LARGE, log_r.dtype))
     # Each branch is given arguments that it can take: the other's derivative would come through `where` as NaN.
     small_log_r = jnp.where(is_large, 0.0, log_r)
@@ -106,19 +107,25 @@ def _log_ratio(x: Pixels, log_mean: Pixels, log_r: Pixels) -> Float[Array, "..."
 
 
 def _weight_of_dispersion(log_mean: Pixels, log_r: Pixels) -> Float[Array, "..."]:
-    """With g(t) = ψ'(t) - 1/t and t = r + μ / (1 - p):
+    """With h(t) = t² [ψ'(t) - 1/t] and t = r + μ / (1 - p):
 
-    r² (1 - p) [g(r) - g(t)] - r μ² p / ((1 - p) t (r + μ))
+    (1 - p) [h(r) - (r/t)² h(t)] - r μ² p / ((1 - p) t (r + μ))
     """
     tiny = jnp.finfo(log_r.dtype).tiny
-    r, mean = jnp.exp(log_r), jnp.maximum(jnp.exp(log_mean), tiny)
+    log_r, log_mean = _limited(log_r), _limited(log_mean)
+    r, mean = jnp.exp(log_r), jnp.exp(log_mean)
     log_p = -r * jax.nn.softplus(log_mean - log_r)
     positive = jnp.maximum(-jnp.expm1(log_p), tiny)
     mean_of_positive = mean / positive
     t = r + mean_of_positive
-    first = positive * r**2 * (_trigamma_excess(r) - _trigamma_excess(t))
+    first = positive * (_scaled_trigamma(r) - (r / t) ** 2 * _scaled_trigamma(t))
     second = (r / t) * (mean / (r + mean)) * mean_of_positive * jnp.exp(log_p)
     return jnp.maximum(first - second, 0)
+
+
+def _limited(log_value: Pixels) -> Pixels:
+    """Within what exp and its square hold in single precision; the distribution's limits are long reached there."""
+    return jnp.clip(log_value, -40.0, 40.0)
 
 
 def _stirling(t: Pixels) -> Pixels:
@@ -127,10 +134,11 @@ def _stirling(t: Pixels) -> Pixels:
     return inverse * (1 / 12 - inverse**2 * (1 / 360 - inverse**2 / 1260))
 
 
-def _trigamma_excess(t: Pixels) -> Pixels:
-    """ψ'(t) - 1/t."""
+def _scaled_trigamma(t: Pixels) -> Pixels:
+    """t² [ψ'(t) - 1/t], from 1 at 0 to ½ at infinity."""
     is_large = t > LARGE
     small, inverse = jnp.where(is_large, 1.0, t), 1 / jnp.where(is_large, t, LARGE)
-    near = zeta(jnp.full_like(small, 2.0), small) - 1 / small  # ψ'(t) = ζ(2, t)
-    far = inverse**2 * (0.5 + inverse * (1 / 6 - inverse**2 / 30))
+    # ψ'(t) = ζ(2, t) = 1/t² + ζ(2, 1 + t), which has no pole.
+    near = 1 - small + small**2 * zeta(jnp.full_like(small, 2.0), 1 + small)
+    far = 0.5 + inverse * (1 / 6 - inverse**2 / 30)
     return jnp.where(is_large, far, near)

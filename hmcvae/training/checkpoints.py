@@ -147,6 +147,8 @@ class Checkpoints:
         """
         epoch = check_count("epoch", epoch, 0)
         host = jax.tree.map(as_numbers, gathered(tree))
+        if self._is_asynchronous:  # the caller may write into NumPy's arrays meanwhile
+            host = jax.tree.map(np.array, host)
         check_names(host)
         on_first(lambda: self._begin(epoch, host, is_good))
 

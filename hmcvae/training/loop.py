@@ -124,6 +124,7 @@ def fit(
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
     _check_parts(partial, steps_per_part, data)
+    _check_folders(checkpoints=checkpoints, best=best, partial=partial)
     if is_in_memory(data):
         devices.check_batch(settings.batch_size)
     first, data = _first_of(data)
@@ -198,6 +199,20 @@ def _written(*kept: Checkpoints | None) -> Iterator[None]:
         raise
     for each in own:
         each.wait()
+
+
+def _check_folders(**kept: Checkpoints | None) -> None:
+    seen: dict[Any, str] = {}
+    for name, own in kept.items():
+        if own is None:
+            continue
+        if not isinstance(own, Checkpoints):
+            raise ValueError(f"{name} must be training.Checkpoints, such as Checkpoints(folder), got {own!r}")
+        if own.folder in seen:  # each deletes what it does not keep
+            raise ValueError(
+                f"{seen[own.folder]} and {name} need folders of their own, got {own.folder} for both"
+            )
+        seen[own.folder] = name
 
 
 def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, data: Any) -> None:

@@ -96,7 +96,7 @@ def _most_different(xs: PyTree) -> int:
     """The example that differs most from the first."""
     gaps = np.zeros(num_examples(xs))
     for leaf in jax.tree.leaves(xs):
-        array = np.asarray(leaf, np.float64)
+        array = np.nan_to_num(np.asarray(leaf, np.float64))  # NaN may stand for what is missing
         gaps += np.abs(array - array[:1]).reshape(len(array), -1).sum(axis=1)
     return int(np.argmax(gaps))
 

@@ -191,6 +191,19 @@ def test_a_negative_binomial_is_right_from_geometric_to_poisson(log_r, dtype):
         assert np.all(np.isfinite(array))
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_a_negative_binomial_is_finite_wherever_its_outputs_are(dtype):
+    likelihood = likelihoods.negative_binomial()
+    grid = jnp.array([-300.0, -90.0, -40.0, 0.0, 40.0, 60.0, 80.0, 300.0], dtype)
+    for log_mean in grid:
+        outputs = (jnp.full(grid.shape, log_mean), grid)
+        for weight in likelihood.fisher_weights(outputs)[1:]:
+            assert np.all(np.isfinite(weight) & (weight >= 0) & (weight <= 1 + 1e-6))
+        if abs(log_mean) < 90:
+            gradients = jax.grad(likelihood.log_prob)(outputs, jnp.zeros_like(grid))
+            assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_dtypes_and_shapes_are_kept(name, dtype):

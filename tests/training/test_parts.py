@@ -159,6 +159,7 @@ def test_what_fails_beside_the_training_is_raised_by_the_next_call(tmp_path, mon
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"partial": True, "steps_per_part": 2, "checkpoints": True}, "need folders of their own, got"),
         ({"steps_per_part": 3}, "partial and steps_per_part go together, got None and steps_per_part = 3"),
         ({"partial": True}, "go together, got .* and steps_per_part = None"),
         (
@@ -170,6 +171,8 @@ def test_what_fails_beside_the_training_is_raised_by_the_next_call(tmp_path, mon
 def test_bad_arguments(options, message, tmp_path):
     if "partial" in options:
         options = options | {"partial": Checkpoints(tmp_path)}
+    if "checkpoints" in options:
+        options = options | {"checkpoints": Checkpoints(tmp_path)}
     with pytest.raises(ValueError, match=message):
         fit(**options)
 
