@@ -1,4 +1,4 @@
-"""Reductions that see every NaN.
+"""Reductions that see every NaN, and a constant that several rooms share.
 
 XLA's CPU compiler may drop NaN in a `max` or `min` over the last axis once the array has a few thousand elements
 (jax and jaxlib 0.10.2). The smallest reproduction:
@@ -10,10 +10,14 @@ a minimum here, but asked of each entry (`any` and `all` of booleans are exact a
 decision rests on is one of these.
 """
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hmcvae.types import Scalar
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def max_abs(x: Float[Array, "..."]) -> Scalar:

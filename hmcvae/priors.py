@@ -17,13 +17,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_function
+from hmcvae._numerics import HALF_LOG_2PI
 from hmcvae.types import PRNGKey, PyTree, Scalar, Vector
-
-HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
 
 
 def gaussian_log_prob(x: Vector, mean: Vector, log_scale: Vector) -> Scalar:

@@ -60,7 +60,7 @@ class TrainConfig:
         run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
         resume: go on with the run in run_dir.
         steps_per_save: save long epochs after so many steps, too, and look then whether to stop; 0: only whole epochs.
-        devices: how many share each batch; 0: all. The numbers are those of one.
+        devices: how many share each batch; 0, or of several processes: all. The numbers are those of one.
         coordinator: HOST:PORT of the first of several processes, or auto for a cluster's own; None: this one is alone.
         num_processes: how many there are.
         process_id: which of them this is, from 0.

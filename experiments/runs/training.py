@@ -45,7 +45,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
     """
-    mesh = mesh_of(config.devices if jax.process_count() == 1 else 0)
+    mesh = mesh_of(config.devices)
     run = RunFolder(config.folder)
     training.on_first(lambda: run.check_free(config))
     dataset = load_data(config)

@@ -47,19 +47,15 @@ def join(coordinator: str | None, num_processes: int, process_id: int) -> None:
 
 
 def mesh_of(num_devices: int) -> Mesh | None:
-    """The first `num_devices` devices of all processes (0: all) as a mesh; None where one is enough.
+    """The first `num_devices` devices (0, or of several processes: all) as a mesh; None where one is enough.
 
     Raises:
-        ValueError: if there are not so many; or of several processes not all.
+        ValueError: if there are not so many.
     """
     devices = jax.devices()
-    count = num_devices or len(devices)
+    count = num_devices if num_devices and jax.process_count() == 1 else len(devices)
     if count > len(devices):
         raise ValueError(f"devices must be at most the {len(devices)} that there are, got {num_devices}")
-    if jax.process_count() > 1 and count < len(devices):
-        raise ValueError(
-            f"of several processes all {len(devices)} devices take part: expected devices = 0, got {num_devices}"
-        )
     if count == 1:
         return None
     return Mesh(np.array(devices[:count]), ("batch",), axis_types=(AxisType.Auto,))

@@ -97,12 +97,12 @@ def folder(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "n h w c"]:
 
 def _read_folders(path: Path) -> Splits:
     """`train` and `test` (and `validation`) in a folder, or the images of a folder without them."""
-    splits = [name for name in ("test", "validation") if (path / name).is_dir()]
-    if splits and not (path / "train").is_dir():
-        raise mismatch(path, f"a folder train beside {' and '.join(splits)}", "none")
-    if not (path / "train").is_dir():
+    splits = [name for name in ("train", "test", "validation") if (path / name).is_dir()]
+    if not splits:
         return _with_test(folder(path), None, f"image files in {path}", None)
-    found = {name: folder(path / name) for name in ("train", "test", "validation") if (path / name).is_dir()}
+    if "train" not in splits:
+        raise mismatch(path, f"a folder train beside {' and '.join(splits)}", "none")
+    found = {name: folder(path / name) for name in splits}
     shapes = {values.shape[1:] for values in found.values()}
     if len(shapes) > 1:
         raise mismatch(path, "images of one size in all of its folders", sorted(shapes))

@@ -1,6 +1,5 @@
 """Levels 0, 1/(n - 1), …, 1: pixels of 8-bit colours."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -56,7 +55,7 @@ def discretised_logistic(num_levels: int = 256) -> Likelihood:
         fisher_weights,
         2,
         "discretised_logistic",
-        check=_check_levels(num_levels),
+        check=partial(_check_levels, num_levels=num_levels),
         unpack=unpack_location_and_scale,
     )
 
@@ -114,7 +113,7 @@ def discretised_logistic_mixture(num_components: int, num_levels: int = 256) -> 
         fisher_weights,
         3 * num_components,
         "discretised_logistic_mixture",
-        check=_check_levels(num_levels),
+        check=partial(_check_levels, num_levels=num_levels),
         check_outputs=check_shape_with_last(num_components),
         unpack=unpack,
         diagonalise=lambda outputs: (jax.nn.log_softmax(outputs[0]), *outputs[1:]),
@@ -151,11 +150,7 @@ def _weights(log_scale: Pixels, lowest: float) -> tuple[Pixels, Pixels]:
     return jnp.exp(-2 * limited) / 3, of_scale
 
 
-def _check_levels(num_levels: int) -> Callable[[np.ndarray], None]:
-    return partial(_check_levels_of, num_levels=num_levels)
-
-
-def _check_levels_of(x: np.ndarray, num_levels: int) -> None:
+def _check_levels(x: np.ndarray, num_levels: int) -> None:
     check_unit(x)
     # Rounding of x itself, times the levels; in half precision levels this close cannot be told apart.
     precision = float(jnp.finfo(x.dtype).eps) if jnp.issubdtype(x.dtype, jnp.floating) else 0.0

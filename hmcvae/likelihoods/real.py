@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmcvae._checks import check_positive, check_real
+from hmcvae._numerics import HALF_LOG_2PI
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_shape_of_x, independent
 from hmcvae.types import ArrayLike, PyTree
-
-HALF_LOG_2PI = 0.5 * float(np.log(2 * np.pi))
 
 
 def gaussian(scale: ArrayLike | None = None, *, min_scale: float = 0.0) -> Likelihood:

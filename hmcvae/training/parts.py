@@ -58,10 +58,11 @@ class Parts:
         if not self._kept.epochs():
             return fresh
         found = self._kept.restore(self._tree(*fresh))
-        if int(found["state"].epoch) != int(state.epoch):
+        own, next_step = found["state"], int(found["next_step"])
+        is_same_run = np.array_equal(own.rng_key, state.rng_key) and int(own.epoch) == int(state.epoch)
+        if not is_same_run or int(own.step) != int(state.step) + next_step:
             return fresh
-        metrics = jax.tree.map(np.asarray, found["metrics"])
-        return self._place(found["state"]), metrics, int(found["next_step"])
+        return self._place(own), jax.tree.map(np.asarray, found["metrics"]), next_step
 
     @staticmethod
     def _tree(state: TrainState, metrics: StepMetrics, next_step: Any) -> dict[str, Any]:

@@ -1,11 +1,8 @@
 """A training by several processes, from the command line: killed, gone on with, and told in one line what is wrong."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,29 +10,23 @@ import pytest
 
 from experiments.runs import training as train
 from experiments.support import processes
-from tests.support.paths import REPOSITORY
+from tests.support.processes import free_port, output_of, start_module
 from tests.support.runs import metrics_of, tiny
 
 OPTIONS = ["--preset", "digits_vae", "--latent-dim", "2", "--hidden", "6", "--batch-size", "500"]
 OPTIONS += ["--eval-samples", "3", "--eval-images", "12"]
 
 
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
-
-
 def start(*arguments: str, num_devices: int = 1) -> subprocess.Popen:
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.train", *OPTIONS, *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_module("experiments.train", *OPTIONS, *arguments, num_devices=num_devices)
+
+
+def assert_same_as_alone(folder, options: list[str]) -> None:
+    """The run is gone on with to its end, and its metrics are those of one that was left alone."""
+    output_of(start("--run-dir", str(folder), *options, "--resume"), 300)
+    alone = folder.parent / "alone"
+    output_of(start("--run-dir", str(alone), *options), 300)
+    assert metrics_of(folder) == metrics_of(alone)
 
 
 def start_both(*arguments: str) -> list[subprocess.Popen]:
@@ -67,8 +58,7 @@ def test_when_one_of_two_is_killed_the_other_stops_and_both_go_on(tmp_path):
     num_done = len(metrics_of(folder))
     both = start_both("--run-dir", str(folder), "--num-epochs", str(num_done + 2), "--resume")
     for process in both:
-        _, error = process.communicate(timeout=600)
-        assert process.returncode == 0, error[-2000:]
+        output_of(process, 600)
     train.train(tiny(tmp_path / "alone", num_epochs=num_done + 2), quiet=True)
     ours, alone = metrics_of(folder), metrics_of(tmp_path / "alone")
     assert [record["epoch"] for record in ours] == list(range(1, num_done + 3))
@@ -99,8 +89,7 @@ def test_what_does_not_fit_is_told_in_one_line(arguments, message, tmp_path):
 
 def test_devices_of_one_process_give_the_same_run(tmp_path):
     process = start("--run-dir", str(tmp_path / "two"), "--devices", "0", "--num-epochs", "3", num_devices=2)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
+    output_of(process, 300)
     train.train(tiny(tmp_path / "one"), quiet=True)
     for name in ("bound", "test_bound", "grad_norm"):
         values = [[record[name] for record in metrics_of(tmp_path / run)] for run in ("two", "one")]
@@ -144,13 +133,7 @@ def test_a_run_of_long_epochs_stops_in_one_and_goes_on_with_it(tmp_path):
     assert process.returncode == 143, error
     last = error.strip().splitlines()[-1]
     assert last.startswith(("stopped by SIGTERM in epoch 2, after step ", "stopped by SIGTERM after epoch 1"))
-    process = start("--run-dir", str(folder), *options, "--resume")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    process = start("--run-dir", str(tmp_path / "alone"), *options)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    assert metrics_of(folder) == metrics_of(tmp_path / "alone")
+    assert_same_as_alone(folder, options)
 
 
 @pytest.mark.slow
@@ -167,12 +150,6 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path):
         assert process.returncode == -signal.SIGKILL, error[-2000:]
         done = len(metrics_of(folder))
         assert done < 140
-    process = start("--run-dir", str(folder), *options, "--resume")
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    process = start("--run-dir", str(tmp_path / "alone"), *options)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    assert metrics_of(folder) == metrics_of(tmp_path / "alone")
+    assert_same_as_alone(folder, options)
     results = [json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("run", "alone")]
     assert results[0]["proposals"]["encoder"]["bound"] == results[1]["proposals"]["encoder"]["bound"]

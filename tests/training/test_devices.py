@@ -4,34 +4,18 @@ In processes of their own, since the number of (virtual) devices is fixed when J
 """
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.support.paths import REPOSITORY
-
-
-def run(num_devices: int, *arguments: str) -> dict:
-    """What tests/support/on_devices.py prints, in a process with so many devices."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.on_devices", *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+from tests.support.processes import output_of, start_module
 
 
 @pytest.fixture(scope="module")
 def curves():
-    return run(8, "curves")
+    """What tests/support/on_devices.py prints of eight devices."""
+    process = start_module("tests.support.on_devices", "curves", num_devices=8)
+    return json.loads(output_of(process, 900).splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", ["elbo", "hvi", "fisher", "rhvi"])

@@ -85,6 +85,25 @@ def test_a_run_that_is_stopped_in_an_epoch_goes_on_from_the_part(whole, tmp_path
     assert_same(records[-1:], whole[-1:])
 
 
+def test_a_part_of_another_run_is_not_taken_for_this_ones(whole, tmp_path):
+    kept = Checkpoints(tmp_path / "partial")
+
+    def stop(state):
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(seed=9, partial=kept, steps_per_part=12, after_part=stop)
+    assert kept.epochs() == [12]
+    fit(num_epochs=1, checkpoints=Checkpoints(tmp_path / "checkpoints"))
+    (tmp_path / "checkpoints" / "1").rename(
+        tmp_path / "aside"
+    )  # back to the start, the other's part in place
+    again = fit(
+        checkpoints=Checkpoints(tmp_path / "checkpoints"), partial=kept, steps_per_part=12, resume=True
+    )
+    assert_same(again, whole)
+
+
 def test_bad_steps_are_counted_over_all_parts_of_an_epoch(tmp_path):
     """In each epoch 12 of 32 steps are bad, 6 in each half: more than a quarter, which a half alone would not show."""
     images = plain_images(*range(32))

@@ -1,48 +1,27 @@
 """Training by several processes on this machine: the curves of one, one writer, errors that all of them see."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.support.paths import REPOSITORY
+from tests.support.processes import free_port, output_of, start_module
 
 BOUNDS = ("elbo", "hvi", "fisher", "rhvi")
 
 
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
-
-
 def start(num_processes: int, num_devices: int, *arguments: str) -> list[subprocess.Popen]:
     """tests/support/on_devices.py in so many processes of so many devices each."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
-    address = f"127.0.0.1:{free_port()}"
-    module = [sys.executable, "-m", "tests.support.on_devices", "processes", address, str(num_processes)]
+    common = ["processes", f"127.0.0.1:{free_port()}", str(num_processes)]
     return [
-        subprocess.Popen(
-            [*module, str(index), *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start_module("tests.support.on_devices", *common, str(index), *arguments, num_devices=num_devices)
         for index in range(num_processes)
     ]
 
 
 def results(processes: list[subprocess.Popen]) -> list[dict]:
-    ended = [process.communicate(timeout=1500) for process in processes]
-    for process, (_, error) in zip(processes, ended, strict=True):
-        assert process.returncode == 0, error[-3000:]
-    return [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    return [json.loads(output_of(process, 1500).splitlines()[-1]) for process in processes]
 
 
 @pytest.fixture(scope="module")
