@@ -8,7 +8,7 @@
 from hmcvae.training.averages import average_of, averaged
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
-from hmcvae.training.epoch import make_epoch, make_monitor, make_step, make_stream_epoch
+from hmcvae.training.epoch import make_epoch, make_monitor, make_step
 from hmcvae.training.hosts import LostProcessError, from_all, from_first, gathered, is_first, on_first
 from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
 from hmcvae.training.loop import fit
@@ -16,6 +16,7 @@ from hmcvae.training.pixels import Pixels
 from hmcvae.training.settings import SCHEDULES, Settings, adam
 from hmcvae.training.starting import check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
+from hmcvae.training.streams import make_stream_epoch
 from hmcvae.training.watch import NotFiniteError, TrainingWarning
 
 __all__ = [

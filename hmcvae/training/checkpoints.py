@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import time
 import weakref
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +18,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hmcvae._checks import check_count, check_flag
+from hmcvae.training.checksums import damaged_files, write_checksums
 from hmcvae.training.hosts import from_first, gathered, on_first
 from hmcvae.training.stored import (
     arrays_of,
+    as_json,
     as_numbers,
     check_names,
     differences_between,
@@ -32,7 +33,6 @@ from hmcvae.training.stored import (
 )
 from hmcvae.types import PyTree
 
-CHECKSUMS = "checksums.json"
 # Seconds for which a failed checkpoint must stay deleted.
 QUIET = 0.2
 
@@ -128,21 +128,51 @@ class Checkpoints:
     def _is_good(self, epoch: int) -> bool:
         """What `save` was told; those that older versions wrote count as good."""
         try:
-            record = json.loads((self.folder / str(epoch) / "digest" / "metadata").read_text())
-            return bool(record.get("is_good", True))
+            return bool(self._record(epoch).get("is_good", True))
         except (OSError, ValueError, AttributeError):
             return False
 
-    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True) -> None:
+    def _record(self, epoch: int) -> Any:
+        return json.loads((self.folder / str(epoch) / "digest" / "metadata").read_text())
+
+    def metadata(self, epoch: int | None = None) -> Any:
+        """What `save` was given beside the checkpoint of `epoch`, by default the newest; None if nothing was.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+            ValueError: if it cannot be read.
+        """
+        self.wait()
+        return on_first(lambda: self._metadata(epoch))
+
+    def _metadata(self, epoch: int | None) -> Any:
+        epoch = self._known(epoch)
+        try:
+            return self._record(epoch).get("metadata")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(f"the checkpoint {self.folder / str(epoch)} cannot be read: {error}") from error
+
+    def _known(self, epoch: int | None) -> int:
+        """The number of a checkpoint that is there."""
+        known = self._epochs()
+        if not known:
+            raise FileNotFoundError(f"no checkpoint in {self.folder}")
+        epoch = known[-1] if epoch is None else check_count("epoch", epoch, 0)
+        if epoch not in known:
+            raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {self.folder}; there are {known}")
+        return epoch
+
+    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True, metadata: Any = None) -> None:
         """Write `tree`, a pytree of arrays, as the checkpoint of `epoch`. One that is there is replaced; those of later
         epochs go: they are left from before the run was taken back to an earlier epoch.
 
         Args:
             is_good: whether this one may stand in for the good ones before it: the newest good one is never deleted.
+            metadata: what is written beside it, of values that JSON can hold; the first process's.
 
         Raises:
-            ValueError: if epoch is no whole number of at least 0; or a tree that could not be read back: leaves that
-                are no numbers, or two of one name. Nothing is written.
+            ValueError: if epoch is no whole number of at least 0; metadata that JSON cannot hold; or a tree that could
+                not be read back: leaves that are no numbers, or two of one name. Nothing is written.
             OSError: if it cannot be written (a full disk, a folder that is gone); those before it stay.
         """
         epoch = check_count("epoch", epoch, 0)
@@ -150,18 +180,19 @@ class Checkpoints:
         if self._is_asynchronous:  # the caller may write into NumPy's arrays meanwhile
             host = jax.tree.map(np.array, host)
         check_names(host)
-        on_first(lambda: self._begin(epoch, host, is_good))
+        record = {"is_good": bool(is_good), "metadata": as_json(metadata)}
+        on_first(lambda: self._begin(epoch, host, record))
 
-    def _begin(self, epoch: int, host: PyTree, is_good: bool) -> None:
+    def _begin(self, epoch: int, host: PyTree, record: dict[str, Any]) -> None:
         self._wait()
         if not self._is_asynchronous:
-            self._save(epoch, host, is_good)
+            self._save(epoch, host, record)
             return
         self._writer = self._writer or ThreadPoolExecutor(1, "hmcvae-checkpoints")
-        self._writing = self._writer.submit(self._save, epoch, host, is_good)
+        self._writing = self._writer.submit(self._save, epoch, host, record)
 
-    def _save(self, epoch: int, host: PyTree, is_good: bool) -> None:
-        record = {"crc32": digest(host), "is_good": bool(is_good)}
+    def _save(self, epoch: int, host: PyTree, record: dict[str, Any]) -> None:
+        record = {"crc32": digest(host)} | record
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(storable, host)), digest=ocp.args.JsonSave(record)
         )
@@ -178,7 +209,7 @@ class Checkpoints:
             with _quiet():
                 self._manager.save(epoch, args=args, force=True)
                 self._manager.wait_until_finished()
-            _write_checksums(place)
+            write_checksums(place)
         except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
             self._take_back(epoch, replaced)
             kept = self._epochs()
@@ -229,15 +260,10 @@ class Checkpoints:
         return jax.tree.map(jax.numpy.asarray, from_first(read[0] if read else like))
 
     def _restore(self, like: PyTree, epoch: int | None) -> PyTree:
-        known = self._epochs()
-        if not known:
-            raise FileNotFoundError(f"no checkpoint in {self.folder}")
-        epoch = known[-1] if epoch is None else check_count("epoch", epoch, 0)
-        if epoch not in known:
-            raise FileNotFoundError(f"no checkpoint of epoch {epoch} in {self.folder}; there are {known}")
+        epoch = self._known(epoch)
         place = self.folder / str(epoch)
         try:
-            return self._read(like, epoch, [number for number in known if number != epoch])
+            return self._read(like, epoch, [number for number in self._epochs() if number != epoch])
         except ValueError as error:
             if place.is_dir():
                 raise
@@ -316,35 +342,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _checksums(place: Path) -> dict[str, str]:
-    """CRC-32 of every file that Orbax wrote for the tree and its digest."""
-    paths = sorted(
-        path for item in ("state", "digest") for path in (place / item).rglob("*") if path.is_file()
-    )
-    return {path.relative_to(place).as_posix(): f"{zlib.crc32(path.read_bytes()):08x}" for path in paths}
-
-
-def _write_checksums(place: Path) -> None:
-    temporary = place / (CHECKSUMS + ".tmp")
-    temporary.write_text(json.dumps(_checksums(place), indent=2) + "\n")
-    temporary.replace(place / CHECKSUMS)
-
-
-def damaged_files(place: Path) -> list[str]:
-    """Files that are not as they were written; none for a checkpoint whose save was killed before its checksums.
-
-    Found before Orbax reads them: it leaves other reads behind a failed one, whose tracebacks come later.
-    """
-    if not (place / CHECKSUMS).is_file():
-        return []
-    try:
-        expected = dict(json.loads((place / CHECKSUMS).read_text()))
-    except (ValueError, TypeError):
-        return [f"{CHECKSUMS} cannot be read"]
-    found = _checksums(place)
-    changed = [name for name in expected if name in found and found[name] != expected[name]]
-    return [f"{name} is missing" for name in expected if name not in found] + [
-        f"{name} is damaged" for name in changed
-    ]

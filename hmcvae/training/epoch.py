@@ -1,4 +1,4 @@
-"""One training step, and an epoch of them: one program on the device, or a loop over batches that come from elsewhere.
+"""One training step, and an epoch of them: one program on the device.
 
     loss = -mean over the batch of E[log_weight],   one draw (or K) an example a step
 
@@ -7,7 +7,7 @@ An epoch ends early where the run has gone bad, so that hours of steps that are 
 
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -147,62 +147,6 @@ def _make_run(
         return state, metrics, index * piece, is_over
 
     return run
-
-
-def make_stream_epoch(
-    bound: Bound,
-    optimizer: optax.GradientTransformation,
-    settings: Settings,
-    preprocess: Preprocess = keep_as_is,
-    devices: Devices = ONE_DEVICE,
-) -> Callable[[TrainState, Iterable[PyTree], int], tuple[TrainState, StepMetrics]]:
-    """An epoch `(state, batches, num_batches) -> (state, metrics [num_batches])` over batches [b, …] that come from the
-    host, in their own order; else as `make_epoch`, key for key.
-
-    Raises (when it is called):
-        ValueError: if there are fewer batches, or one of them is not what `preprocess` takes.
-    """
-    take_step = make_step(bound, optimizer, settings, preprocess, devices)
-
-    @jax.jit
-    def step(
-        state: TrainState, batch: PyTree, keys: Key[Array, " n"], index: Any
-    ) -> tuple[TrainState, StepMetrics]:
-        return take_step(state, batch, keys[index], len(keys))
-
-    undo = jax.jit(undo_overflow)
-
-    def epoch(
-        state: TrainState, batches: Iterable[PyTree], num_batches: int
-    ) -> tuple[TrainState, StepMetrics]:
-        _, keys = epoch_keys(state, num_batches)
-        limit, _ = settings.max_skipped(num_batches)
-        first_skipped, before = int(state.num_skipped), state
-        metrics: list[StepMetrics] = []
-        piece: list[StepMetrics] = []
-        source = iter(batches)
-        for index in range(num_batches):
-            batch = next(source, None)
-            if batch is None:
-                raise ValueError(
-                    f"the data ended in epoch {int(state.epoch) + 1}, after {index} of {num_batches} batches: give an "
-                    "iterable that begins anew, or a smaller steps_per_epoch"
-                )
-            check_examples(batch, preprocess, "training")
-            state, one = step(state, devices.put_batch(batch), keys, index)
-            piece.append(one)
-            if len(piece) == MAX_PIECE or index == num_batches - 1:
-                state, own = undo(before, state, jax.tree.map(lambda *values: jnp.stack(values), *piece))
-                metrics.append(own)
-                before, piece = state, []
-                is_bad = int(state.bad_run) >= settings.max_bad_steps
-                if is_bad or int(state.num_skipped) - first_skipped > limit:
-                    break
-        missing = num_batches - sum(len(part.bound) for part in metrics)
-        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *metrics, no_metrics((missing,)))
-        return state._replace(epoch=state.epoch + 1), whole
-
-    return epoch
 
 
 def no_metrics(shape: tuple[int, ...]) -> StepMetrics:

@@ -72,6 +72,18 @@ def from_all(number: int) -> list[int]:
     ).tolist()
 
 
+def texts_from_all(text: str) -> list[str]:
+    """The text that each process gives."""
+    if jax.process_count() == 1:
+        return [text]
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    lengths = from_all(len(encoded))
+    padded = np.zeros(max(lengths), np.uint8)
+    padded[: len(encoded)] = encoded
+    rows = np.asarray(together(lambda: multihost_utils.process_allgather(padded)))
+    return [bytes(row[:length]).decode() for row, length in zip(rows, lengths, strict=True)]
+
+
 def gathered(tree: PyTree) -> PyTree:
     """Arrays that are spread over the processes, whole in each."""
     if jax.process_count() == 1:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
-from hmcvae.training.epoch import make_epoch, make_monitor, make_part, make_stream_epoch
+from hmcvae.training.epoch import make_epoch, make_monitor, make_part
 from hmcvae.training.hosts import together
 from hmcvae.training.inputs import (
     Preprocess,
@@ -33,6 +32,7 @@ from hmcvae.training.pixels import Pixels
 from hmcvae.training.settings import Settings
 from hmcvae.training.starting import check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
+from hmcvae.training.streams import Stream, go_to, make_stream_epoch, make_stream_part, where
 from hmcvae.training.watch import Watch
 from hmcvae.types import PyTree
 from hmcvae.vae import num_examples
@@ -75,7 +75,8 @@ def fit(
         params: {"vae": …, "bound": …} to start from.
         data: a pytree of arrays [n, …] (an array, a dictionary, a tuple), which is put on the device whole and shuffled
             there; or an iterable of batches [b, …], as a list is, in the order that they are to be taken in. An epoch
-            begins it anew, or goes on with an iterator.
+            begins it anew, or goes on with an iterator. Checkpoints hold where it stands, if it has `get_state` and
+            `set_state` (as Grain's) or `state_dict` and `load_state_dict` (PyTorch's); else see `streams.Stream`.
         optimizer: any of Optax's; `training.adam` has the schedules of the presets.
         preprocess: `(rng_key, one example of the data) -> x`, pure, inside the jitted step; `training.Pixels` for
             images of whole numbers.
@@ -90,8 +91,8 @@ def fit(
         best: where the state with the best validation bound is kept.
         resume: start from a checkpoint, and go on as if never stopped.
         resume_epoch: the checkpoint's epoch; None: the newest.
-        partial, steps_per_part: where long epochs, of data in memory, are saved after so many steps, about; resuming
-            goes on from there. They are the same epochs, and it is emptied after each.
+        partial, steps_per_part: where long epochs are saved after so many steps, about; resuming goes on from there.
+            They are the same epochs, and it is emptied after each.
         after_part: called with the state after every such save; it may raise to stop the run there.
         mesh, shard_params: the devices that share each batch, and whether they share the parameters too: see `Devices`.
             Data in memory are whole on each of them; batches are read by each process for its own devices.
@@ -123,32 +124,32 @@ def fit(
         raise ValueError("resume needs checkpoints to start from, got None")
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
-    _check_parts(partial, steps_per_part, data)
+    _check_parts(partial, steps_per_part)
     _check_folders(checkpoints=checkpoints, best=best, partial=partial)
     if is_in_memory(data):
         devices.check_batch(settings.batch_size)
-    first, data = _first_of(data)
+    if not is_in_memory(data):
+        data = Stream(data)
+    first = data.first() if isinstance(data, Stream) else data
     if first is not None:
         _check_model(bound, params, first, validation, preprocess)
     state = init_state(params, optimizer, settings.seed)
     if checkpoints is not None:
         if resume:
             state = checkpoints.restore(state, resume_epoch)
+            go_to(data, checkpoints.metadata(resume_epoch))
         else:
-            checkpoints.save(0, state)
+            checkpoints.save(0, state, metadata=where(data))
     if partial is not None and not resume:
         partial.clear()
     state = devices.put_state(state)
-    if partial is None:
-        run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices)
-    else:
-        part = make_part(bound, optimizer, settings, preprocess, devices)
-        examples = devices.put_examples(data)
-        num_steps = steps_per_part or num_batches
-        run_epoch = Parts(part, examples, num_batches, partial, num_steps, after_part, devices.put_state)
+    parts = None
+    if partial is not None:
+        parts = partial, steps_per_part or num_batches, after_part, devices.put_state
+    run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices, parts)
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
     with _written(checkpoints, best):
-        yield from _epochs(state, run_epoch, monitor, settings, num_batches, checkpoints, best, partial)
+        yield from _epochs(state, run_epoch, monitor, settings, num_batches, data, checkpoints, best, partial)
 
 
 def _epochs(
@@ -157,6 +158,7 @@ def _epochs(
     monitor: Callable[[PyTree], Array] | None,
     settings: Settings,
     num_batches: int,
+    data: PyTree | Stream,
     checkpoints: Checkpoints | None,
     best: Checkpoints | None,
     partial: Checkpoints | None,
@@ -177,7 +179,7 @@ def _epochs(
                 if best is not None:
                     best.save(int(state.epoch), state)
         if checkpoints is not None:
-            checkpoints.save(int(state.epoch), state, is_good=is_good)
+            checkpoints.save(int(state.epoch), state, is_good=is_good, metadata=where(data))
         if partial is not None:
             if checkpoints is not None:
                 checkpoints.wait()  # before what could stand in for it goes
@@ -215,25 +217,13 @@ def _check_folders(**kept: Checkpoints | None) -> None:
         seen[own.folder] = name
 
 
-def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, data: Any) -> None:
+def _check_parts(kept: Checkpoints | None, steps_per_part: int | None) -> None:
     if steps_per_part is not None:
         check_count("steps_per_part", steps_per_part, 1)
     if (kept is None) != (steps_per_part is None):
         raise ValueError(
             f"partial and steps_per_part go together, got {kept!r} and steps_per_part = {steps_per_part!r}"
         )
-    if kept is not None and not is_in_memory(data):
-        raise ValueError("only epochs of data in memory can be saved in parts, got an iterable of batches")
-
-
-def _first_of(data: Any) -> tuple[Any, Any]:
-    """(what is looked at before the training, the data to train on): all of what is in memory; of an iterable its first
-    batch, None if there is none, which an iterator gets back."""
-    if is_in_memory(data):
-        return data, data
-    source = iter(data)
-    first = next(source, None)
-    return first, itertools.chain([first], source) if source is data and first is not None else data
 
 
 def _check_model(bound: Bound, params: PyTree, first: Any, validation: Any, preprocess: Preprocess) -> None:
@@ -251,16 +241,23 @@ def _make_run_epoch(
     optimizer: optax.GradientTransformation,
     settings: Settings,
     preprocess: Preprocess,
-    data: Any,
+    data: PyTree | Stream,
     num_batches: int,
     devices: Devices,
+    parts: tuple | None,
 ) -> RunEpoch:
-    if is_in_memory(data):
-        epoch = make_epoch(bound, optimizer, settings, preprocess, devices)
-        on_device = devices.put_examples(data)
-        return lambda state: epoch(state, on_device)
-    stream_epoch = make_stream_epoch(bound, optimizer, settings, preprocess, devices)
-    return lambda state: stream_epoch(state, data, num_batches)
+    made = bound, optimizer, settings, preprocess, devices
+    is_stream = isinstance(data, Stream)
+    examples = data if is_stream else devices.put_examples(data)
+    if parts is not None:
+        return Parts(
+            make_stream_part(*made) if is_stream else make_part(*made), examples, num_batches, *parts
+        )
+    if is_stream:
+        stream_epoch = make_stream_epoch(*made)
+        return lambda state: stream_epoch(state, data, num_batches)
+    epoch = make_epoch(*made)
+    return lambda state: epoch(state, examples)
 
 
 def _make_validate(

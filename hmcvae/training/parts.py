@@ -11,6 +11,7 @@ from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.epoch import no_metrics
 from hmcvae.training.hosts import together
 from hmcvae.training.state import StepMetrics, TrainState
+from hmcvae.training.streams import Stream, go_to, where
 from hmcvae.types import PyTree
 
 
@@ -19,7 +20,8 @@ class Parts:
     on with.
 
     Args:
-        part: from `make_part`.
+        part: from `make_part`, or `make_stream_part`.
+        examples: what it takes: all of them, or a `Stream`.
         kept: where it is saved, with the state, the metrics so far and the step that is next.
         after: called with the state after each save.
         place: puts a state that was saved on its devices.
@@ -28,7 +30,7 @@ class Parts:
     def __init__(
         self,
         part: Callable[..., tuple],
-        examples: PyTree,
+        examples: PyTree | Stream,
         num_batches: int,
         kept: Checkpoints,
         num_steps: int,
@@ -48,7 +50,7 @@ class Parts:
             if bool(is_over):
                 return state, metrics
             begin = int(done)
-            self._kept.save(begin, self._tree(state, metrics, begin))
+            self._kept.save(begin, self._tree(state, metrics, begin), metadata=where(self._examples))
             self._after(state)
 
     def _begun(self, state: TrainState) -> tuple[TrainState, StepMetrics, int]:
@@ -62,6 +64,7 @@ class Parts:
         is_same_run = np.array_equal(own.rng_key, state.rng_key) and int(own.epoch) == int(state.epoch)
         if not is_same_run or int(own.step) != int(state.step) + next_step:
             return fresh
+        go_to(self._examples, self._kept.metadata())
         return self._place(own), jax.tree.map(np.asarray, found["metrics"]), next_step
 
     @staticmethod

@@ -1,5 +1,6 @@
 """Pytrees as checkpoints hold them: named arrays of numbers."""
 
+import json
 import zlib
 from typing import Any
 
@@ -30,6 +31,14 @@ def as_numbers(leaf: Any) -> np.ndarray:
     if not (array.dtype.kind in "biufc" or jax.numpy.issubdtype(array.dtype, jax.numpy.number)):
         raise ValueError(f"a checkpoint holds numbers, got {type(leaf).__name__} of dtype {array.dtype}")
     return array
+
+
+def as_json(value: Any) -> Any:
+    """The value as it comes back from JSON, or a ValueError."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"metadata must be values that JSON can hold, got {value!r}: {error}") from None
 
 
 def check_names(tree: PyTree) -> None:

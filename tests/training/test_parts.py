@@ -11,7 +11,7 @@ import pytest
 
 from hmcvae import bounds, training
 from hmcvae.training import Checkpoints
-from tests.support.training import DIGITS, NO_IMAGES, P, linear_vae, of_log_weight, plain_images
+from tests.support.training import DIGITS, P, linear_vae, of_log_weight, plain_images
 
 VAE, PARAMS = linear_vae()
 BOUND = bounds.elbo(VAE)
@@ -194,19 +194,3 @@ def test_bad_arguments(options, message, tmp_path):
         options = options | {"checkpoints": Checkpoints(tmp_path)}
     with pytest.raises(ValueError, match=message):
         fit(**options)
-
-
-def test_batches_cannot_be_saved_in_parts(tmp_path):
-    batches = [np.zeros((4, 2, 2, 1), np.uint8)]
-    with pytest.raises(ValueError, match="only epochs of data in memory can be saved in parts"):
-        next(
-            training.fit(
-                of_log_weight(lambda p, x, _: p["p"]),
-                P,
-                batches,
-                optimizer=optax.adam(0.1),
-                validation=NO_IMAGES,
-                partial=Checkpoints(tmp_path),
-                steps_per_part=2,
-            )
-        )
