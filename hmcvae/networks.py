@@ -30,19 +30,22 @@ ACTIVATIONS: dict[str, Activation] = {
     "elu": nn.elu,
 }
 ARCHITECTURES = ("mlp", "conv")
+# None: whatever inputs and parameters promote to.
+COMPUTE_DTYPES: dict[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 CONV_MAPS = (16, 32, 32)
 
 
 class MLP(nn.Module):
-    """Dense layers, each followed by the activation."""
+    """Dense layers, each followed by the activation; computed in `dtype`, if it is given."""
 
     widths: Sequence[int]
     activation: Activation = nn.tanh
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, h: Float[Array, " n"]) -> Float[Array, " m"]:
         for width in self.widths:
-            h = self.activation(nn.Dense(width)(h))
+            h = self.activation(nn.Dense(width, dtype=self.dtype)(h))
         return h
 
 
@@ -64,10 +67,11 @@ class MLPEncoder(nn.Module):
     latent_dim: int
     hidden: Sequence[int] = (200, 200)
     activation: Activation = nn.tanh
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: ImageArray) -> tuple[Vector, Vector, Float[Array, " h"]]:
-        features = MLP(self.hidden, self.activation)(x.reshape(-1))
+        features = MLP(self.hidden, self.activation, self.dtype)(x.reshape(-1))
         return *GaussianHead(self.latent_dim)(features), features
 
 
@@ -78,12 +82,13 @@ class MLPDecoder(nn.Module):
     num_outputs: int = 1
     hidden: Sequence[int] = (200, 200)
     activation: Activation = nn.tanh
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Vector) -> Any:
-        h = MLP(self.hidden, self.activation)(z)
+        h = MLP(self.hidden, self.activation, self.dtype)(z)
         height, width, channels = self.image_shape
-        outputs = nn.Dense(height * width * channels * self.num_outputs)(h)
+        outputs = nn.Dense(height * width * channels * self.num_outputs, dtype=self.dtype)(h)
         return numbers_per_pixel(
             outputs.reshape(height, width, channels * self.num_outputs), self.num_outputs
         )
@@ -96,13 +101,14 @@ class ConvEncoder(nn.Module):
     latent_dim: int
     hidden: int = 300
     activation: Activation = nn.softplus
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: ImageArray) -> tuple[Vector, Vector, Float[Array, " h"]]:
         h = x
         for maps in CONV_MAPS:
-            h = self.activation(nn.Conv(maps, (5, 5), strides=(2, 2))(h))
-        features = self.activation(nn.Dense(self.hidden)(h.reshape(-1)))
+            h = self.activation(nn.Conv(maps, (5, 5), strides=(2, 2), dtype=self.dtype)(h))
+        features = self.activation(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(-1)))
         return *GaussianHead(self.latent_dim)(features), features
 
 
@@ -116,6 +122,7 @@ class ConvDecoder(nn.Module):
     num_outputs: int = 1
     hidden: int = 300
     activation: Activation = nn.softplus
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, z: Vector) -> Any:
@@ -123,12 +130,12 @@ class ConvDecoder(nn.Module):
         sizes = [(height, width)]
         for _ in CONV_MAPS:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-        h = self.activation(nn.Dense(self.hidden)(z))
-        h = self.activation(nn.Dense(sizes[-1][0] * sizes[-1][1] * CONV_MAPS[-1])(h))
+        h = self.activation(nn.Dense(self.hidden, dtype=self.dtype)(z))
+        h = self.activation(nn.Dense(sizes[-1][0] * sizes[-1][1] * CONV_MAPS[-1], dtype=self.dtype)(h))
         h = h.reshape(*sizes[-1], CONV_MAPS[-1])
         maps = (*CONV_MAPS[-2::-1], channels * self.num_outputs)
         for i, (rows, columns) in enumerate(sizes[-2::-1]):
-            h = nn.ConvTranspose(maps[i], (5, 5), strides=(2, 2))(h)[:rows, :columns]
+            h = nn.ConvTranspose(maps[i], (5, 5), strides=(2, 2), dtype=self.dtype)(h)[:rows, :columns]
             h = h if i == len(CONV_MAPS) - 1 else self.activation(h)
         return numbers_per_pixel(h, self.num_outputs)
 
@@ -191,6 +198,7 @@ def build_vae(
     architecture: str = "mlp",
     hidden: Sequence[int] = (200, 200),
     activation: str | None = None,
+    compute_dtype: str = "float32",
 ) -> tuple[VAE, Callable[[PRNGKey], PyTree], int]:
     """A VAE from the networks of this module.
 
@@ -200,12 +208,16 @@ def build_vae(
         likelihood: gives the number of outputs a pixel.
         architecture: "mlp" (dense layers of the widths `hidden`, mirrored) or "conv" (`hidden` = (n_h,)).
         activation: a name of `ACTIVATIONS`; by default tanh for "mlp" and softplus for "conv".
+        compute_dtype: "bfloat16" computes the layers in it, for accelerators that are faster so. Parameters, means and
+            scales, the decoder's outputs, and with them the densities and the dynamics, keep the dtype that they have:
+            leapfrog with a rounded gradient still preserves volume, so a bound stays one, of the model whose decoder
+            rounds so.
 
     Returns:
         (vae, init_params, num_features): `init_params(rng_key)` gives params["vae"], and num_features is h.
 
     Raises:
-        ValueError: for an unknown architecture or activation, a shape that is not (H, W, C), a "conv" net smaller than
+        ValueError: for an unknown architecture, activation or compute_dtype, a shape that is not (H, W, C), a "conv" net smaller than
             8 × 8 or with other than one hidden width; and, from the encoder, an example of another shape.
     """
     shape = check_image_shape(image_shape)
@@ -216,10 +228,12 @@ def build_vae(
     name = activation or ("tanh" if architecture == "mlp" else "softplus")
     if name not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    function = ACTIVATIONS[name]
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise ValueError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, got {compute_dtype!r}")
+    function, dtype = ACTIVATIONS[name], COMPUTE_DTYPES[compute_dtype]
     if architecture == "mlp":
-        encoder = MLPEncoder(latent_dim, widths, function)
-        decoder = MLPDecoder(shape, likelihood.num_outputs, widths[::-1], function)
+        encoder = MLPEncoder(latent_dim, widths, function, dtype)
+        decoder = MLPDecoder(shape, likelihood.num_outputs, widths[::-1], function, dtype)
     else:
         if len(widths) != 1:
             raise ValueError(f"the conv net has one dense layer: hidden must be one width, got {widths}")
@@ -227,8 +241,8 @@ def build_vae(
             raise ValueError(
                 f"the conv net halves the image three times: expected at least 8 × 8, got {shape}"
             )
-        encoder = ConvEncoder(latent_dim, widths[0], function)
-        decoder = ConvDecoder(shape, likelihood.num_outputs, widths[0], function)
+        encoder = ConvEncoder(latent_dim, widths[0], function, dtype)
+        decoder = ConvDecoder(shape, likelihood.num_outputs, widths[0], function, dtype)
 
     def init_params(rng_key: PRNGKey) -> PyTree:
         encoder_key, decoder_key = jax.random.split(rng_key)
@@ -240,13 +254,18 @@ def build_vae(
     def encode(params: PyTree, x: Array) -> Any:
         if x.shape != shape:
             raise ValueError(f"this net takes one image of shape {shape}, got {tuple(x.shape)}")
-        return encoder.apply(params["encoder"], x)
+        return _as_wide(encoder.apply(params["encoder"], x), x)
 
     def decode(params: PyTree, z: Vector) -> Any:
-        return likelihood.unpack(jnp.asarray(decoder.apply(params["decoder"], z)))
+        return likelihood.unpack(_as_wide(jnp.asarray(decoder.apply(params["decoder"], z)), z))
 
     num_features = widths[-1] if widths else math.prod(shape)  # without a hidden layer: the image itself
     return VAE(encode, decode, likelihood, latent_dim), init_params, num_features
+
+
+def _as_wide(outputs: PyTree, inputs: Array) -> PyTree:
+    """A net's outputs in its input's dtype at least."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, inputs.dtype)), outputs)
 
 
 def check_image_shape(image_shape: Sequence[int]) -> Shape:

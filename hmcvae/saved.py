@@ -53,6 +53,7 @@ class Description:
     hidden: Sequence[int] = (200, 200)
     activation: str | None = None
     max_value: int = 1
+    compute_dtype: str = "float32"
 
     def build(self) -> tuple[VAE, Callable[[PRNGKey], PyTree], int]:
         """(vae, init_params, num_features).
@@ -72,6 +73,7 @@ class Description:
             architecture=self.architecture,
             hidden=self.hidden,
             activation=self.activation,
+            compute_dtype=self.compute_dtype,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 import hmcvae
-from hmcvae import bounds, likelihoods, networks
+from hmcvae import bounds, likelihoods, networks, posteriors
 
 BERNOULLI = likelihoods.bernoulli()
 LOGISTIC = likelihoods.discretised_logistic()
@@ -127,6 +127,36 @@ def test_nets_give_what_each_likelihood_asks_for(architecture):
         assert np.isfinite(vae.log_likelihood(params, jnp.zeros(shape), jnp.zeros(2)))
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_layers_in_bfloat16_leave_all_else_in_float32(architecture):
+    """Outputs, log weights and gradients: of the same parameters, to the rounding of the layers."""
+    made = {}
+    for dtype in ("float32", "bfloat16"):
+        vae, init_params, _ = networks.build_vae(
+            (8, 8, 1), 3, BERNOULLI, architecture=architecture, hidden=(12,), compute_dtype=dtype
+        )
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), init_params(jax.random.key(0)))
+        bound = bounds.hvi(vae, posterior=posteriors.fisher(3), num_steps=2)
+        own = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), bound.init(jax.random.key(1)))
+        x = jax.random.bernoulli(jax.random.key(2), 0.3, (8, 8, 1)).astype(jnp.float32)
+
+        def loss(params, bound=bound, x=x):
+            return bound(params, jax.random.key(3), x)[0]
+
+        value, grads = jax.jit(jax.value_and_grad(loss))({"vae": params, "bound": own})
+        made[dtype] = value, grads, vae.encode(params, x), vae.decode(params, jnp.ones(3, jnp.float32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(made["bfloat16"])} == {jnp.dtype("float32")}
+    (wide, wide_grads, *wide_outputs), (narrow, narrow_grads, *narrow_outputs) = made.values()
+    np.testing.assert_allclose(narrow, wide, rtol=5e-3)
+    assert float(narrow) != float(wide)
+    for a, b in zip(
+        jax.tree.leaves((narrow_grads, narrow_outputs)),
+        jax.tree.leaves((wide_grads, wide_outputs)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, atol=0.05 * float(jnp.max(jnp.abs(b))) + 0.02)
+
+
 def test_reverse_model_starts_as_the_standard_normal_and_can_leave_it():
     model = networks.reverse_model(num_features=5, latent_dim=3, hidden=4)
     params = model.init(jax.random.key(0))
@@ -156,6 +186,7 @@ def test_image_of_another_shape_is_refused_with_both_shapes():
     ("settings", "message"),
     [
         ({"architecture": "resnet"}, "architecture must be one of mlp, conv, got 'resnet'"),
+        ({"compute_dtype": "float16"}, "compute_dtype must be one of float32, bfloat16, got .float16."),
         ({"activation": "gelu"}, "activation must be one of tanh, softplus, relu, elu, got 'gelu'"),
         ({"image_shape": (28, 28)}, r"image_shape must be \(height, width, channels\), got \(28, 28\)"),
         ({"image_shape": (28, 0, 1)}, "image_shape must be a whole number of at least 1, got 0"),

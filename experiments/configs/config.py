@@ -51,6 +51,7 @@ class TrainConfig:
         latent_dim: the dimension d of z.
         architecture: mlp or conv.
         hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
+        compute_dtype: float32, or bfloat16 for the networks' layers alone: densities and dynamics stay in float32.
         training: how to train.
         monitor_samples: K, draws for each of a few test images in an estimate of log p(x) after every epoch; 0: none.
         eval_samples: draws for each test image in the likelihood's estimate at the end.
@@ -76,6 +77,7 @@ class TrainConfig:
     latent_dim: int = 8
     architecture: Literal["mlp", "conv"] = "mlp"
     hidden: tuple[int, ...] = (100, 100)
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
     monitor_samples: int = 0
     eval_samples: int = 1000
@@ -129,6 +131,7 @@ class TrainConfig:
             return Path(self.run_dir)
         widths = "-".join(map(str, self.hidden))
         name = f"{Path(self.dataset).stem}-{self.method.tag}-{self.architecture}{widths}-d{self.latent_dim}"
+        name += f"-{self.compute_dtype}" if self.compute_dtype != "float32" else ""
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
     @property

@@ -110,6 +110,7 @@ def describe_model(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> 
         config.architecture,
         config.hidden,
         max_value=dataset.max_value,
+        compute_dtype=config.compute_dtype,
     )
 
 

@@ -1,11 +1,13 @@
 """Models of users, each a short example: trained as a VAE and, by another bound, in its Hamiltonian form."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from flax import nnx
 
 import hmcvae
 from hmcvae import bounds, likelihoods, posteriors, priors, training
@@ -113,6 +115,35 @@ def sequences():
     return hmcvae.VAE(encode, decode, likelihoods.categorical(4), LATENT), params, tokens
 
 
+def an_equinox_model():
+    """Its arrays are the parameters; what is left of it, the functions, is put back inside."""
+    keys = jax.random.split(KEY, 2)
+    nets = eqx.nn.MLP(6, 2 * LATENT, 5, 1, key=keys[0]), eqx.nn.MLP(LATENT, 6, 5, 1, key=keys[1])
+    params, static = eqx.partition(nets, eqx.is_array)
+    bits = jax.random.bernoulli(KEY, 0.3, (48, 6)).astype(jnp.float32)
+    vae = hmcvae.VAE(
+        lambda p, x: head(eqx.combine(p, static)[0](x)),
+        lambda p, z: eqx.combine(p, static)[1](z),
+        likelihoods.bernoulli(),
+        LATENT,
+    )
+    return vae, params, bits
+
+
+def an_nnx_model():
+    """Split into its graph and its state, which are the parameters, and merged inside."""
+    rngs = nnx.Rngs(0)
+    graph, params = nnx.split((nnx.Linear(6, 6, rngs=rngs), nnx.Linear(LATENT, 6, rngs=rngs)))
+    bits = jax.random.bernoulli(KEY, 0.3, (48, 6)).astype(jnp.float32)
+    vae = hmcvae.VAE(
+        lambda p, x: head(jnp.tanh(nnx.merge(graph, p)[0](x))),
+        lambda p, z: nnx.merge(graph, p)[1](z),
+        likelihoods.bernoulli(),
+        LATENT,
+    )
+    return vae, params, bits
+
+
 def a_likelihood_of_ones_own():
     laplace = likelihoods.Likelihood(
         log_prob=lambda f, x: -jnp.sum(jnp.abs(x - f) + jnp.log(2.0)),
@@ -131,6 +162,8 @@ MODELS = [
     missing_entries,
     a_learned_prior,
     sequences,
+    an_equinox_model,
+    an_nnx_model,
     a_likelihood_of_ones_own,
 ]
 FORMS = {
