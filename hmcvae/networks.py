@@ -217,8 +217,8 @@ def build_vae(
         (vae, init_params, num_features): `init_params(rng_key)` gives params["vae"], and num_features is h.
 
     Raises:
-        ValueError: for an unknown architecture, activation or compute_dtype, a shape that is not (H, W, C), a "conv" net smaller than
-            8 × 8 or with other than one hidden width; and, from the encoder, an example of another shape.
+        ValueError: for an unknown architecture, activation or compute_dtype, a shape that is not (H, W, C), a conv net
+            smaller than 8 × 8 or with other than one hidden width; and, from the encoder, an example of another shape.
     """
     shape = check_image_shape(image_shape)
     latent_dim = check_count("latent_dim", latent_dim, 1)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from experiments.configs.config import TrainConfig
-from experiments.configs.presets import PRESETS, preset
+from experiments.configs.presets import TABLE, preset
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,16 @@ def parse(arguments: list[str]) -> TrainConfig:
     import tyro
 
     chosen, rest = tyro.cli(_Choice, args=arguments, return_unknown_args=True, add_help=False)
-    description = (
-        "Train a variational auto-encoder. --preset NAME chooses one of: "
-        f"{', '.join(PRESETS)}. The fields below are those of the preset {chosen.preset}."
+    width = max(map(len, TABLE))
+    lines = [f"  {name:{width}}  {own.summary}" for name, own in TABLE.items()]
+    description = "\n".join(
+        [
+            "Train a variational auto-encoder. --preset NAME chooses one of:",
+            "",
+            *lines,
+            "",
+            f"The fields below are those of the preset {chosen.preset}.",
+        ]
     )
     return tyro.cli(
         TrainConfig,

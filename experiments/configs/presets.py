@@ -18,6 +18,13 @@ class Preset(NamedTuple):
     expect: str = "not measured"
     device: str = "two cores"
 
+    @property
+    def summary(self) -> str:
+        """What it trains, on what, in one line."""
+        config = self.config
+        net = ("conv " if config.architecture == "conv" else "") + "-".join(map(str, config.hidden))
+        return f"{config.method.label}; {config.dataset}, {net}, {config.latent_dim} latents"
+
 
 def _digits(method: Method, **changes) -> TrainConfig:
     return TrainConfig(method=method, **changes)

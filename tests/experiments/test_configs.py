@@ -58,6 +58,15 @@ def test_the_command_line_changes_a_preset():
     assert configs.parse(["--preset=mnist_vae"]) == mnist
 
 
+def test_help_says_what_each_preset_is(capsys):
+    with pytest.raises(SystemExit):
+        configs.parse(["--help"])
+    shown = capsys.readouterr().out
+    for name in configs.PRESETS:
+        assert re.search(rf"^ *{name} +\S.*latents$", shown, re.MULTILINE), name
+    assert re.search(r"mnist_conv_hvi +HVI, 16 leapfrog steps; mnist, conv 450, 32 latents", shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
