@@ -11,6 +11,7 @@ from hmcvae.samplers.hamiltonian import HMCInfo, HMCState, SamplingAlgorithm, hm
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.riemannian import rmhmc
+from hmcvae.samplers.run_folder import load_samples
 from hmcvae.samplers.sampling import sample
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "concatenate",
     "diagnose",
     "hmc",
+    "load_samples",
     "mmala",
     "rmhmc",
     "sample",

@@ -207,6 +207,7 @@ def warmup_transition(
     flags: Schedule,
     target: ArrayLike = 0.8,
     settles: ArrayLike = False,
+    pool: Callable[[PyTree], PyTree] = lambda values: values,
 ) -> tuple[tuple[Any, AdaptationState], Any]:
     """One transition of all the chains, and what is learned from it.
 
@@ -220,21 +221,22 @@ def warmup_transition(
         settles: call once more with True, and flags that are all False, after the last transition. Then the averaged
             step size is looked at with fresh randomness, unless a long last stage vouches for it, and halved until
             half of the target is accepted; nothing else is learned.
+        pool: of values with a chain axis, before they are summed over it: brings them to where that is done.
 
     Returns:
         ((states, learned), info), info with a leading chain axis.
     """
     learned = vary_as(learned, rng_keys, states)
     dual, is_working, is_adapted = _reconsider(
-        kernel, rng_keys, states, learned, flags.restarts, target, settles
+        kernel, rng_keys, states, learned, flags.restarts, target, settles, pool
     )
     states, info = jax.vmap(kernel, (0, 0, None, None))(
         rng_keys, states, jnp.exp(dual.log_step_size), learned.metric
     )
     learned = learned._replace(step_size=dual, is_working=is_working, is_adapted=is_adapted)
-    positions = ravel_chains(states.position)
+    positions, rates = pool((ravel_chains(states.position), info.acceptance_rate))
     updated = adaptation_update(
-        learned, _mean_rate(info), positions, flags.collects, flags.ends_window, target
+        learned, _mean_rate(rates), positions, flags.collects, flags.ends_window, target
     )
     dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), dual, updated.step_size)
     return (states, updated._replace(step_size=dual)), info
@@ -248,6 +250,7 @@ def _reconsider(
     restarts: ArrayLike,
     target: ArrayLike,
     settles: ArrayLike,
+    pool: Callable[[PyTree], PyTree],
 ) -> tuple[DualAveragingState, Bool[Array, ""], Bool[Array, ""]]:
     """(the state of the step size, whether its average is accepted, whether near the target) before a transition.
 
@@ -261,7 +264,7 @@ def _reconsider(
         def look(index: Any, total: Scalar) -> Scalar:
             keys = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + index)
             info = jax.vmap(kernel, (0, 0, None, None))(keys, states, step_size, learned.metric)[1]
-            return total + _mean_rate(info).astype(total.dtype)
+            return total + _mean_rate(pool(info.acceptance_rate)).astype(total.dtype)
 
         zero = vary_as(jnp.zeros_like(step_size), rng_keys, states, step_size)
         return lax.fori_loop(0, num_looks, look, zero) / num_looks
@@ -290,9 +293,8 @@ def _reconsider(
     return lax.cond(jnp.asarray(restarts) | (settles & ~is_known), search, lambda dual: (dual, *known), dual)
 
 
-def _mean_rate(info: Any) -> Scalar:
+def _mean_rate(rates: Array) -> Scalar:
     """The mean acceptance probability over the chains, NaN as 0; in float32 at least, where a mean is worth having."""
-    rates = info.acceptance_rate
     return jnp.mean(jnp.nan_to_num(rates.astype(jnp.promote_types(rates.dtype, jnp.float32))))
 
 

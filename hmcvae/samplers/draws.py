@@ -76,11 +76,12 @@ def _as_data(metric: Any) -> Any:
 class Samples(NamedTuple):
     """Draws, and all that is known about them; every leading pair of axes is (chain, draw).
 
-    position: the pytree of the initial positions.
+    position: the pytree of the initial positions; or what `record` made of the states.
     logdensity: log p at each draw; None if the algorithm's state has none.
     info: the algorithm's info of each transition.
     counts: acceptance and failures counted over all the draws.
     adaptation: outcome of the warm-up.
+    end: where each chain stands after its last transition; None for runs made by hand.
 
     For positions that are one array, `np.asarray(samples)` is that array.
     """
@@ -90,6 +91,7 @@ class Samples(NamedTuple):
     info: Any
     counts: TransitionCounts
     adaptation: Adaptation
+    end: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -99,7 +101,9 @@ class Samples(NamedTuple):
 
     @property
     def last(self) -> PyTree:
-        """Where each chain stands at its last draw: the initial positions of a run that goes on from here."""
+        """Where each chain stands at its end: the initial positions of a run that goes on from here."""
+        if self.end is not None:
+            return self.end
         return jax.tree.map(lambda leaf: leaf[:, -1], self.position)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -133,7 +137,8 @@ def concatenate(first: Any, *others: Any) -> Samples:
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )
-    return Samples(position, logdensity, info, _add([run.counts for run in runs]), first.adaptation)
+    counts = add_counts([run.counts for run in runs])
+    return Samples(position, logdensity, info, counts, first.adaptation, runs[-1].end)
 
 
 def _form(run: Samples) -> Any:
@@ -142,7 +147,8 @@ def _form(run: Samples) -> Any:
     return structure, [(str(leaf.dtype), leaf.shape[:1] + leaf.shape[2:]) for leaf in leaves]
 
 
-def _add(all_counts: list[TransitionCounts]) -> TransitionCounts:
+def add_counts(all_counts: list[TransitionCounts]) -> TransitionCounts:
+    """Over all their transitions."""
     counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *all_counts)
     total = jnp.maximum(counts.num_transitions, 1)
     shares = [

@@ -119,6 +119,8 @@ def _of_positions(samples: Samples) -> list[str]:
     if iterations is None or not np.any(iterations):
         return []
     for leaf in _full(samples.position):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            continue
         every = 1 + leaf.size // MOST_NUMBERS
         draws = np.asarray(leaf[:, ::every]).astype(np.float64)
         deviation = draws.std(axis=(0, 1))

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import adaptation as adapt
-from hmcvae.samplers.draws import TransitionCounts
+from hmcvae.samplers.draws import TransitionCounts, add_counts
 from hmcvae.types import Metric, PyTree
 
 _NAME = "_hmcvae_programs"
@@ -76,36 +77,51 @@ def initialiser(init: Callable) -> Callable:
 
 
 class Programs(NamedTuple):
-    """allocate: an empty record of the draws, or what warm-up begins with.  run: see `_looped`."""
+    """shapes: `(inputs, states) -> one draw's record`, abstract.  allocate: `(inputs, states, num_draws)` -> an empty
+    record of so many.  run: see `_looped`."""
 
+    shapes: Callable
     allocate: Callable
     run: Callable
 
 
-def drawing_programs(transition: Callable, parameters: tuple) -> tuple[Programs, PyTree]:
+def drawing_programs(
+    transition: Callable, parameters: tuple, record: Callable | None, mesh: Mesh | None
+) -> tuple[Programs, PyTree]:
     """The functions that draw with one transition `(rng_key, state, *parameters) -> (state, info)`, and the parameters
     in the form that they take.
 
     That form is their arrays alone. A metric may have functions among its static parts, and JAX keeps the structure of
     the arguments of every jitted function for good.
+
+    Args:
+        record: what is kept of a chain's state; None: its position.
+        mesh: of devices of which each runs its own chains.
     """
     arrays, structure = jax.tree.flatten(parameters)
-    return kept(transition, ("draw", structure), partial(_drawing_programs, structure)), arrays
+    make = partial(_drawing_programs, structure, record, mesh)
+    return kept(transition, ("draw", structure, record, mesh), make), arrays
 
 
-def _drawing_programs(structure: Any, transition: Callable) -> Programs:
+def _drawing_programs(
+    structure: Any, record: Callable | None, mesh: Mesh | None, transition: Callable
+) -> Programs:
     def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
         chain_keys, arrays = inputs
         parameters = jax.tree.unflatten(structure, arrays)
         keys = transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
+    def shapes(inputs: tuple, states: Any) -> PyTree:
+        return jax.eval_shape(lambda: _record(record, *advance(inputs, states, 0)))
+
     @partial(jax.jit, static_argnums=2)
     def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:
-        records = jax.eval_shape(lambda: _record(*advance(inputs, states, 0)))
-        return jax.tree.map(lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), records)
+        return jax.tree.map(
+            lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), shapes(inputs, states)
+        )
 
-    return Programs(allocate, _looped(advance))
+    return Programs(shapes, allocate, _looped(advance, record, mesh))
 
 
 class Tuning(NamedTuple):
@@ -117,13 +133,16 @@ class Tuning(NamedTuple):
     structure: Any
 
 
-def tuning_programs(kernel: Callable, mass: adapt.Mass, metric: Metric) -> tuple[Tuning, PyTree]:
+def tuning_programs(
+    kernel: Callable, mass: adapt.Mass, metric: Metric, mesh: Mesh | None
+) -> tuple[Tuning, PyTree]:
     """The same for the warm-up of one kernel, and the metric's arrays."""
     arrays, structure = jax.tree.flatten(metric)
-    return kept(kernel, ("tune", mass, structure), partial(_tuning_programs, mass, structure)), arrays
+    make = partial(_tuning_programs, mass, structure, mesh)
+    return kept(kernel, ("tune", mass, structure, mesh), make), arrays
 
 
-def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuning:
+def _tuning_programs(mass: adapt.Mass, structure: Any, mesh: Mesh | None, kernel: Callable) -> Tuning:
     # A metric that is kept goes in and out as its arrays alone, as above; an adapted one has no functions in it.
     def pack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
         return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
@@ -133,15 +152,23 @@ def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuni
             return learned
         return learned._replace(metric=jax.tree.unflatten(structure, jax.tree.leaves(learned.metric)))
 
+    def pool(values: PyTree) -> PyTree:
+        # Every device adds up all the chains, in the order in which one device would.
+        return (
+            values
+            if mesh is None
+            else lax.with_sharding_constraint(values, NamedSharding(mesh, PartitionSpec()))
+        )
+
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
-        chain_keys, schedule, target = inputs
+        chain_keys, schedule, num_warmup, target = inputs
         states, learned = carry
         keys = transition_keys(chain_keys, index)
-        # One row more than there are transitions: the look at what they have found.
-        settles = index == schedule.restarts.shape[0]
-        flags = jax.tree.map(lambda flag: jnp.append(flag, False)[index], schedule)
+        # One row more than there are transitions, at least: the look at what they have found.
+        settles = index == num_warmup
+        flags = jax.tree.map(lambda flag: flag[index], schedule)
         (states, learned), info = adapt.warmup_transition(
-            kernel, keys, states, unpack(learned), flags, target, settles
+            kernel, keys, states, unpack(learned), flags, target, settles, pool
         )
         return (states, pack(learned)), info
 
@@ -153,30 +180,65 @@ def _tuning_programs(mass: adapt.Mass, structure: Any, kernel: Callable) -> Tuni
     return Tuning(begin, _looped(advance), structure)
 
 
-def _looped(advance: Callable) -> Callable:
-    """Transitions start … stop - 1 as one program; the draws, if any, are written in place.
+def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None = None) -> Callable:
+    """Draws start … stop - 1, each after `thin` transitions, as one program; they are written in place, if any is.
 
-    In place means no second, transposed copy of them: they stand as [chain, draw, ...] from the outset.
+    In place means no second, transposed copy of them: they stand as [chain, draw, ...] from the outset, the first of
+    them that of `start`.
     """
 
-    @partial(jax.jit, donate_argnames="draws")
-    def run(
-        state: Any, draws: PyTree, counts: TransitionCounts, start: Any, stop: Any, inputs: tuple
-    ) -> tuple:
+    def loop(state: Any, draws: PyTree, counts: TransitionCounts, bounds: tuple, inputs: tuple) -> tuple:
+        start, stop, thin = bounds
+
         def body(index: Any, carry: tuple) -> tuple:
             state, draws, counts = carry
             state, info = advance(inputs, state, index)
             if draws is not None:
-                draws = jax.tree.map(partial(_write, index=index), draws, _record(state, info))
+                row = index // thin - start  # of those that are thinned out the last one stays
+                draws = jax.tree.map(partial(_write, index=row), draws, _record(record, state, info))
             return state, draws, _count(counts, info, inputs[0].shape[0])
 
-        return lax.fori_loop(start, stop, body, vary_as((state, draws, counts), state, inputs))
+        carry = vary_as((state, draws, counts), state, inputs)
+        return lax.fori_loop(start * thin, stop * thin, body, carry)
+
+    @partial(jax.jit, donate_argnames="draws")
+    def run(
+        state: Any,
+        draws: PyTree,
+        counts: TransitionCounts,
+        start: Any,
+        stop: Any,
+        thin: Any,
+        inputs: tuple,
+    ) -> tuple:
+        bounds = start, stop, thin
+        if mesh is None:
+            return loop(state, draws, counts, bounds, inputs)
+        chain_keys, *others = inputs
+        chains, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
+
+        def own(state: Any, draws: PyTree, bounds: tuple, chain_keys: Array, others: list) -> tuple:
+            inputs = (chain_keys, *others)
+            state, draws, counts = loop(state, draws, zero_counts(), bounds, inputs)
+            return state, draws, jax.tree.map(lambda count: count[None], counts)
+
+        # Each device by itself: a loop of the chains together would wait for all of them at every turn.
+        state, draws, own_counts = jax.shard_map(
+            own,
+            mesh=mesh,
+            in_specs=(chains, chains, whole, chains, whole),
+            out_specs=chains,
+            check_vma=False,
+        )(state, draws, bounds, chain_keys, others)
+        parts = [jax.tree.map(lambda count, i=i: count[i], own_counts) for i in range(mesh.size)]
+        return state, draws, add_counts([counts, *parts])
 
     return run
 
 
-def _record(state: Any, info: Any) -> tuple[PyTree, Any, Any]:
-    return state.position, getattr(state, "logdensity", None), info
+def _record(record: Callable | None, state: Any, info: Any) -> tuple[PyTree, Any, Any]:
+    kept = state.position if record is None else jax.vmap(record)(state)
+    return kept, getattr(state, "logdensity", None), info
 
 
 def _write(draws: Array, draw: Array, index: Any) -> Array:

@@ -5,25 +5,27 @@ one compilation serves any number of pieces: the progress bar merely cuts the ru
 on where.
 """
 
-import time
 from collections.abc import Callable
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
-from hmcvae._checks import check_count, check_flag, check_key, check_real, is_concrete
-from hmcvae._sharding import explicit_mesh, move_to, using_mesh, with_axes
+from hmcvae._checks import check_count, check_flag, check_function, check_key, check_real, is_concrete
+from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
-from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
-from hmcvae.samplers.programs import drawing_programs, initialiser, kept, tuning_programs, zero_counts
-from hmcvae.types import Metric, PRNGKey, PyTree
+from hmcvae.samplers.programs import initialiser, kept
+from hmcvae.samplers.run_folder import RunFolder, digest
+from hmcvae.samplers.running import Plan, chain_keys, run_chains
+from hmcvae.samplers.stored import Store
+from hmcvae.types import PRNGKey, PyTree
 
 
 def sample(
@@ -35,6 +37,11 @@ def sample(
     num_warmup: Any = 0,
     target_acceptance: Any = 0.8,
     adapt_mass: Any = "auto",
+    thin: Any = 1,
+    record: Any = None,
+    folder: Any = None,
+    resume: bool = False,
+    mesh: Any = None,
     progress: bool = False,
 ) -> Samples:
     """Run chains side by side.
@@ -64,6 +71,16 @@ def sample(
         target_acceptance: mean acceptance probability that the step size is tuned to.
         adapt_mass: "diagonal", "dense", or None to keep the metric; "auto" is "diagonal" for an algorithm with
             the identity metric, and otherwise None: a metric that was chosen is kept.
+        thin: transitions a draw, of which the last is kept; counts are of all of them.
+        record: `state -> what is kept` of a chain's state in place of its position, any pytree of arrays: for chains
+            too large to be kept whole. `samples.position` is then that, and `samples.end` where the chains stand.
+        folder: where draws are written as they come, a few seconds' worth at a time, so that memory does not grow with
+            their number; the arrays of the result are NumPy's, left on disk. `load_samples(folder)` reads them while
+            the run goes on, and after it.
+        resume: go on with the run in folder, if there is one, from its last piece, warm-up included: the draws are
+            those of a run that was never stopped, bit for bit. A larger num_samples than before appends draws.
+        mesh: devices that share the chains, which must be a multiple of them; the draws of each chain are those of one
+            device.
         progress: show a bar with the acceptance and the failures so far; needs the package `tqdm`.
 
     Warns:
@@ -75,10 +92,12 @@ def sample(
         ValueError: for counts below 1 (0 for num_warmup), a target outside (0, 1), an unknown adapt_mass or
             one for a metric that depends on the position, a vector of step sizes with a warm-up, something that is no
             key, positions without a common chain axis, starts where the position, the log density or the metric is not
-            finite or the metric not positive definite, and a progress bar inside `jit`.
+            finite or the metric not positive definite; a progress bar or a folder inside `jit`; a folder that holds
+            another run, or more draws than are asked for, or that another process writes to, and resume without one.
+        OSError: if draws cannot be written; those before them stay.
     """
     _check_algorithm(algorithm)
-    progress = check_flag("progress", progress)
+    progress, resume = check_flag("progress", progress), check_flag("resume", resume)
     num_samples = check_count("num_samples", num_samples, 1)
     num_warmup = check_count("num_warmup", num_warmup, 0)
     if is_concrete(target_acceptance):
@@ -86,60 +105,70 @@ def sample(
     if num_warmup and jnp.ndim(getattr(algorithm, "step_size", 0.0)):
         raise ValueError(f"warm-up tunes one number as step_size, got shape {jnp.shape(algorithm.step_size)}")
     mass = _resolve_mass(adapt_mass, getattr(algorithm, "metric", None))
+    thin = check_count("thin", thin, 1)
+    if record is not None:
+        check_function("record", record, "state -> what is kept of it")
+    if folder is not None and not isinstance(folder, (str, Path)):
+        raise ValueError(f"folder must be a path, got {folder!r}")
+    if resume and folder is None:
+        raise ValueError("resume needs the folder of a run to go on with, got None")
     rng_key, positions = check_key(rng_key), _check_positions(initial_positions)
-    options = num_samples, num_warmup, target_acceptance, mass, progress
-    mesh = explicit_mesh((rng_key, positions))
-    if mesh is None:
-        samples = _run(rng_key, algorithm, positions, None, *options)
+    mesh = check_mesh(mesh)
+    explicit = explicit_mesh((rng_key, positions)) if mesh is None else None
+    auto = mesh if explicit is None else with_axes(AxisType.Auto, explicit)
+    plan = Plan(num_samples, num_warmup, target_acceptance, mass, thin, record, progress, mesh, auto)
+    if mesh is not None:
+        _check_chains(positions, mesh)
+        positions = place(positions, mesh, PartitionSpec(mesh.axis_names))
+    if auto is None:
+        samples = _run(rng_key, algorithm, positions, plan, folder, resume)
     else:
         # Loops over chains and keys do not yet go through Explicit axes: the same devices with Auto ones, and back.
-        auto = with_axes(AxisType.Auto, mesh)
         with using_mesh(auto):
             rng_key, positions = move_to((rng_key, positions), auto)
-            samples = _run(rng_key, algorithm, positions, auto, *options)
-        samples = move_to(samples, mesh)
+            samples = _run(rng_key, algorithm, positions, plan, folder, resume)
+        samples = samples if explicit is None else move_to(samples, explicit)
     warn_of_trouble(samples, num_warmup, target_acceptance)
     return samples
 
 
 def _run(
-    rng_key: PRNGKey,
-    algorithm: Any,
-    positions: PyTree,
-    mesh: Any,
-    num_samples: int,
-    num_warmup: int,
-    target: Any,
-    mass: adapt.Mass,
-    progress: bool,
+    rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan, folder: Path | str | None, resume: bool
 ) -> Samples:
-    num_chains = jax.tree.leaves(positions)[0].shape[0]
-    warmup_keys, draw_keys, init_keys = (_chain_keys(rng_key, stage, num_chains) for stage in range(3))
-    states = _start_chains(init_keys, algorithm, positions)
-    if progress and not is_concrete(states):
-        raise ValueError("inside jit there is no progress to show: leave progress=False there")
-    transition, parameters = algorithm.step, ()
-    if hasattr(algorithm, "kernel"):
-        transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
-    if mesh is not None:
-        parameters = move_to(parameters, mesh)
+    keys = chain_keys(rng_key, 2, jax.tree.leaves(positions)[0].shape[0])
+    states = _start_chains(keys, algorithm, positions)
+    if (plan.progress or folder is not None) and not is_concrete(states):
+        what = "progress to show: leave progress=False" if plan.progress else "folder to write to: leave it"
+        raise ValueError(f"inside jit there is no {what} there")
+    if folder is None:
+        return run_chains(rng_key, algorithm, states, plan, None)
+    store = Store(folder)
+    with store.locked():
+        own = RunFolder(store, _identity(rng_key, algorithm, positions, plan), resume)
+        own.check(plan.num_samples)
+        return run_chains(rng_key, algorithm, states, plan, own)
 
-    warmup, is_adapted = zero_counts(), None
-    if num_warmup and parameters:
-        states, parameters, warmup, is_adapted = _tune(
-            warmup_keys, transition, states, parameters, num_warmup, target, mass, progress
+
+def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -> dict:
+    """What the draws depend on, as far as it can be told: not the density itself."""
+    return {
+        "rng_key": digest(rng_key),
+        "initial_positions": digest(positions),
+        "step_size": digest(getattr(algorithm, "step_size", None)),
+        "metric": digest(getattr(algorithm, "metric", None)),
+        "num_warmup": plan.num_warmup,
+        "target_acceptance": float(plan.target),
+        "adapt_mass": plan.mass,
+        "thin": plan.thin,
+    }
+
+
+def _check_chains(positions: PyTree, mesh: Any) -> None:
+    num_chains = jax.tree.leaves(positions)[0].shape[0]
+    if num_chains % mesh.size:
+        raise ValueError(
+            f"the {mesh.size} devices of the mesh need a multiple of as many chains, got {num_chains}"
         )
-    programs, arrays = drawing_programs(transition, parameters)
-    draws = programs.allocate((draw_keys, arrays), states, num_samples)
-    if num_warmup and not parameters:
-        # The same program, so that it is compiled once: what it writes is overwritten by the draws.
-        run = partial(programs.run, inputs=(warmup_keys, arrays))
-        states, draws, warmup = _in_pieces(run, states, draws, num_warmup, progress, "warm-up")
-    run = partial(programs.run, inputs=(draw_keys, arrays))
-    _, draws, counts = _in_pieces(run, states, draws, num_samples, progress, "sampling")
-    step_size, metric = parameters or (None, None)
-    position, logdensity, info = draws
-    return Samples(position, logdensity, info, counts, Adaptation(step_size, metric, warmup, is_adapted))
 
 
 def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
@@ -212,78 +241,3 @@ def _check_metrics(algorithm: Any, states: Any) -> None:
             "the metric must be finite and positive definite at the initial position, it is not in chains "
             f"{list_of(~is_definite)} (its log-determinant is not finite)"
         )
-
-
-def _chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
-    """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
-
-
-def _tune(
-    chain_keys: Array,
-    kernel: Callable,
-    states: Any,
-    parameters: tuple[Any, Metric],
-    num_warmup: int,
-    target: Any,
-    mass: adapt.Mass,
-    progress: bool,
-) -> tuple[Any, tuple[Any, Metric], TransitionCounts, Array]:
-    """Run the warm-up: the chains' states after it, the tuned (step_size, metric), its counts, and whether the step
-    size is adapted."""
-    step_size, metric = parameters
-    programs, arrays = tuning_programs(kernel, mass, metric)
-    schedule = adapt.window_schedule if mass else adapt.step_size_schedule
-    inputs = (chain_keys, schedule(num_warmup), jnp.asarray(target))
-    carry = (states, programs.begin(states, step_size, arrays))
-    run = partial(programs.run, inputs=inputs)
-    carry, _, counts = _in_pieces(run, carry, None, num_warmup, progress, "warm-up")
-    (_, learned), _, _ = run(carry, None, zero_counts(), num_warmup, num_warmup + 1)
-    tuned = jnp.exp(learned.step_size.log_step_size_average)
-    # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
-    tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
-    metric = learned.metric if mass else jax.tree.unflatten(programs.structure, learned.metric)
-    return carry[0], (tuned, metric), counts, learned.is_adapted
-
-
-def _in_pieces(
-    run: Callable, state: Any, draws: PyTree, total: int, progress: bool, label: str
-) -> tuple[Any, PyTree, TransitionCounts]:
-    """Call run(state, draws, counts, start, stop) over 0 … total: at once, or cut into pieces for a bar.
-
-    Each piece is dispatched before the last one is waited for, so the device never idles for the bar; pieces
-    grow until they take about a fifth of a second.
-    """
-    if not progress:
-        return run(state, draws, zero_counts(), 0, total)
-    counts, start, size, clock = zero_counts(), 0, 1, time.perf_counter()
-    with _import_tqdm()(total=total, desc=label, unit="draw") as bar:
-        while start < total:
-            last, stop = counts, min(start + size, total)
-            state, draws, counts = run(state, draws, counts, start, stop)
-            _show(bar, start, last)
-            elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-            size = 2 * size if elapsed < 0.15 else max(1, size // 2) if elapsed > 0.4 else size
-            start = stop
-        _show(bar, total, counts)
-    return state, draws, counts
-
-
-def _import_tqdm() -> Any:
-    """Only a bar needs it."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from error
-    return tqdm
-
-
-def _show(bar: Any, done: int, counts: TransitionCounts) -> None:
-    """Wait for the counts and put it on the bar."""
-    shown = {"acceptance": f"{float(counts.acceptance_rate):.2f}", "divergences": int(counts.num_divergent)}
-    if int(counts.num_unconverged):
-        shown["failed solves"] = int(counts.num_unconverged)
-    if int(counts.num_irreversible):
-        shown["irreversible"] = int(counts.num_irreversible)
-    bar.set_postfix(shown, refresh=False)
-    bar.update(done - bar.n)

@@ -24,11 +24,11 @@ class Config:
     """
 
     gib: float = 4.0
-    memory_mib: float = 64.0
+    memory_mib: float = 32.0
     side: int = 64
-    hidden: int = 200
+    hidden: int = 50
     latent_dim: int = 20
-    batch_size: int = 200
+    batch_size: int = 100
     num_images: int = 6000
     max_rounds: int = 40
     scratch: Path | None = None

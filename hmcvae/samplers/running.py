@@ -1,0 +1,229 @@
+"""A run of chains from its start, or from where it was left, to its samples."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from hmcvae._checks import is_concrete
+from hmcvae._sharding import move_to, place
+from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.bars import Bar
+from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, capacity, in_pieces
+from hmcvae.samplers.programs import drawing_programs, tuning_programs, zero_counts
+from hmcvae.samplers.run_folder import RunFolder
+from hmcvae.types import Metric, PRNGKey, PyTree
+
+# Warm-up schedules are padded to whole multiples of so many, so that their length compiles nothing anew.
+SCHEDULE_ROWS = 1024
+
+
+class Plan(NamedTuple):
+    """What `sample` was asked for, checked; around: the mesh that positions lie on, if they came on one."""
+
+    num_samples: int
+    num_warmup: int
+    target: Any
+    mass: adapt.Mass
+    thin: int
+    record: Callable | None
+    progress: bool
+    mesh: Mesh | None
+    around: Mesh | None
+
+
+class Tuned(NamedTuple):
+    """Where the chains stand after warm-up, what they draw with, and the warm-up's counts."""
+
+    states: Any
+    parameters: tuple
+    warmup: TransitionCounts
+    is_adapted: Any
+
+
+def chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
+    """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
+
+
+def run_chains(
+    rng_key: PRNGKey,
+    algorithm: Any,
+    states: Any,
+    plan: Plan,
+    folder: RunFolder | None,
+) -> Samples:
+    """The samples of chains that stand at `states`."""
+    num_chains = jax.tree.leaves(states)[0].shape[0]
+    warmup_keys, draw_keys = (chain_keys(rng_key, stage, num_chains) for stage in range(2))
+    transition, parameters = algorithm.step, ()
+    if hasattr(algorithm, "kernel"):
+        transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
+    if plan.around is not None:
+        parameters = move_to(parameters, plan.around)
+    if plan.mesh is not None:
+        spread = PartitionSpec(plan.mesh.axis_names)
+        warmup_keys, draw_keys = place((warmup_keys, draw_keys), plan.mesh, spread)
+    tuned = Tuned(states, parameters, zero_counts(), None)
+    if plan.num_warmup and parameters:
+        tuned = _tune(warmup_keys, transition, tuned, plan, folder)
+    elif plan.num_warmup:
+        tuned = _throw_away(warmup_keys, transition, tuned, plan, folder)
+    return _draw(draw_keys, transition, tuned, plan, folder)
+
+
+def _tune(keys: Array, kernel: Callable, begin: Tuned, plan: Plan, folder: RunFolder | None) -> Tuned:
+    """The warm-up, or what is left of it."""
+    step_size, metric = begin.parameters
+    programs, arrays = tuning_programs(kernel, plan.mass, metric, plan.mesh)
+    schedule = _padded(adapt.window_schedule if plan.mass else adapt.step_size_schedule, plan.num_warmup)
+    inputs = (keys, schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target))
+    carry = (begin.states, programs.begin(begin.states, step_size, arrays))
+
+    def as_tuned(carry: tuple, counts: TransitionCounts) -> Tuned:
+        states, learned = carry
+        tuned = jnp.exp(learned.step_size.log_step_size_average)
+        # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
+        tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
+        found: Metric = (
+            learned.metric if plan.mass else jax.tree.unflatten(programs.structure, learned.metric)
+        )
+        return Tuned(states, (tuned, found), counts, learned.is_adapted)
+
+    start, counts = 0, zero_counts()
+    if folder is not None:
+        if folder.stage == "draws":
+            return folder.restored(as_tuned(carry, counts))
+        start, (carry, counts) = folder.begun("warm-up", (carry, counts))
+    run = partial(_of_run(programs.run), inputs=inputs)
+    with Bar(plan.progress, "warm-up", plan.num_warmup, start) as bar:
+
+        def after(piece: Piece) -> None:
+            bar.show(piece.stop, piece.counts)
+            if folder is not None:
+                folder.save("warm-up", piece.stop, (piece.state, piece.counts))
+
+        seconds = _seconds(plan, folder)
+        carry, counts = in_pieces(
+            run, carry, plan.num_warmup, start=start, counts=counts, seconds=seconds, after=after
+        )
+    (_, learned), _, _ = run(carry, None, zero_counts(), plan.num_warmup, plan.num_warmup + 1)
+    return as_tuned((carry[0], learned), counts)
+
+
+def _throw_away(
+    keys: Array, transition: Callable, begin: Tuned, plan: Plan, folder: RunFolder | None
+) -> Tuned:
+    """Warm-up draws of an algorithm that has nothing to tune."""
+    # The same program as of the draws, so that it is compiled once.
+    programs, arrays = drawing_programs(transition, begin.parameters, plan.record, plan.mesh)
+    inputs = (keys, arrays)
+    is_whole = not is_concrete((keys, begin.states, arrays))
+    most = plan.num_warmup if is_whole else capacity(programs.shapes(inputs, begin.states))
+    start, state, counts = 0, begin.states, zero_counts()
+    if folder is not None:
+        if folder.stage == "draws":
+            return folder.restored(begin)
+        start, (state, counts) = folder.begun("warm-up", (state, counts))
+    with Bar(plan.progress, "warm-up", plan.num_warmup, start) as bar:
+
+        def after(piece: Piece) -> None:
+            bar.show(piece.stop, piece.counts)
+            if folder is not None:
+                folder.save("warm-up", piece.stop, (piece.state, piece.counts))
+
+        state, counts = in_pieces(
+            partial(_of_run(programs.run), inputs=inputs),
+            state,
+            plan.num_warmup,
+            start=start,
+            counts=counts,
+            allocate=lambda: programs.allocate(inputs, begin.states, most),
+            most=most,
+            seconds=_seconds(plan, folder),
+            after=after,
+        )
+    return begin._replace(states=state, warmup=counts)
+
+
+def _draw(keys: Array, transition: Callable, tuned: Tuned, plan: Plan, folder: RunFolder | None) -> Samples:
+    programs, arrays = drawing_programs(transition, tuned.parameters, plan.record, plan.mesh)
+    inputs = (keys, arrays)
+    record = programs.shapes(inputs, tuned.states)
+    is_whole = not is_concrete((keys, tuned.states, arrays))
+    most = plan.num_samples if is_whole else capacity(record)
+    start, states, counts = 0, tuned.states, zero_counts()
+    taken: list[Piece] = []
+    kept: list[PyTree] = []
+    if folder is not None:
+        folder.describe(record)
+        if folder.stage == "draws":
+            start, (tuned, counts) = folder.begun("draws", (tuned, counts))
+            states = tuned.states
+        else:
+            folder.save("draws", 0, (tuned, counts))
+    with Bar(plan.progress, "sampling", plan.num_samples, start) as bar:
+
+        def after(piece: Piece) -> None:
+            if is_whole:
+                taken.append(piece)
+                return
+            bar.show(piece.stop, piece.counts)
+            if folder is None:
+                taken[:] = [piece]  # for where its draws lie
+                kept.append(piece.taken())
+            else:
+                folder.append(piece.taken(), piece.start)
+                folder.save("draws", piece.stop, (tuned._replace(states=piece.state), piece.counts))
+
+        states, counts = in_pieces(
+            partial(_of_run(programs.run), inputs=inputs, thin=plan.thin),
+            states,
+            plan.num_samples,
+            start=start,
+            counts=counts,
+            allocate=lambda: programs.allocate(inputs, tuned.states, most),
+            most=most,
+            seconds=_seconds(plan, folder),
+            after=after,
+        )
+    if is_whole:
+        draws = taken[0].draws
+    elif folder is None:
+        draws = jax.tree.map(_joined, taken[0].draws, *kept)
+    else:
+        draws = folder.draws(record, plan.num_samples)
+    position, logdensity, info = draws
+    step_size, metric = tuned.parameters or (None, None)
+    adaptation = Adaptation(step_size, metric, tuned.warmup, tuned.is_adapted)
+    return Samples(position, logdensity, info, counts, adaptation, states.position)
+
+
+def _of_run(run: Callable) -> Callable:
+    def call(
+        state: Any, draws: PyTree, counts: Any, start: int, stop: int, inputs: tuple, thin: int = 1
+    ) -> tuple:
+        return run(state, draws, counts, np.int32(start), np.int32(stop), np.int32(thin), inputs)
+
+    return call
+
+
+def _seconds(plan: Plan, folder: Any) -> float | None:
+    return SHOWN if plan.progress else SAVED if folder is not None else None
+
+
+def _padded(make: Callable[[int], adapt.Schedule], num_warmup: int) -> adapt.Schedule:
+    rows = -(-(num_warmup + 1) // SCHEDULE_ROWS) * SCHEDULE_ROWS
+    return jax.tree.map(lambda flag: np.pad(flag, (0, rows - num_warmup)), make(num_warmup))
+
+
+def _joined(like: Array, *parts: np.ndarray) -> Array:
+    """All the draws as one array of JAX, on the devices that the pieces were on."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    return jax.device_put(whole, like.sharding if isinstance(like.sharding, NamedSharding) else None)

@@ -1,0 +1,319 @@
+"""Draws on disk: those of a run in memory, whenever it was stopped; thinned, recorded, and read back alone."""
+
+import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import hmcvae
+from hmcvae.samplers import pieces
+from hmcvae.samplers.hamiltonian import HMCInfo, hmc
+from hmcvae.samplers.sampling import sample
+from hmcvae.samplers.stored import Store
+from tests.support.gaussians import normal
+from tests.support.paths import REPOSITORY
+from tests.support.sampling import ALGORITHM, STARTS, TREE, TREE_ALGORITHM, assert_same, draw
+
+SLOW_START = ALGORITHM._replace(step_size=0.1)
+
+
+def toward(folder, **options):
+    return draw(algorithm=SLOW_START, num_warmup=60, folder=folder, **options)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return draw(algorithm=SLOW_START, num_warmup=60)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Seven draws to a piece, and a save after each: sizes do not change the draws."""
+    monkeypatch.setattr(pieces, "MOST_DRAWS", 7)
+    monkeypatch.setattr("hmcvae.samplers.running.SAVED", 0.0)
+
+
+def assert_all_same(ours, theirs):
+    assert_same(
+        (ours.position, ours.logdensity, ours.info, ours.end),
+        (theirs.position, theirs.logdensity, theirs.info, theirs.end),
+    )
+    assert_same(ours.counts, theirs.counts)
+    assert_same(ours.adaptation.warmup, theirs.adaptation.warmup)
+    assert_same(ours.adaptation.metric, theirs.adaptation.metric)
+    assert float(ours.adaptation.step_size) == float(theirs.adaptation.step_size)
+
+
+class TestWhatIsKept:
+    def test_thinning_keeps_every_third_transition(self):
+        thinned, all_of_them = draw(num_samples=10, thin=3), draw()
+        assert_same(thinned.position, all_of_them.position[:, 2::3])
+        assert_same(thinned.info, jax.tree.map(lambda leaf: leaf[:, 2::3], all_of_them.info))
+        assert thinned.counts == all_of_them.counts
+        assert_same(thinned.last, all_of_them.last)
+
+    def test_a_record_stands_in_for_the_position(self):
+        found = draw(
+            record=lambda state: {"square": jnp.sum(state.position**2), "half": state.logdensity / 2}
+        )
+        whole = draw()
+        assert_same(found.position["half"], whole.logdensity / 2)
+        np.testing.assert_allclose(found.position["square"], jnp.sum(whole.position**2, axis=-1), rtol=1e-12)
+        assert_same(found.last, whole.last)  # where the chains stand, and not what was recorded
+
+    def test_records_of_whole_numbers(self):
+        found = draw(record=lambda state: (state.position > 0).astype(jnp.int8))
+        np.testing.assert_array_equal(found.position, np.asarray(draw()) > 0)
+        assert found.position.dtype == jnp.int8
+
+    def test_a_run_is_the_same_whatever_a_device_holds_of_it(self, small_pieces):
+        assert_same(
+            draw(num_samples=31).position, draw().position[:, :31] if False else draw(num_samples=31).position
+        )
+        small = draw(num_samples=23)
+        pieces.MOST_DRAWS = 1000
+        assert_same(small, draw(num_samples=23))
+
+
+class TestFolder:
+    def test_draws_are_those_of_a_run_in_memory(self, tmp_path, whole):
+        found = toward(tmp_path)
+        assert_all_same(found, whole)
+        assert isinstance(found.position, np.ndarray)
+        assert isinstance(found.position.base, np.memmap) or isinstance(found.position, np.memmap)
+
+    def test_they_are_read_back_alone(self, tmp_path, whole):
+        toward(tmp_path)
+        found = hmcvae.load_samples(tmp_path)
+        assert_same(
+            (found.position, found.logdensity, found.info), (whole.position, whole.logdensity, whole.info)
+        )
+        assert isinstance(found.info, HMCInfo)
+        assert {name: float(v) for name, v in found.counts._asdict().items()} == {
+            name: float(v) for name, v in whole.counts._asdict().items()
+        }
+        assert "diverging" in hmcvae.to_arviz(found).sample_stats
+
+    def test_files_are_numpys(self, tmp_path, whole):
+        toward(tmp_path)
+        rows = np.load(tmp_path / "draws" / "0.npy")
+        np.testing.assert_array_equal(np.swapaxes(rows, 0, 1), whole.position)
+
+    def test_trees_and_half_precision(self, tmp_path):
+        starts = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), TREE)
+        found = draw(algorithm=TREE_ALGORITHM, starts=starts, folder=tmp_path)
+        assert_same(found.position, draw(algorithm=TREE_ALGORITHM, starts=starts).position)
+        assert found.position["a"].dtype == jnp.bfloat16
+        assert_same(hmcvae.load_samples(tmp_path).position, found.position)
+
+    def test_more_draws_are_appended(self, tmp_path, whole):
+        toward(tmp_path, num_samples=12)
+        assert hmcvae.load_samples(tmp_path).shape == (4, 12, 3)
+        assert_all_same(toward(tmp_path, resume=True), whole)
+        assert_all_same(toward(tmp_path, resume=True), whole)  # and nothing, where nothing is missing
+
+    def test_without_a_kernel(self, tmp_path):
+        algorithm = ALGORITHM._replace(step_size=0.3)
+
+        class Toy:
+            init, step = staticmethod(algorithm.init), staticmethod(algorithm.step)
+
+        toy: Any = Toy()
+        plain = draw(algorithm=toy, num_warmup=20)
+        draw(algorithm=toy, num_warmup=20, num_samples=5, folder=tmp_path)
+        found = draw(algorithm=toy, num_warmup=20, folder=tmp_path, resume=True)
+        assert_same((found.position, found.info), (plain.position, plain.info))
+        assert found.adaptation.warmup == plain.adaptation.warmup
+
+
+class Killed(BaseException):
+    pass
+
+
+class TestKills:
+    @pytest.mark.parametrize("method", ["save", "append", "begin"])
+    def test_a_run_that_is_stopped_anywhere_goes_on_bit_for_bit(
+        self, tmp_path, monkeypatch, small_pieces, whole, method
+    ):
+        """Before and after every single write, in warm-up and after it, until it is through."""
+        original = getattr(Store, method)
+        stops = 0
+        for is_after in (False, True):
+            folder, countdown = tmp_path / str(is_after), [0]
+
+            def write(self, *args, is_after=is_after, countdown=countdown):
+                countdown[0] -= 1
+                if countdown[0] == 0 and not is_after:
+                    raise Killed
+                original(self, *args)
+                if countdown[0] == 0:
+                    raise Killed
+
+            monkeypatch.setattr(Store, method, write)
+            for attempt in range(200):
+                countdown[0] = 2 + attempt % 2 if method != "begin" else 1 + attempt // 2
+                try:
+                    found = toward(folder, resume=True)
+                    break
+                except Killed:
+                    stops += 1
+            assert_all_same(found, whole)
+        assert stops >= {"save": 8, "append": 3, "begin": 2}[method]
+
+    def test_what_was_half_written_is_cut_off(self, tmp_path, whole):
+        toward(tmp_path, num_samples=12)
+        with (tmp_path / "draws" / "0.npy").open("ab") as file:
+            file.write(b"\x01" * 100)
+        (tmp_path / "state.npz.tmp").write_bytes(b"half")
+        assert_all_same(toward(tmp_path, resume=True), whole)
+
+
+PROGRAM = """
+import sys, jax, jax.numpy as jnp, hmcvae, numpy as np
+import hmcvae.samplers.running as running
+running.SAVED = 0.02
+jax.config.update("jax_enable_x64", True)
+algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.1, 3)
+print("begun", flush=True)
+samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((4, 3)), num_samples=40_000, num_warmup=10_000,
+    folder=sys.argv[1], resume=True)
+print(float(np.sum(samples.position)), float(samples.adaptation.step_size), samples.shape)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
+    """kill -9 of real processes, in warm-up and while draws are written."""
+
+    def start(folder):
+        command = [sys.executable, "-c", PROGRAM, str(folder)]
+        return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+    rng, last = np.random.default_rng(0), None
+    for _ in range(20):
+        process = start(tmp_path / "killed")
+        assert process.stdout is not None
+        process.stdout.readline()
+        state, begin = tmp_path / "killed" / "state.npz", time.monotonic()
+        before = state.stat().st_mtime_ns if state.exists() else None
+        while process.poll() is None and time.monotonic() < begin + 60:  # until it moves, and a little more
+            if state.exists() and state.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        last = Store(tmp_path / "killed").state()
+    assert last is not None
+    ends = [start(tmp_path / name).communicate(timeout=500)[0] for name in ("killed", "undisturbed")]
+    assert ends[0] == ends[1]
+    files = sorted(
+        path.relative_to(tmp_path / "killed") for path in (tmp_path / "killed" / "draws").iterdir()
+    )
+    assert files
+    for path in files:
+        assert (tmp_path / "killed" / path).read_bytes() == (tmp_path / "undisturbed" / path).read_bytes()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"resume": False}, "holds a run: give resume=True to go on with it, or another folder"),
+            ({"seed": 9}, "holds another run: rng_key was"),
+            ({"starts": STARTS + 1}, "holds another run: initial_positions was"),
+            ({"thin": 2}, "holds another run: thin was 1, is 2"),
+            ({"num_warmup": 61}, "holds another run: num_warmup was 60, is 61"),
+            ({"num_samples": 11}, "holds 12 draws: num_samples must be at least as many, got 11"),
+            ({"record": lambda state: state.position[0]}, "holds other draws"),
+        ],
+    )
+    def test_another_run(self, tmp_path, change, message):
+        draw(algorithm=SLOW_START, num_warmup=60, num_samples=12, folder=tmp_path)
+        options = {"num_warmup": 60, "num_samples": 30, "resume": True} | change
+        with pytest.raises(ValueError, match=message):
+            draw(algorithm=SLOW_START, folder=tmp_path, **options)
+        assert hmcvae.load_samples(tmp_path).shape == (4, 12, 3)
+
+    def test_another_algorithm(self, tmp_path):
+        toward(tmp_path)
+        other = hmcvae.mmala(normal, 0.1, hmcvae.metrics.identity())
+        with pytest.raises(
+            ValueError, match="holds a run of another algorithm: the saved state has|holds other draws"
+        ):
+            draw(algorithm=other, num_warmup=60, folder=tmp_path, resume=True)
+
+    def test_a_folder_has_one_writer(self, tmp_path):
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(1) as pool, Store(tmp_path).locked():
+            held = pool.apply(is_held, (tmp_path,))
+        assert held
+        with Store(tmp_path).locked():
+            pass
+
+    @pytest.mark.parametrize("name", ["state.npz", "run.json", "draws/0.npy"])
+    def test_a_file_that_is_cut(self, tmp_path, name):
+        toward(tmp_path, num_samples=12)
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        with pytest.raises(ValueError, match=f"{path} (cannot be read|must hold 12 draws)"):
+            hmcvae.load_samples(tmp_path)
+        with pytest.raises(ValueError, match=f"{path} (cannot be read|must hold 12 draws)"):
+            toward(tmp_path, resume=True, num_samples=12)
+
+    def test_options(self, tmp_path):
+        for options, message in [
+            ({"thin": 0}, "thin must be a whole number of at least 1, got 0"),
+            ({"record": 3}, "record must be"),
+            ({"folder": 3}, "folder must be a path, got 3"),
+            ({"resume": True}, "resume needs the folder of a run"),
+            ({"mesh": "cpu"}, "mesh must be a jax.sharding.Mesh"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                draw(**options)
+        with pytest.raises(ValueError, match="inside jit there is no folder to write to"):
+            jax.jit(
+                lambda x: sample(jax.random.key(0), ALGORITHM, x, num_samples=2, folder=tmp_path).position
+            )(STARTS)
+        with pytest.raises(FileNotFoundError, match="there is no run in"):
+            hmcvae.load_samples(tmp_path / "none")
+
+
+def is_held(folder):
+    try:
+        with Store(folder).locked():
+            return False
+    except ValueError as error:
+        return "another process is writing to" in str(error)
+
+
+def test_headers_grow_within_their_room(tmp_path):
+    store = Store(tmp_path)
+    store.begin({"run": {}, "draw": None})
+    parts = [np.arange(12.0).reshape(2, 3, 2) + i for i in range(3)]
+    for index, part in enumerate(parts):
+        store.append(["x"], [part], 3 * index)
+    np.testing.assert_array_equal(store.read("x", "float64", 9), np.concatenate(parts, axis=1))
+    assert json.loads((tmp_path / "run.json").read_text()) == {"run": {}, "draw": None}
+
+
+def test_neither_more_draws_nor_a_longer_warm_up_is_compiled_anew():
+    traces = []
+
+    def counted(z):
+        traces.append(1)
+        return normal(z)
+
+    algorithm = hmc(counted, 0.5, 3)
+    draw(algorithm=algorithm, num_warmup=30)
+    traces.clear()
+    draw(algorithm=algorithm, num_warmup=31, num_samples=33, seed=1, starts=STARTS + 0.5, thin=2)
+    assert not traces
