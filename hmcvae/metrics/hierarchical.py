@@ -35,9 +35,9 @@ def hierarchical(blocks: Any, mass_fn: Any = None, first_mass: Any = 1.0) -> "Hi
             indices of its coordinates. For positions that are pytrees `block_numbers` makes the first from their
             leaves.
         mass_fn: z₁ [d₁] -> the masses of the second block, [d₂] or a scalar for all of them, finite and positive, with
-            derivatives by JAX. With K > 2 blocks a sequence of K - 1 functions, that of block k taking (z₁, …, z_{k-1}).
-            A function that is a pytree (`log_linear`, `jax.tree_util.Partial`) has its arrays traced. None: `log_linear`
-            masses that are all 1, for `sample(…, adapt_mass="hierarchical")` to tune.
+            derivatives by JAX. With K > 2 blocks a sequence of K - 1 functions; that of block k takes z₁, …, z_{k-1}.
+            A function that is a pytree (`log_linear`, `jax.tree_util.Partial`) has its arrays traced. None: masses of
+            `log_linear` that are all 1, for `sample(…, adapt_mass="hierarchical")` to tune.
         first_mass: M₁, a number or [d₁].
 
     Where a mass is not positive it counts as NaN: a trajectory that comes there is reported as divergent.
@@ -215,7 +215,7 @@ def _as_blocks(blocks: Any) -> tuple[tuple[int, ...], ...]:
     indices = np.concatenate(entries)
     if not np.array_equal(np.sort(indices), np.arange(len(indices))) or any(e.size == 0 for e in entries):
         raise ValueError(
-            f"the blocks must hold every coordinate 0 … {max(len(indices) - 1, 0)} once and none be empty, "
+            f"the blocks must hold each of 0 … {max(len(indices) - 1, 0)} once and none be empty, "
             f"got {blocks!r}"
         )
     if len(entries) < 2:

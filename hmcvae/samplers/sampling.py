@@ -62,8 +62,9 @@ def sample(
             too few to find a step size near the target, the one that is left is accepted at half of it at least, and
             `samples.adaptation.is_adapted` is False.
         target_acceptance: mean acceptance probability that the step size is tuned to.
-        adapt_mass: "diagonal", "dense", or None to keep the metric; "auto" is "diagonal" for an algorithm with
-            the identity metric, and otherwise None: a metric that was chosen is kept.
+        adapt_mass: "diagonal", "dense", or None to keep the metric; "hierarchical" for one of `metrics.hierarchical`
+            with log-linear masses (`samplers.hierarchical`). "auto" is "diagonal" for an algorithm with the identity
+            metric, and otherwise None: a metric that was chosen is kept.
         progress: show a bar with the acceptance and the failures so far; needs the package `tqdm`.
 
     Warns:
