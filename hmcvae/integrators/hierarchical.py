@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from hmcvae.integrators.base import IntegratorState, Step
 from hmcvae.metrics import DiagonalFactor, Geometry, Hierarchical, check_is_metric
 from hmcvae.solvers import SolverInfo, exact_info
 from hmcvae.types import LogDensityFn, StepSize, Vector
 
-Parts = tuple[Vector, ...]
+# Of one block: blocks have lengths of their own.
+Part = Float[Array, "..."]
+Parts = tuple[Part, ...]
 
 
 def hierarchical_leapfrog(logdensity_fn: LogDensityFn, metric: Any) -> Step:
@@ -59,8 +61,8 @@ class _Point(NamedTuple):
 class _Mass(NamedTuple):
     """Of one block, where the blocks before it are: its masses, and w -> ∂ Σ_i w_i m_i by those blocks."""
 
-    values: Vector
-    pull_back: Callable[[Vector], Parts]
+    values: Part
+    pull_back: Callable[[Part], Parts]
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ class _HierarchicalLeapfrog:
     metric: Hierarchical
 
     def mass(self, index: int, z: Parts) -> _Mass:
-        def of_block(*earlier: Vector) -> Vector:
+        def of_block(*earlier: Part) -> Part:
             return self.metric.block_mass(index, *earlier).astype(z[0].dtype)
 
         return _Mass(*jax.vjp(of_block, *z[:index]))
 
-    def times(self, step_size: StepSize, like: Vector) -> tuple[Array, ...]:
+    def times(self, step_size: StepSize, like: Part) -> tuple[Array, ...]:
         """ε of each block."""
         epsilon = jnp.asarray(step_size, like.dtype)
         return self.metric.split(epsilon) if epsilon.ndim else (epsilon,) * len(self.metric.blocks)

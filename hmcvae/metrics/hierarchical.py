@@ -16,7 +16,9 @@ from hmcvae.types import PyTree, Vector
 
 # (z₁, …, z_{k-1}) -> masses of block k, [d_k] or a scalar.
 MassFn = Callable[..., Any]
-Parts = tuple[Vector, ...]
+# Of one block: blocks have lengths of their own.
+Part = Float[Array, "..."]
+Parts = tuple[Part, ...]
 
 
 def hierarchical(blocks: Any, mass_fn: Any = None, first_mass: Any = 1.0) -> "Hierarchical":
@@ -92,7 +94,7 @@ class LogLinear:
     intercept: Leaf
     slopes: Leaf
 
-    def __call__(self, *earlier: Vector) -> Vector:
+    def __call__(self, *earlier: Part) -> Part:
         x = jnp.concatenate(earlier)
         return jnp.exp(self.intercept.astype(x.dtype) + self.slopes.astype(x.dtype) @ x)
 
@@ -136,7 +138,7 @@ class Hierarchical(RiemannianMetric):
         z = z if order is None else z[order]
         return tuple(z[end - size : end] for size, end in zip(sizes, ends, strict=True))
 
-    def join(self, parts: Sequence[Vector]) -> Vector:
+    def join(self, parts: Sequence[Part]) -> Vector:
         """z of (z₁, …, z_K)."""
         order, _ = self._order()
         z = jnp.concatenate(parts)
@@ -149,7 +151,7 @@ class Hierarchical(RiemannianMetric):
         is_sorted = np.array_equal(order, np.arange(len(order)))
         return None if is_sorted else order, [len(block) for block in self.blocks]
 
-    def block_mass(self, index: int, *earlier: Vector) -> Vector:
+    def block_mass(self, index: int, *earlier: Part) -> Part:
         """The masses of block `index` (from 0) given the blocks before it; NaN where they are not positive."""
         size = len(self.blocks[index])
         if index == 0:
@@ -198,7 +200,7 @@ def _constant_masses(blocks: tuple[tuple[int, ...], ...]) -> tuple[LogLinear, ..
 
 def _as_blocks(blocks: Any) -> tuple[tuple[int, ...], ...]:
     """The indices of each block's coordinates, in the blocks' own order."""
-    expected = "blocks must be the number of each coordinate's block, 0, 1, …, or the indices of each block's coordinates"
+    expected = "blocks must be the number of each coordinate's block, 0, 1, …, or each block's coordinates"
     if not is_concrete(blocks):
         raise ValueError(f"{expected}, known when the metric is made, got traced ones")
     try:
@@ -208,15 +210,16 @@ def _as_blocks(blocks: Any) -> tuple[tuple[int, ...], ...]:
     if not entries or any(entry.dtype.kind not in "iu" or entry.size == 0 for entry in entries):
         raise ValueError(f"{expected}, whole numbers all, got {blocks!r}")
     if all(entry.ndim == 0 for entry in entries):
-        numbers = np.asarray(entries)
+        numbers, dimension = np.asarray(entries), len(entries)
         entries = [np.flatnonzero(numbers == k) for k in range(int(numbers.max()) + 1)]
-    elif any(entry.ndim != 1 for entry in entries):
+    elif all(entry.ndim == 1 for entry in entries):
+        dimension = sum(entry.size for entry in entries)
+    else:
         raise ValueError(f"{expected}, got {blocks!r}")
-    indices = np.concatenate(entries)
-    if not np.array_equal(np.sort(indices), np.arange(len(indices))) or any(e.size == 0 for e in entries):
+    indices = np.sort(np.concatenate([*entries, np.zeros(0, int)]))
+    if not np.array_equal(indices, np.arange(dimension)) or any(entry.size == 0 for entry in entries):
         raise ValueError(
-            f"the blocks must hold each of 0 … {max(len(indices) - 1, 0)} once and none be empty, "
-            f"got {blocks!r}"
+            f"the blocks must hold each of 0 … {dimension - 1} once and none be empty, got {blocks!r}"
         )
     if len(entries) < 2:
         raise ValueError(f"there must be two blocks at least, got {len(entries)}; see metrics.diagonal")
