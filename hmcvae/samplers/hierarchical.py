@@ -75,10 +75,10 @@ def moments_update(
     mean_x, mean_y = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
     away_x, away_y = x - mean_x[None, :], y - mean_y[None, :]
     shift_x, shift_y = mean_x - old_x, mean_y - state.mean_y
-    weight = (state.count * (x.shape[0] / count)).astype(dtype)
+    step = x.shape[0] / count.astype(dtype)
+    weight = state.count.astype(dtype) * step
     scatter = state.scatter * jnp.outer(shrink, shrink) + away_x.T @ away_x
     cross = state.cross * shrink[:, None] + away_x.T @ away_y
-    step = (x.shape[0] / count).astype(dtype)
     return HierarchicalMoments(
         count,
         unit,
