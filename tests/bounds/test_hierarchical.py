@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from hmcvae import bounds, transitions
-from tests.bounds.test_riemannian import assert_gradient
 from tests.support import models
-from tests.support.weights import PARAMS, VAE, X, assert_unbiased, draws, perturbed
+from tests.support.weights import PARAMS, VAE, X, assert_gradient, assert_unbiased, draws, perturbed
 
 NETWORK = transitions.MassModel(
     lambda key: {"w": 0.5 * jax.random.normal(key, (1, models.FEATURES + 1))},
