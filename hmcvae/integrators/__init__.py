@@ -2,8 +2,8 @@
 
     H(z, v) = U(z) + ½ log |G(z)| + ½ vᵀ G(z)⁻¹ v,   dz/dt = ∂H/∂v,   dv/dt = -∂H/∂z,   U(z) = -log p(z)
 
-Explicit, for Euclidean metrics: `leapfrog`, `mclachlan`, `yoshida`. Implicit, for metrics that depend on the position:
-`generalized_leapfrog`, `implicit_midpoint`.
+Explicit, for Euclidean metrics: `leapfrog`, `mclachlan`, `yoshida`; for hierarchical ones: `hierarchical_leapfrog`.
+Implicit, for all metrics that depend on the position: `generalized_leapfrog`, `implicit_midpoint`.
 
 A step maps a state and a step size to the next state and a report of its implicit solves. Everything is pure:
 under `jax.jit` a trajectory is one loop on the device, and `jax.vmap` runs many side by side.
@@ -19,6 +19,7 @@ from hmcvae.integrators.base import (
     integrate_retraced,
 )
 from hmcvae.integrators.explicit import leapfrog, mclachlan, yoshida
+from hmcvae.integrators.hierarchical import hierarchical_leapfrog
 from hmcvae.integrators.implicit import generalized_leapfrog
 from hmcvae.integrators.midpoint import implicit_midpoint
 
@@ -28,6 +29,7 @@ __all__ = [
     "Step",
     "StepFn",
     "generalized_leapfrog",
+    "hierarchical_leapfrog",
     "implicit_midpoint",
     "init",
     "integrate",

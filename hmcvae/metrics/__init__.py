@@ -4,7 +4,8 @@ The kinetic energy is ½ vᵀ G(z)⁻¹ v + ½ log |G(z)| with v ~ N(0, G(z)) (G
 Neal 2011, section 4.1 for constant masses). All metrics are pytrees of arrays.
 
 Euclidean, G does not depend on z: `identity`, `diagonal`, `dense`.
-Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`.
+Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`; and `hierarchical`, whose masses of one block of
+coordinates depend on another block: `integrators.hierarchical_leapfrog` is explicit there.
 """
 
 from hmcvae.metrics.euclidean import (
@@ -21,6 +22,7 @@ from hmcvae.metrics.euclidean import (
     identity,
 )
 from hmcvae.metrics.hessian import softabs
+from hmcvae.metrics.hierarchical import Hierarchical, LogLinear, block_numbers, hierarchical, log_linear
 from hmcvae.metrics.information import fisher
 from hmcvae.metrics.riemannian import check_is_metric, check_metric, from_tensor, monge
 
@@ -31,15 +33,20 @@ __all__ = [
     "DiagonalFactor",
     "GaussianMomentum",
     "Geometry",
+    "Hierarchical",
     "Identity",
     "IdentityFactor",
+    "LogLinear",
+    "block_numbers",
     "check_is_metric",
     "check_metric",
     "dense",
     "diagonal",
     "fisher",
     "from_tensor",
+    "hierarchical",
     "identity",
+    "log_linear",
     "monge",
     "softabs",
 ]

@@ -9,6 +9,7 @@ moments in units of the draws' own size, so that no scale that the dtype can hol
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from hmcvae._checks import check_count
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
+from hmcvae.samplers import hierarchical
 from hmcvae.samplers.moments import (
     WelfordState,
     metric_from_covariance,
@@ -61,7 +63,7 @@ __all__ = [
 ]
 
 # The form of an adapted mass matrix; None keeps the metric as it is.
-Mass = Literal["diagonal", "dense"] | None
+Mass = Literal["diagonal", "dense", "hierarchical"] | None
 # Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
 # one that is too short to have found anything.
 NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
@@ -133,7 +135,7 @@ class AdaptationState(NamedTuple):
     """
 
     step_size: DualAveragingState
-    moments: WelfordState | None
+    moments: WelfordState | hierarchical.HierarchicalMoments | None
     metric: Metric
     is_working: Bool[Array, ""]
     is_adapted: Bool[Array, ""]
@@ -142,11 +144,12 @@ class AdaptationState(NamedTuple):
 def adaptation_init(
     step_size: Any, metric: Metric, position: Vector, mass: Any = "diagonal"
 ) -> AdaptationState:
-    """Begin from a step size and a metric; a mass that is to be adapted begins at the metric's own tensor.
+    """Begin from a step size and a metric; a mass that is to be adapted begins at the metric's own tensor, a
+    hierarchical one at the metric itself.
 
     Raises:
-        ValueError: if `mass` is not "diagonal", "dense" or None, or not None though the metric depends on the
-            position.
+        ValueError: if `mass` is not "diagonal", "dense", "hierarchical" or None; for "hierarchical", unless the metric
+            is hierarchical with log-linear masses; for another one, if the metric depends on the position.
     """
     check_mass(mass, metric)
     dtype = jnp.promote_types(position.dtype, jnp.float32)
@@ -154,6 +157,10 @@ def adaptation_init(
     no = jnp.asarray(False)
     if mass is None:
         return AdaptationState(dual, None, metric, no, no)
+    if isinstance(metric, metrics.Hierarchical):
+        masses = jnp.broadcast_to(metric.first_mass, (len(metric.blocks[0]),))
+        start = jax.tree.map(lambda leaf: leaf.astype(dtype), replace(metric, first_mass=masses))
+        return AdaptationState(dual, hierarchical.moments_init(start, dtype), start, no, no)
     tensor = metric.tensor(position).astype(dtype)
     start = metrics.dense(tensor) if mass == "dense" else metrics.diagonal(jnp.diagonal(tensor))
     return AdaptationState(dual, welford_init(position.shape[0], mass, dtype), start, no, no)
@@ -166,8 +173,10 @@ def adaptation_update(
     collects: Any,
     ends_window: Any,
     target: ArrayLike = 0.8,
+    gradients: Any = None,
 ) -> AdaptationState:
-    """Learn from one transition of all the chains; `collects` and `ends_window` come from the schedule."""
+    """Learn from one transition of all the chains; `collects` and `ends_window` come from the schedule. Hierarchical
+    masses are learned from the `gradients` of the log density at the positions, [chain, d]."""
     dual = dual_averaging_update(state.step_size, acceptance_rate, target)
     # Where everything is accepted, or nothing, ε runs away: it stays where the positions' dtype can follow.
     smallest, largest = log_limits(positions.dtype)
@@ -177,24 +186,33 @@ def adaptation_update(
     )
     if state.moments is None:
         return state._replace(step_size=dual)
-    updated = welford_update(state.moments, positions)
-    moments = jax.tree.map(lambda new, old: jnp.where(collects, new, old), updated, state.moments)
+    old: Any = state.moments
+    metric: Any = state.metric
+    if isinstance(metric, metrics.Hierarchical):
+        updated: Any = hierarchical.moments_update(old, metric, positions, gradients)
+    else:
+        updated = welford_update(old, positions)
+    moments = jax.tree.map(lambda new, old: jnp.where(collects, new, old), updated, old)
 
-    def set_mass() -> tuple[WelfordState, Metric]:
-        metric = metric_from_covariance(welford_covariance(moments))
-        is_usable = _fits(metric, positions.dtype)
-        metric = jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), metric, state.metric)
-        return jax.tree.map(jnp.zeros_like, moments), metric
+    def set_mass() -> tuple[Any, Metric]:
+        if isinstance(metric, metrics.Hierarchical):
+            found = hierarchical.fit(moments, metric)
+            mass = jax.vmap(found.masses)(positions.astype(metric.first_mass.dtype))
+        else:
+            found: Any = metric_from_covariance(welford_covariance(moments))
+            mass = jnp.diagonal(found.mass) if found.mass.ndim == 2 else found.mass
+        is_usable = _fits(found, mass, positions.dtype)
+        found = jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), found, metric)
+        return jax.tree.map(jnp.zeros_like, moments), found
 
-    moments, metric = lax.cond(ends_window, set_mass, lambda: (moments, state.metric))
+    moments, metric = lax.cond(ends_window, set_mass, lambda: (moments, metric))
     return state._replace(step_size=dual, moments=moments, metric=metric)
 
 
-def _fits(metric: Any, dtype: Any) -> Bool[Array, ""]:
+def _fits(metric: Any, mass: Array, dtype: Any) -> Bool[Array, ""]:
     """Whether masses and their reciprocals are finite and not 0 in the positions' dtype."""
     info = jnp.finfo(dtype)
     smallest = max(4 * float(info.tiny), 4 / float(info.max))
-    mass = jnp.diagonal(metric.mass) if metric.mass.ndim == 2 else metric.mass
     is_inside = (mass > smallest) & (mass < 1 / smallest)
     return is_inside.all() & all_finite(*jax.tree.leaves(metric))
 
@@ -234,10 +252,16 @@ def warmup_transition(
         rng_keys, states, jnp.exp(dual.log_step_size), learned.metric
     )
     learned = learned._replace(step_size=dual, is_working=is_working, is_adapted=is_adapted)
-    positions, rates = pool((ravel_chains(states.position), info.acceptance_rate))
+    own, gradients = ravel_chains(states.position), None
+    if isinstance(learned.moments, hierarchical.HierarchicalMoments):
+        gradients = pool(ravel_chains(states.logdensity_grad))
+    positions, rates = pool((own, info.acceptance_rate))
     updated = adaptation_update(
-        learned, _mean_rate(rates), positions, flags.collects, flags.ends_window, target
+        learned, _mean_rate(rates), positions, flags.collects, flags.ends_window, target, gradients
     )
+    if gradients is not None:
+        # What the states keep of the metric is of the new one from here on.
+        states = states._replace(geometry=jax.vmap(updated.metric.carry)(own))
     dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), dual, updated.step_size)
     return (states, updated._replace(step_size=dual)), info
 
@@ -305,8 +329,18 @@ def ravel_chains(positions: PyTree) -> Float[Array, "chain d"]:
 
 def check_mass(mass: Any, metric: Any) -> None:
     """Raise ValueError unless `mass` names a form that can replace the metric."""
-    if mass not in ("diagonal", "dense", None):
-        raise ValueError(f'the adapted mass must be "diagonal", "dense" or None, got {mass!r}')
+    if mass not in ("diagonal", "dense", "hierarchical", None):
+        raise ValueError(
+            f'the adapted mass must be "diagonal", "dense", "hierarchical" or None, got {mass!r}'
+        )
+    if mass == "hierarchical":
+        functions = getattr(metric, "mass_fns", ())
+        if not functions or not all(isinstance(function, metrics.LogLinear) for function in functions):
+            raise ValueError(
+                "hierarchical masses are tuned where all mass functions are log-linear, as in "
+                f"metrics.hierarchical(blocks), got {type(metric).__name__}"
+            )
+        return
     if mass is not None and getattr(metric, "is_position_dependent", False):
         raise ValueError(
             f"a metric that depends on the position has no mass to adapt, got {mass!r} for {type(metric).__name__}"

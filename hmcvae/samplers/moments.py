@@ -43,7 +43,7 @@ def welford_update(state: WelfordState, draws: Float[Array, "n d"]) -> WelfordSt
     dtype = state.mean.dtype
     draws = draws.astype(dtype)
     # A change of the unit is a product with a power of two: no digit is lost.
-    unit = jnp.maximum(state.unit, _power_of_two(draws))
+    unit = jnp.maximum(state.unit, power_of_two(draws))
     divisor = jnp.where(unit > 0, unit, 1)
     shrink = state.unit / divisor
     num_new = draws.shape[0]
@@ -63,7 +63,7 @@ def welford_update(state: WelfordState, draws: Float[Array, "n d"]) -> WelfordSt
     return WelfordState(count, unit, (old_mean + step * shift) * divisor, old_scatter + scatter)
 
 
-def _power_of_two(draws: Float[Array, "n d"]) -> Vector:
+def power_of_two(draws: Float[Array, "n d"]) -> Vector:
     """The smallest powers of two above every |x| of a coordinate; 0 where all are 0, NaN where one is not finite."""
     size = jnp.max(jnp.abs(draws), axis=0)
     unit = jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1]), 0)

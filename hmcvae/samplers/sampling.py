@@ -69,8 +69,9 @@ def sample(
             too few to find a step size near the target, the one that is left is accepted at half of it at least, and
             `samples.adaptation.is_adapted` is False.
         target_acceptance: mean acceptance probability that the step size is tuned to.
-        adapt_mass: "diagonal", "dense", or None to keep the metric; "auto" is "diagonal" for an algorithm with
-            the identity metric, and otherwise None: a metric that was chosen is kept.
+        adapt_mass: "diagonal", "dense", or None to keep the metric; "hierarchical" for one of `metrics.hierarchical`
+            with log-linear masses (`samplers.hierarchical`). "auto" is "diagonal" for an algorithm with the identity
+            metric, and otherwise None: a metric that was chosen is kept.
         thin: transitions a draw, of which the last is kept; counts are of all of them.
         record: `state -> what is kept` of a chain's state in place of its position, any pytree of arrays: for chains
             too large to be kept whole. `samples.position` is then that, and `samples.end` where the chains stand.

@@ -20,19 +20,23 @@ from hmcvae.transitions.base import (
     step_size,
 )
 from hmcvae.transitions.gaussian import gaussian_kernel
+from hmcvae.transitions.hierarchical import MassModel, hierarchical, learned_hierarchical_metric
 from hmcvae.transitions.leapfrog import hamiltonian
 from hmcvae.transitions.position_dependent import learned_decoder_metric, riemannian
 
 __all__ = [
     "ConditionalGaussian",
     "LearnedMetric",
+    "MassModel",
     "Target",
     "Transition",
     "TransitionInfo",
     "as_conditional",
     "gaussian_kernel",
     "hamiltonian",
+    "hierarchical",
     "learned_decoder_metric",
+    "learned_hierarchical_metric",
     "riemannian",
     "standard_normal",
     "step_size",

@@ -9,7 +9,7 @@ import hmcvae
 from hmcvae import bounds, integrators, metrics, posteriors, solvers
 from hmcvae.priors import gaussian_log_prob
 from tests.support import models
-from tests.support.weights import perturbed
+from tests.support.weights import assert_gradient, perturbed
 
 LATENT, PIXELS, SCALE = models.LATENT, models.PIXELS, 0.6
 X = jnp.array([0.7, -0.2, 0.5])
@@ -203,35 +203,12 @@ def test_energy_errors_shrink_with_the_square_of_the_step():
 def test_gradients_equal_finite_differences(solver):
     """Through implicit solves and through unrolled ones, in a direction of all parameters; float64."""
     bound = rhvi(2, 2, solver=solver)
-    assert_gradient(bound, with_vae(bound), 1e-6)
+    assert_gradient(bound, with_vae(bound), 1e-6, X)
 
 
 @pytest.mark.parametrize("name", ["plain hvi", "whitened hvi", "rhvi"])
 def test_annealed_gradients_equal_finite_differences(name):
-    assert_gradient(*annealed(name), 1e-6)
-
-
-def assert_gradient(bound: bounds.Bound, params: dict, rtol: float) -> None:
-    def value(p):
-        return bound(p, jax.random.key(9), X)[0]
-
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(10), len(leaves))
-    direction = jax.tree.unflatten(
-        tree, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
-    )
-    gradient = jax.jit(jax.grad(value))(params)
-    parts = [
-        float(jnp.sum(g * v))
-        for g, v in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
-    ]
-    h, compiled = 1e-5, jax.jit(value)
-    ahead, behind = (
-        compiled(jax.tree.map(lambda p, v, s=s: p + s * h * v, params, direction)) for s in (1, -1)
-    )
-    # Relative to the parts of the sum, which may cancel.
-    np.testing.assert_allclose(sum(parts), (ahead - behind) / (2 * h), atol=rtol * max(map(abs, parts)))
-    assert all(np.abs(g).max() > 1e-8 for g in jax.tree.leaves(gradient["bound"]))
+    assert_gradient(*annealed(name), 1e-6, X)
 
 
 def test_solves_that_are_not_converged_are_reported():

@@ -1,4 +1,5 @@
-"""The implicit integrators by property, over a table of problems.
+"""Integrators for metrics that depend on the position, by property: the implicit ones over a table of problems, the
+explicit one on those whose metric is hierarchical.
 
 Order, return, energy: what one cannot see the others do. The finite differences of H and the order catch a metric that
 is frozen in the solve.
@@ -14,10 +15,11 @@ import pytest
 from hmcvae import integrators, solvers
 from tests.support.flows import stack
 from tests.support.problems import (
-    INTEGRATORS,
-    PROBLEMS,
+    ALL_INTEGRATORS,
+    ALL_PROBLEMS,
     SHARP,
     energy,
+    over_cases,
     over_integrators,
     over_problems,
     start_of,
@@ -27,9 +29,9 @@ from tests.support.problems import (
 @cache
 def program(problem, kind, is_sharp=True):
     """(z, v, ε, L) -> (end state, info), jitted; one compilation serves all ε and L."""
-    target, metric, _ = PROBLEMS[problem]
+    target, metric, _ = ALL_PROBLEMS[problem]
     solver = SHARP if is_sharp else solvers.DEFAULT
-    step = INTEGRATORS[kind](target.logdensity_fn, metric, solver)
+    step = ALL_INTEGRATORS[kind](target.logdensity_fn, metric, solver)
 
     @jax.jit
     def run(z, v, epsilon, num_steps):
@@ -42,11 +44,10 @@ def program(problem, kind, is_sharp=True):
 # --- Accuracy
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_order_two_and_right_limit(problem, kind):
     """Errors against Hamilton's equations fall by four when ε is halved. The reference is an independent RK4."""
-    run, time = program(problem, kind), 4 * PROBLEMS[problem][2]
+    run, time = program(problem, kind), 4 * ALL_PROBLEMS[problem][2]
     z, v = start_of(problem)
     reference = runge_kutta(problem, z, v, time)
     counts = np.array([8, 16, 32])
@@ -88,7 +89,7 @@ def runge_kutta(problem, z, v, time, num_steps=200):
 @over_problems
 def test_equations_of_the_generalized_leapfrog(problem):
     """One step satisfies the three equations of the scheme, with ∂H by `jax.grad`: v½ is recovered from the last."""
-    hamiltonian, epsilon = energy(problem), PROBLEMS[problem][2]
+    hamiltonian, epsilon = energy(problem), ALL_PROBLEMS[problem][2]
     z, v = start_of(problem)
     end, _ = program(problem, "generalized")(z, v, epsilon, 1)
     by_z, by_v = (jax.jit(jax.grad(hamiltonian, i)) for i in (0, 1))
@@ -103,7 +104,7 @@ def test_equations_of_the_generalized_leapfrog(problem):
 
 @over_problems
 def test_equations_of_the_midpoint_rule(problem):
-    hamiltonian, epsilon = energy(problem), PROBLEMS[problem][2]
+    hamiltonian, epsilon = energy(problem), ALL_PROBLEMS[problem][2]
     z, v = start_of(problem)
     end, _ = program(problem, "midpoint")(z, v, epsilon, 1)
     middle = (z + end.position) / 2, (v + end.momentum) / 2
@@ -115,11 +116,10 @@ def test_equations_of_the_midpoint_rule(problem):
 # --- Structure
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_reversible(problem, kind):
     """Back by a negative step, and by a flipped momentum, over one step and over ten."""
-    run, epsilon = program(problem, kind), PROBLEMS[problem][2]
+    run, epsilon = program(problem, kind), ALL_PROBLEMS[problem][2]
     z, v = start_of(problem)
     for n in (1, 10):
         end, info = run(z, v, epsilon, n)
@@ -134,8 +134,8 @@ def test_reversible(problem, kind):
 
 @cache
 def jacobian(problem, kind, num_steps):
-    target, metric, _ = PROBLEMS[problem]
-    step, d = INTEGRATORS[kind](target.logdensity_fn, metric, SHARP), target.dim
+    target, metric, _ = ALL_PROBLEMS[problem]
+    step, d = ALL_INTEGRATORS[kind](target.logdensity_fn, metric, SHARP), target.dim
 
     @jax.jit
     def compute(x, epsilon):
@@ -149,11 +149,10 @@ def jacobian(problem, kind, num_steps):
     return compute
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_volume_preserving_and_symplectic(problem, kind):
     """|det J| = 1 and JᵀΩJ = Ω, for the map itself: a Jacobian through the solves."""
-    epsilon, d = PROBLEMS[problem][2], PROBLEMS[problem][0].dim
+    epsilon, d = ALL_PROBLEMS[problem][2], ALL_PROBLEMS[problem][0].dim
     x = jnp.concatenate(start_of(problem))
     J = np.asarray(jacobian(problem, kind, 1)(x, epsilon))
     assert abs(np.linalg.slogdet(J)[1]) < 1e-9
@@ -162,11 +161,10 @@ def test_volume_preserving_and_symplectic(problem, kind):
     assert np.linalg.norm(J - np.eye(2 * d)) > 0.05
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_jacobian_is_that_of_the_map(problem, kind):
     """So that the determinant above is of what is computed: finite differences of the step."""
-    epsilon, d, h = PROBLEMS[problem][2], PROBLEMS[problem][0].dim, 1e-5
+    epsilon, d, h = ALL_PROBLEMS[problem][2], ALL_PROBLEMS[problem][0].dim, 1e-5
     x, run = jnp.concatenate(start_of(problem)), program(problem, kind)
     J = jacobian(problem, kind, 1)(x, epsilon)
     for i, e in enumerate(np.eye(2 * d)):
@@ -174,11 +172,10 @@ def test_jacobian_is_that_of_the_map(problem, kind):
         np.testing.assert_allclose(J[:, i], (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_energy_error_is_of_order_two(problem, kind):
     """H along a trajectory: small, and a quarter of it at half the step."""
-    run, hamiltonian, epsilon = program(problem, kind), energy(problem), PROBLEMS[problem][2]
+    run, hamiltonian, epsilon = program(problem, kind), energy(problem), ALL_PROBLEMS[problem][2]
     z, v = start_of(problem)
     worst = []
     for factor in (1, 2, 4):
@@ -194,11 +191,10 @@ def test_energy_error_is_of_order_two(problem, kind):
 # --- What is carried, and how it is counted and solved for
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_carried_state_is_fresh(problem, kind):
     """Density, gradient and geometry at the end are those of the end, not of a step before it."""
-    target, metric, epsilon = PROBLEMS[problem]
+    target, metric, epsilon = ALL_PROBLEMS[problem]
     z, v = start_of(problem)
     end, _ = program(problem, kind)(z, v, epsilon, 5)
     fresh = jax.jit(partial(integrators.init, target.logdensity_fn, metric))(end.position, end.momentum)
@@ -210,10 +206,10 @@ def test_carried_state_is_fresh(problem, kind):
 @pytest.mark.parametrize("problem", ["banana-fisher", "skewed-diagonal"])
 @over_integrators
 def test_traced_count_is_static_count_is_single_steps(problem, kind):
-    target, metric, epsilon = PROBLEMS[problem]
+    target, metric, epsilon = ALL_PROBLEMS[problem]
     z, v = start_of(problem)
     traced, traced_info = program(problem, kind)(z, v, epsilon, 4)
-    step = INTEGRATORS[kind](target.logdensity_fn, metric, SHARP)
+    step = ALL_INTEGRATORS[kind](target.logdensity_fn, metric, SHARP)
 
     @jax.jit
     def static(z, v):
@@ -237,11 +233,11 @@ def test_traced_count_is_static_count_is_single_steps(problem, kind):
 @over_integrators
 def test_iterations_matter(kind):
     """A metric frozen in the "implicit" solve gives the same bits whatever the count (pythae); here it does not."""
-    target, metric, epsilon = PROBLEMS["banana-fisher"]
+    target, metric, epsilon = ALL_PROBLEMS["banana-fisher"]
     z, v = start_of("banana-fisher")
     ends = []
     for count in (1, 2, 30, 60):
-        step = INTEGRATORS[kind](target.logdensity_fn, metric, solvers.fixed_point(num_iterations=count))
+        step = ALL_INTEGRATORS[kind](target.logdensity_fn, metric, solvers.fixed_point(num_iterations=count))
         state, info = jax.jit(step)(integrators.init(target.logdensity_fn, metric, z, v), epsilon)
         assert info.num_iterations == count * (2 if kind == "generalized" else 1)
         assert bool(info.converged) == (count > 2)
@@ -255,9 +251,9 @@ def test_iterations_matter(kind):
 
 @over_integrators
 def test_newton_solver(kind):
-    target, metric, epsilon = PROBLEMS["banana-fisher"]
+    target, metric, epsilon = ALL_PROBLEMS["banana-fisher"]
     z, v = start_of("banana-fisher")
-    step = INTEGRATORS[kind](target.logdensity_fn, metric, solvers.newton())
+    step = ALL_INTEGRATORS[kind](target.logdensity_fn, metric, solvers.newton())
     state, info = jax.jit(step)(integrators.init(target.logdensity_fn, metric, z, v), epsilon)
     assert info.converged
     assert info.num_iterations < 12
@@ -269,8 +265,7 @@ def test_newton_solver(kind):
 # --- Failure and rounding
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_absurd_steps_are_flagged(problem, kind):
     """Not converged, or an energy that rejects, or else a true solution: one that can be retraced. In float32, with
     the solver as it comes, from several momenta, so that none slips through."""
@@ -288,11 +283,10 @@ def test_absurd_steps_are_flagged(problem, kind):
             np.testing.assert_allclose(stack(back), stack(start), atol=1e-2)
 
 
-@over_problems
-@over_integrators
+@over_cases
 def test_float32(problem, kind):
     """It stays in float32, converges, ends where float64 does, and comes back, to what rounding leaves."""
-    run, epsilon = program(problem, kind, is_sharp=False), PROBLEMS[problem][2]
+    run, epsilon = program(problem, kind, is_sharp=False), ALL_PROBLEMS[problem][2]
     z, v = start_of(problem, "float32")
     end, info = run(z, v, epsilon, 8)
     assert end.position.dtype == end.momentum.dtype == info.residual.dtype == jnp.float32

@@ -52,6 +52,15 @@ def masses(z):
     return jnp.exp(jnp.roll(z, 1)) + z**2 + 0.2
 
 
+def one_block(z1):
+    """A scalar, for all coordinates of the next block."""
+    return jnp.exp(-z1[0]) + 0.3
+
+
+def two_blocks(z1, z2):
+    return jnp.exp(0.5 * z1 - z2) + z2**2
+
+
 FUNNEL = targets.funnel(D).logdensity_fn
 SKEWED = targets.skewed().logdensity_fn
 METRICS = {
@@ -67,6 +76,10 @@ METRICS = {
     "monge": metrics.monge(SKEWED, 0.8),
     "from-tensor": metrics.from_tensor(matrix),
     "from-tensor-diagonal": metrics.from_tensor(masses),
+    "hierarchical": metrics.hierarchical([1, 0, 1], one_block, 1.7),
+    "hierarchical-nested": metrics.hierarchical(
+        [[2], [0], [1]], [metrics.log_linear([0.3], [[0.8]]), two_blocks], [0.6]
+    ),
 }
 VECTOR = np.array([0.8, -1.1, 0.5])
 

@@ -51,3 +51,28 @@ def assert_unbiased(log_weights: np.ndarray) -> None:
     assert error < 0.03, error
     assert abs(ratio.mean() - 1) < 4 * error, (ratio.mean(), error)
     assert log_weights.mean() < float(models.log_evidence(PARAMS, X))
+
+
+def assert_gradient(bound: bounds.Bound, params: dict, rtol: float, x: jax.Array) -> None:
+    """In a direction of all parameters, against finite differences; and no parameter of the bound is without one."""
+
+    def value(p):
+        return bound(p, jax.random.key(9), x)[0]
+
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(10), len(leaves))
+    direction = jax.tree.unflatten(
+        tree, [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+    gradient = jax.jit(jax.grad(value))(params)
+    parts = [
+        float(jnp.sum(g * v))
+        for g, v in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+    ]
+    h, compiled = 1e-5, jax.jit(value)
+    ahead, behind = (
+        compiled(jax.tree.map(lambda p, v, s=s: p + s * h * v, params, direction)) for s in (1, -1)
+    )
+    # Relative to the parts of the sum, which may cancel.
+    np.testing.assert_allclose(sum(parts), (ahead - behind) / (2 * h), atol=rtol * max(map(abs, parts)))
+    assert all(np.abs(g).max() > 1e-8 for g in jax.tree.leaves(gradient["bound"]))

@@ -232,6 +232,30 @@ CASES = {
         lambda: fit(shard_params=1),
         "shard_params must be True or False, got 1",
     ),
+    "blocks of nothing": (
+        lambda: metrics.hierarchical(None),
+        "blocks must be the number of each coordinate's block, .* got None",
+    ),
+    "a mass function that is a number": (
+        lambda: metrics.hierarchical([0, 1], 2.0),
+        "mass_fn must be a function z1 -> masses of the next block, got 2.0",
+    ),
+    "another metric for the explicit leapfrog": (
+        lambda: hmcvae.integrators.hierarchical_leapfrog(normal, metrics.diagonal(jnp.ones(3))),
+        "hierarchical_leapfrog needs a metric of metrics.hierarchical, got Diagonal",
+    ),
+    "a mass model that is a function": (
+        lambda: hmcvae.transitions.hierarchical(2, mass=jnp.exp),
+        "mass must be a MassModel, of init and apply, or None, got",
+    ),
+    "numbers of blocks that are no tree": (
+        lambda: metrics.block_numbers({"a": jnp.ones(2)}, {"b": 0}),
+        "blocks must be a pytree of block numbers that fits the position",
+    ),
+    "slopes of a vector": (
+        lambda: metrics.log_linear(jnp.ones(2), jnp.ones(2)),
+        r"slopes must have shape \(2, d1\), got \(2,\)",
+    ),
     "flags of a solver": (
         lambda: solvers.fixed_point(accelerate=1),
         "accelerate must be True or False, got 1",
