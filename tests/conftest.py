@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     for name, value in (
         ("JAX_COMPILATION_CACHE_DIR", folder),
-        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.2),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.0),
         ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", -1),
     ):
         os.environ[name] = str(value)  # for the workers and the commands
