@@ -118,9 +118,9 @@ MISUSES = {
     "no images": (lambda model: model.reconstruct(X[:0]), r"n at least 1, got shape \[0, 8, 8, 1\]"),
     "words": (lambda model: model.encode(np.array(["a"])), "array of numbers|real numbers"),
     "complex": (lambda model: model.encode(X + 1j), "real numbers, got dtype complex"),
-    "one position": (lambda model: model.decode(np.zeros(8)), r"positions must be \[n, 8\].*got shape \[8\]"),
-    "another width": (lambda model: model.decode(np.zeros((2, 3))), r"positions must be \[n, 8\]"),
-    "infinite positions": (lambda model: model.decode(np.full((2, 8), np.inf)), "must be finite"),
+    "one position": (lambda model: model.decode(np.zeros(2)), r"positions must be \[n, 2\].*got shape \[2\]"),
+    "another width": (lambda model: model.decode(np.zeros((2, 3))), r"positions must be \[n, 2\]"),
+    "infinite positions": (lambda model: model.decode(np.full((2, 2), np.inf)), "must be finite"),
     "a seed": (lambda model: model.sample(3, 2), "rng_key must be one key"),
     "two keys": (lambda model: model.sample(jax.random.split(jax.random.key(0)), 2), "must be one key"),
     "a seed for the likelihood": (lambda model: model.log_likelihood(0, X), "rng_key must be one key"),
@@ -131,7 +131,7 @@ MISUSES = {
 def test_a_model_refuses_what_it_cannot_take(run, name):
     call, message = MISUSES[name]
     # Of types the tests' own checker may be first.
-    with pytest.raises((ValueError, TypeError), match=f"{message}|did not match|violates|jaxtyp"):
+    with pytest.raises((ValueError, TypeError), match=f"{message}|Type-check error"):
         call(hmcvae.load(run))
 
 
