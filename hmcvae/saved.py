@@ -191,15 +191,29 @@ def load(run: str | os.PathLike[str]) -> TrainedModel:
     place = _newest(folder / "best") or _newest(folder / "checkpoints")
     if place is None:
         raise FileNotFoundError(f"no checkpoint in {folder}: the model in it has not been trained yet")
-    found = _read(place)
+    params, epoch = _of_state(_read(place), place)
     shapes = jax.eval_shape(init_params, jax.random.key(0))
-    params = found.get("params", {}).get("vae", {})
     own, expected = jax.tree.structure(params), jax.tree.structure(shapes)
     if own != expected or any(
         a.shape != b.shape for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True)
     ):
         raise ValueError(f"the checkpoint {place} is of another model than {path}: got {own}")
-    return TrainedModel(vae, jax.tree.map(jnp.asarray, params), int(found["epoch"]), description)
+    return TrainedModel(vae, jax.tree.map(jnp.asarray, params), epoch, description)
+
+
+def _of_state(found: Any, place: Path) -> tuple[PyTree, int]:
+    """params["vae"] and the epoch of a training's state."""
+    own = found.get("params") if isinstance(found, Mapping) else None
+    params = own.get("vae") if isinstance(own, Mapping) else None
+    epoch = np.asarray(found.get("epoch", "none") if isinstance(found, Mapping) else "none")
+    if params is None or epoch.shape or epoch.dtype.kind not in "iu":
+        raise ValueError(
+            f"the checkpoint {place} is not of a training: expected params['vae'] and a whole epoch"
+        )
+    bad = [leaf.dtype for leaf in jax.tree.leaves(params) if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if bad:
+        raise ValueError(f"the checkpoint {place} is not of a model: expected floats, got {bad[0]}")
+    return params, int(epoch)
 
 
 def _newest(folder: Path) -> Path | None:
@@ -211,9 +225,13 @@ def _newest(folder: Path) -> Path | None:
 def _read(place: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    from hmcvae.training.checkpoints import damaged_files
+    from hmcvae.training.checkpoints import CHECKSUMS, damaged_files
 
     damaged = damaged_files(place)
+    if not (
+        place / CHECKSUMS
+    ).is_file():  # of the state alone, not read as it was written, no digest can be made
+        damaged = [f"{CHECKSUMS} is missing"]
     if damaged:
         raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}")
     try:

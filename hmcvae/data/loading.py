@@ -36,7 +36,8 @@ def load(
     Args:
         name: one of `NAMES`; or the path of data of your own, a string or a `Path`: an npz archive with `train` (and
             `test`, `validation`) as uint8 [n, h, w] or [n, h, w, c], or a folder of image files (or with folders
-            `train`, `test`, …). Bits are told from grey values by their range. Without test images a tenth is set aside.
+            `train`, `test`, …). Bits are told from grey values by their range. Without test images a tenth is set
+            aside.
         data_dir: folder that holds the data: local files in `<data_dir>/<name>` or `<data_dir>`, prepared
             copies in `<data_dir>/tfds` or `<data_dir>`. By default the folder that the environment variable
             HMCVAE_DATA_DIR names; and then a prepared copy may also be in tensorflow-datasets' own folder

@@ -47,7 +47,9 @@ def check_examples(data: PyTree, preprocess: Preprocess, name: str) -> None:
         raise ValueError(f"expected {name} data as arrays [n, …], got {data!r}")
     for leaf in leaves:
         check_array(leaf, f"{name} data")
-    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+        if not leaf.shape:
+            raise ValueError(f"expected {name} data as arrays [n, …], got one number, {leaf}")
+    counts = {leaf.shape[0] for leaf in leaves}
     if len(counts) > 1:
         raise ValueError(f"expected {name} data of one length, got arrays of {sorted(counts)} examples")
     if isinstance(preprocess, Pixels):

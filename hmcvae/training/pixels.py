@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from hmcvae._checks import check_count, check_flag, is_concrete
+from hmcvae._checks import check_count, check_flag, check_plain, is_concrete
 from hmcvae.likelihoods import check_range
 from hmcvae.types import PRNGKey
 
@@ -62,6 +62,7 @@ def check_array(images: Any, name: str) -> None:
     """Raise ValueError for what is no array: a list, None."""
     if not (hasattr(images, "dtype") and hasattr(images, "shape")):
         raise ValueError(f"expected {name} as an array [n, …], got {type(images).__name__}")
+    check_plain(name, images)
 
 
 def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
