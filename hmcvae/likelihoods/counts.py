@@ -95,7 +95,7 @@ def negative_binomial(dispersion: ArrayLike | None = None) -> Likelihood:
             log_r = _limited(outputs[1])
             return outputs[0], log_r, jnp.exp(log_r)
         r = _fixed(dispersion, outputs.dtype)
-        return outputs, *(jnp.broadcast_to(each, outputs.shape) for each in (jnp.log(r), r))
+        return outputs, jnp.broadcast_to(jnp.log(r), outputs.shape), jnp.broadcast_to(r, outputs.shape)
 
     def terms(outputs: PyTree, x: Any) -> Pixels:
         log_mean, log_r, r = split(outputs)
