@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from hmcvae.data.prepared import import_optional
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm"})
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 
@@ -42,9 +44,9 @@ def read_picture(path: Path, max_bytes: int) -> Picture:
     Raises:
         ValueError: for what is refused, or more than max_bytes of pixels. Pillow raises others for a broken file.
     """
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
+    opener = import_optional("PIL.Image", "experiments")
+    operations = import_optional("PIL.ImageOps", "experiments")
+    with opener.open(path) as image:
         width, height = image.size
         if 4 * width * height > max_bytes:
             raise ValueError(f"{width} × {height} pixels, more than {max_bytes} bytes")
@@ -53,7 +55,7 @@ def read_picture(path: Path, max_bytes: int) -> Picture:
         num_frames = getattr(image, "n_frames", 1)
         if num_frames > 1:
             raise ValueError(f"{num_frames} frames: expected one; save them as files of their own")
-        return _as_picture(ImageOps.exif_transpose(image))
+        return _as_picture(operations.exif_transpose(image))
 
 
 def _is_deep(image: Any) -> bool:
