@@ -63,7 +63,9 @@ def damaged_runs(draw):
         names = sorted(
             name for name in files if "checkpoints" in name.parts and name.name != "checksums.json"
         )
-        chosen = names[int(place * len(names))]
+        # Half of them where most of the numbers are.
+        largest = max(names, key=lambda name: len(files[name]))
+        chosen = largest if place < 0.5 else names[int((2 * place - 1) * len(names))]
         kept = {name: raw for name, raw in files.items() if has_checksums or name.name != "checksums.json"}
         if is_gone:
             kept.pop(chosen)

@@ -7,6 +7,7 @@ import pytest
 import scipy.special
 
 from hmcvae import likelihoods
+from hmcvae.likelihoods._deviance import stirling_error
 
 # A few roundings: some of the functions that XLA computes are two or three off.
 MOST_ULPS = 15
@@ -77,6 +78,14 @@ def test_a_rate_that_goes_to_nothing_has_finite_gradients(x):
             value, gradient = jax.value_and_grad(likelihood.log_prob)(jnp.float32(f), jnp.float32(x))
             assert np.isfinite(value)
             np.testing.assert_allclose(gradient, x, rtol=1e-6, atol=1e-30)
+
+
+def test_the_error_of_stirlings_formula():
+    t = np.array([1e-6, 1e-3, 0.1, 0.5, 1, 1.5, 2, 3.3, 4, 5, 7.9, 8, 8.1, 10, 20])
+    expected = scipy.special.gammaln(1 + t) - (t + 0.5) * np.log(t) + t - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(stirling_error(jnp.asarray(t)), expected, rtol=1e-13, atol=5e-14)
+    single = stirling_error(jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(single, expected, rtol=1e-6, atol=1e-7)
 
 
 def test_derivatives_are_whole_where_rate_and_count_are_the_same():
