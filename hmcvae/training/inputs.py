@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae._checks import check_count, is_concrete
+from hmcvae._checks import check_count, check_plain, is_concrete
 from hmcvae.likelihoods.base import CHUNK
 from hmcvae.training.pixels import Pixels, check_array
 from hmcvae.training.settings import Settings
@@ -56,6 +56,7 @@ def check_examples(data: PyTree, preprocess: Preprocess, name: str) -> None:
         if len(leaves) > 1:
             raise ValueError(f"Pixels takes one array of images, got {len(leaves)} arrays as {name} data")
         preprocess.check(leaves[0], name)
+    check_plain(f"{name} data", data)
 
 
 def check_training(

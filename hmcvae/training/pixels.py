@@ -62,7 +62,6 @@ def check_array(images: Any, name: str) -> None:
     """Raise ValueError for what is no array: a list, None."""
     if not (hasattr(images, "dtype") and hasattr(images, "shape")):
         raise ValueError(f"expected {name} as an array [n, …], got {type(images).__name__}")
-    check_plain(name, images)
 
 
 def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
@@ -87,6 +86,7 @@ def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
         raise ValueError(
             f"expected {name} of at most max_value = {max_value}, got {dtype}, which cannot hold it"
         )
+    check_plain(name, images)
     is_within = dtype.kind == "u" and np.iinfo(dtype).max <= max_value
     if is_concrete(images) and images.size and not is_within:
         _check_range_of(np.asarray(images), max_value, name)

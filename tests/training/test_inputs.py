@@ -64,7 +64,7 @@ BAD_IMAGES = {
     "all black": (GREY * 0, 255, "use the range 0 … max_value = 255, got 0 at most"),
     "one NaN": (np.where(UNIT == 1, np.nan, UNIT), 1, r"from 0 to max_value = 1, got NaN in \d+ of"),
     "one infinity": (np.where(UNIT == 1, np.inf, UNIT), 1, "of at most max_value = 1, got inf"),
-    "text": (GREY.astype(str), 255, "must be numbers, got ndarray of dtype <U3"),
+    "text": (GREY.astype(str), 255, "whole numbers 0 … max_value = 255"),
     "complex": (GREY.astype(complex), 255, "whole numbers 0 … max_value = 255"),
 }
 
