@@ -50,7 +50,7 @@ def check_key(rng_key: Any) -> Any:
     """The key, or ValueError for what is none, such as a seed."""
     dtype, shape = getattr(rng_key, "dtype", None), getattr(rng_key, "shape", None)
     is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1
+    is_raw = dtype == jnp.uint32 and shape is not None and len(shape) == 1 and shape[0] in (2, 4)
     if not (is_raw or (is_typed and shape == ())):
         raise ValueError(f"rng_key must be one key, such as jax.random.key(0), got {rng_key!r}")
     return rng_key
@@ -103,6 +103,28 @@ def check_positive(name: str, value: Any, *, optional: bool = False, is_array: b
     return jnp.asarray(array, float) if isinstance(value, (list, tuple)) else value
 
 
+def check_plain(name: str, value: Any) -> None:
+    """Raise ValueError unless the leaves of a tree are numbers, or arrays of numbers, that JAX takes as they are: no
+    strings, objects, dates, masked arrays (the numbers behind the mask would be taken) or foreign byte order."""
+    for leaf in jax.tree.leaves(value):
+        if isinstance(leaf, (jax.Array, bool, int, float, complex)):
+            continue
+        if isinstance(leaf, np.ma.MaskedArray):
+            raise ValueError(
+                f"{name} must be a plain array, got a masked one: the numbers behind its mask would be taken; missing "
+                "entries are for likelihoods.masked"
+            )
+        dtype = getattr(leaf, "dtype", None)
+        dtype = np.dtype(dtype) if dtype is not None else np.asarray(leaf).dtype
+        if dtype.kind not in "biufc" and not jnp.issubdtype(dtype, jnp.number):
+            raise ValueError(f"{name} must be numbers, got {type(leaf).__name__} of dtype {dtype}")
+        if not dtype.isnative:
+            raise ValueError(
+                f"{name} must have this machine's byte order, got dtype {dtype.str}: give "
+                "array.astype(array.dtype.newbyteorder('='))"
+            )
+
+
 def check_vector(name: str, value: Any) -> jax.Array:
     """Return `value` as a float array [d], or raise ValueError; concrete values must be finite."""
     array = jnp.asarray(value)
@@ -119,12 +141,14 @@ def check_vector(name: str, value: Any) -> jax.Array:
 
 def _as_array(value: Any) -> np.ndarray | None:
     """A concrete number or array of numbers as NumPy's; None for what is neither (booleans, strings, None, …)."""
-    if value is None or not is_concrete(value):
+    if value is None or not is_concrete(value) or isinstance(value, np.ma.MaskedArray):
         return None
     try:
         array = np.asarray(value)
     except (TypeError, ValueError):  # a ragged list, an object that refuses
         return None
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     is_number = array.dtype.kind in "iufc" or jnp.issubdtype(array.dtype, jnp.number)
     return array if is_number else None
 

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from hmcvae._checks import check_count, check_real
+from hmcvae._checks import check_count, check_key, check_real
 from hmcvae._programs import Programs
 from hmcvae._sharding import check_mesh, map_examples
 from hmcvae.bounds import Bound
@@ -169,7 +169,7 @@ def estimate(
     count = bound.vae.check_examples(examples)
     chunk_size = min(check_count("chunk_size", chunk_size, 1), num_samples)
     batch_size = min(check_count("batch_size", batch_size, 1), count)
-    program = _ESTIMATE.of(bound)
+    rng_key, program = check_key(rng_key), _ESTIMATE.of(bound)
     sizes = {"num_samples": num_samples, "chunk_size": chunk_size, "batch_size": batch_size}
     return program(params, rng_key, examples, mesh=check_mesh(mesh), **sizes)
 

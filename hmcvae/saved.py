@@ -13,14 +13,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from hmcvae import annealing, likelihoods, posteriors
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_key, is_concrete
 from hmcvae.annealing import AISEstimate
 from hmcvae.likelihoods import Likelihood
+from hmcvae.likelihoods.base import check_unit
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import VAE
+
+Examples = Shaped[Array | np.ndarray, "..."]
 
 MODEL = "model.json"
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
@@ -96,34 +100,78 @@ class TrainedModel:
     description: Description
 
     def sample(self, rng_key: PRNGKey, num_samples: int) -> Array:
-        """E[x | z] of z ~ p(z), [num_samples, H, W, C]."""
+        """E[x | z] of z ~ p(z), [num_samples, H, W, C].
+
+        Raises:
+            ValueError: for what is no key, or no number of samples.
+        """
+        rng_key = check_key(rng_key)
         shape = (check_count("num_samples", num_samples, 1), self.description.latent_dim)
         return self.decode(self.vae.prior.sample(self.params, rng_key, shape))
 
-    def encode(self, examples: Float[Array, "n ..."]) -> Float[Array, "n d"]:
-        """The encoder's mean of q(z | x)."""
-        return jax.vmap(lambda x: self.vae.encoded(self.params, x).mean)(jnp.asarray(examples))
+    def encode(self, examples: Examples) -> Float[Array, "n d"]:
+        """The encoder's mean of q(z | x).
 
-    def decode(self, positions: Float[Array, "n d"]) -> Array:
-        """E[x | z]."""
-        return jax.vmap(lambda z: self.vae.generate(self.params, z))(jnp.asarray(positions))
+        Raises:
+            ValueError: for examples of another shape, or outside what the model has a likelihood of (raw pixels, NaN).
+        """
+        examples = self._checked(examples)
+        return jax.vmap(lambda x: self.vae.encoded(self.params, x).mean)(examples)
 
-    def reconstruct(self, examples: Float[Array, "n ..."]) -> Array:
-        """E[x | z] at the encoder's mean."""
+    def decode(self, positions: Shaped[Array | np.ndarray, "..."]) -> Array:
+        """E[x | z].
+
+        Raises:
+            ValueError: for positions that are not [n, d] and finite.
+        """
+        positions, d = _as_floats("positions", positions), self.description.latent_dim
+        if positions.ndim != 2 or positions.shape[1] != d:
+            raise ValueError(f"positions must be [n, {d}], one z a row, got shape {list(positions.shape)}")
+        if is_concrete(positions) and not np.all(np.isfinite(np.asarray(positions))):
+            raise ValueError("positions must be finite, got NaN or infinite numbers")
+        return jax.vmap(lambda z: self.vae.generate(self.params, z))(positions)
+
+    def reconstruct(self, examples: Examples) -> Array:
+        """E[x | z] at the encoder's mean. Raises as `encode` does."""
         return self.decode(self.encode(examples))
 
-    def log_likelihood(
-        self, rng_key: PRNGKey, examples: Float[Array, "n ..."], **options: Any
-    ) -> AISEstimate:
+    def log_likelihood(self, rng_key: PRNGKey, examples: Examples, **options: Any) -> AISEstimate:
         """log p(x) of each example, from below: `annealing.ais` from the prior, which is right whatever posterior the
-        model was trained with. options: of `ais`; more temperatures are nearer."""
+        model was trained with. options: of `ais`; more temperatures are nearer. Raises as `encode` does."""
         return annealing.ais(
             self.vae,
             self.params,
-            rng_key,
-            examples,
+            check_key(rng_key),
+            self._checked(examples),
             **({"posterior": posteriors.standard_normal()} | options),  # pyright: ignore[reportArgumentType]
         )
+
+    def _checked(self, examples: Any) -> Array:
+        examples, shape = _as_floats("examples", examples), tuple(self.description.image_shape)
+        if examples.shape[1:] != shape or examples.ndim != len(shape) + 1 or not len(examples):
+            whole = ", ".join(map(str, shape))
+            raise ValueError(f"examples must be [n, {whole}], n at least 1, got shape {list(examples.shape)}")
+        self.vae.check_data(examples, "examples")
+        if self.description.max_value > 1 and is_concrete(examples):
+            try:
+                check_unit(np.asarray(examples))
+            except ValueError as error:
+                raise ValueError(
+                    f"examples are pixels divided by {self.description.max_value}: {error}"
+                ) from None
+        return examples
+
+
+def _as_floats(name: str, value: Any) -> Array:
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers, got {type(value).__name__}") from error
+    if array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(float)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}")
+    return array
 
 
 def load(run: str | os.PathLike[str]) -> TrainedModel:
@@ -145,15 +193,29 @@ def load(run: str | os.PathLike[str]) -> TrainedModel:
     place = _newest(folder / "best") or _newest(folder / "checkpoints")
     if place is None:
         raise FileNotFoundError(f"no checkpoint in {folder}: the model in it has not been trained yet")
-    found = _read(place)
+    params, epoch = _of_state(_read(place), place)
     shapes = jax.eval_shape(init_params, jax.random.key(0))
-    params = found.get("params", {}).get("vae", {})
     own, expected = jax.tree.structure(params), jax.tree.structure(shapes)
     if own != expected or any(
         a.shape != b.shape for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(shapes), strict=True)
     ):
         raise ValueError(f"the checkpoint {place} is of another model than {path}: got {own}")
-    return TrainedModel(vae, jax.tree.map(jnp.asarray, params), int(found["epoch"]), description)
+    return TrainedModel(vae, jax.tree.map(jnp.asarray, params), epoch, description)
+
+
+def _of_state(found: Any, place: Path) -> tuple[PyTree, int]:
+    """params["vae"] and the epoch of a training's state."""
+    own = found.get("params") if isinstance(found, Mapping) else None
+    params = own.get("vae") if isinstance(own, Mapping) else None
+    epoch = np.asarray(found.get("epoch", "none") if isinstance(found, Mapping) else "none")
+    if params is None or epoch.shape or epoch.dtype.kind not in "iu":
+        raise ValueError(
+            f"the checkpoint {place} is not of a training: expected params['vae'] and a whole epoch"
+        )
+    bad = [leaf.dtype for leaf in jax.tree.leaves(params) if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if bad:
+        raise ValueError(f"the checkpoint {place} is not of a model: expected floats, got {bad[0]}")
+    return params, int(epoch)
 
 
 def _newest(folder: Path) -> Path | None:
@@ -165,9 +227,13 @@ def _newest(folder: Path) -> Path | None:
 def _read(place: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    from hmcvae.training.checkpoints import damaged_files
+    from hmcvae.training.checksums import CHECKSUMS, damaged_files
 
     damaged = damaged_files(place)
+    if not (
+        place / CHECKSUMS
+    ).is_file():  # of the state alone, not read as it was written, no digest can be made
+        damaged = [f"{CHECKSUMS} is missing"]
     if damaged:
         raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}")
     try:

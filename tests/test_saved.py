@@ -1,5 +1,6 @@
 """`hmcvae.load`: a run's model from its folder alone, in a process that has neither the data nor the experiments."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -106,6 +107,44 @@ def test_what_is_damaged_is_named(copied, name):
     damage(copied)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         hmcvae.load(copied)
+
+
+X = np.zeros((2, 8, 8, 1), np.float32)
+MISUSES = {
+    "raw pixels": (lambda model: model.encode(X + 16), r"numbers in \[0, 1\] .pixels divided by"),
+    "raw pixels as whole numbers": (lambda model: model.reconstruct(X.astype(np.uint8) + 9), r"in \[0, 1\]"),
+    "NaN": (lambda model: model.encode(X + np.nan), "256 NaN|128 NaN"),
+    "one image": (lambda model: model.encode(X[0]), r"examples must be \[n, 8, 8, 1\].*\[8, 8, 1\]"),
+    "no images": (lambda model: model.reconstruct(X[:0]), r"n at least 1, got shape \[0, 8, 8, 1\]"),
+    "words": (lambda model: model.encode(np.array(["a"])), "array of numbers|real numbers"),
+    "complex": (lambda model: model.encode(X + 1j), "real numbers, got dtype complex"),
+    "one position": (lambda model: model.decode(np.zeros(2)), r"positions must be \[n, 2\].*got shape \[2\]"),
+    "another width": (lambda model: model.decode(np.zeros((2, 3))), r"positions must be \[n, 2\]"),
+    "infinite positions": (lambda model: model.decode(np.full((2, 2), np.inf)), "must be finite"),
+    "a seed": (lambda model: model.sample(3, 2), "rng_key must be one key"),
+    "two keys": (lambda model: model.sample(jax.random.split(jax.random.key(0)), 2), "must be one key"),
+    "a seed for the likelihood": (lambda model: model.log_likelihood(0, X), "rng_key must be one key"),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_a_model_refuses_what_it_cannot_take(run, name):
+    call, message = MISUSES[name]
+    # Of types the tests' own checker may be first.
+    with pytest.raises((ValueError, TypeError), match=f"{message}|Type-check error"):
+        call(hmcvae.load(run))
+
+
+def test_a_model_of_divided_pixels_refuses_whole_ones_whatever_its_likelihood(run):
+    model = hmcvae.load(run)
+    other = dataclasses.replace(
+        model,
+        vae=dataclasses.replace(model.vae, likelihood=hmcvae.likelihoods.gaussian(1.0)),
+        description=dataclasses.replace(model.description, max_value=16),
+    )
+    assert np.all(np.isfinite(other.encode(X)))
+    with pytest.raises(ValueError, match="examples are pixels divided by 16: expected numbers in"):
+        other.encode(X + 16)
 
 
 @pytest.mark.parametrize("likelihood", saved.LIKELIHOODS)

@@ -11,8 +11,9 @@ from experiments.configs.limits import MAX_TEMPERATURES, MAX_WIDTH
 from experiments.configs.methods import METHODS, Hvi, Method
 from experiments.configs.posteriors import POSTERIORS
 from experiments.configs.training import Options
-from experiments.support.checks import check_fields, check_images, check_whole
-from hmcvae import data
+from experiments.support.checks import check_fields, check_images, check_path, check_text, check_whole
+from hmcvae import data, networks
+from hmcvae._checks import check_flag
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
@@ -93,15 +94,21 @@ class TrainConfig:
     process_id: int = 0
 
     def __post_init__(self):
-        if self.likelihood not in LIKELIHOODS:
+        if self.likelihood not in LIKELIHOODS:  # of tuples and lists: what JSON holds may have no hash
             raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
-        if self.dataset not in data.NAMES and not data.is_own(self.dataset):
+        if not isinstance(self.dataset, str) or not (self.dataset in data.NAMES or data.is_own(self.dataset)):
             raise ValueError(
                 f"dataset must be one of {', '.join(data.NAMES)}, or the path of an npz archive or a folder of images, "
                 f"got {self.dataset!r}"
             )
         if not isinstance(self.method, Method):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if not isinstance(self.training, Options):
+            raise ValueError(f"training must be Options, got {self.training!r}")
+        if self.architecture not in networks.ARCHITECTURES:
+            raise ValueError(
+                f"architecture must be one of {', '.join(networks.ARCHITECTURES)}, got {self.architecture!r}"
+            )
         # What is needed only after hours of training is checked before them.
         check_fields(
             self,
@@ -118,6 +125,12 @@ class TrainConfig:
                 "devices": check_whole(0),
                 "num_processes": check_whole(1),
                 "process_id": check_whole(0),
+                "download": check_flag,
+                "resume": check_flag,
+                "data_dir": check_path,
+                "start_from": check_path,
+                "run_dir": check_path,
+                "coordinator": check_text,
             },
         )
         self.method.check(self.latent_dim)
@@ -160,14 +173,17 @@ def from_json(values: dict) -> TrainConfig:
     Raises:
         ValueError: if the fields are not those of this version.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"a run's config must be an object with the fields of TrainConfig, got {values!r}")
     # What a later version added has its default.
     plain = [own for own in dataclasses.fields(TrainConfig) if own.default is not dataclasses.MISSING]
     values = {own.name: own.default for own in plain} | dict(values)
     _check_names("a run's config", values, _names(TrainConfig))
-    for name in ("data_dir", "run_dir", "start_from"):
-        values[name] = None if values[name] is None else Path(values[name])
-    values["hidden"] = tuple(values["hidden"])
-    values["training"] = Options(**values["training"])
+    training = values["training"]
+    if not isinstance(training, Mapping):
+        raise ValueError(f"a run's training must be an object with the fields of Options, got {training!r}")
+    _check_names("a run's training", training, _names(Options))
+    values["training"] = Options(**training)
     values["method"] = method_from_json(values["method"])
     return TrainConfig(**values)
 
@@ -188,7 +204,7 @@ def _posterior(values: Any) -> Any:
 
 
 def _made(what: str, kinds: Mapping[str, type], values: Any, convert: Any) -> Any:
-    if not isinstance(values, Mapping) or values.get("kind") not in kinds:
+    if not isinstance(values, Mapping) or values.get("kind") not in list(kinds):
         raise ValueError(f"a run's {what} must have a kind among {', '.join(kinds)}, got {values!r}")
     kind = kinds[values["kind"]]
     own = {name: value for name, value in values.items() if name != "kind"}

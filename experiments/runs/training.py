@@ -104,10 +104,10 @@ def train_epochs(
             checkpoints=checkpoints,
             best=best,
             resume=start in known,
-            resume_epoch=start,
+            resume_epoch=start if start in known else None,
             partial=parts,
             steps_per_part=config.steps_per_save or None,
-            after_part=lambda state: _stop_in_epoch(asked(), state),
+            after_part=None if parts is None else lambda state: _stop_in_epoch(asked(), state),
             mesh=mesh,
             **config.training.loop,
         )

@@ -1,6 +1,8 @@
 """Checks of a config's numbers when it is made, from a table of its fields."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,22 @@ def check_whole(minimum: int, maximum: int = MAX_COUNT) -> Check:
         return number
 
     return check
+
+
+def check_path(name: str, value: Any) -> Path | None:
+    """A path, or None."""
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{name} must be a path, got {value!r}")
+    return Path(value)
+
+
+def check_text(name: str, value: Any) -> str | None:
+    """Text, or None."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be text, got {value!r}")
+    return value
 
 
 def check_above_zero(name: str, value: Any) -> float:
@@ -56,15 +74,18 @@ def check_images(minimum: int = 2) -> Check:
 
 
 def check_fields(config: Any, checks: Mapping[str, Check]) -> None:
-    """Check the fields of a frozen dataclass, each entry of those that are tuples or lists, and keep the normalised
+    """Check the fields of a frozen dataclass, each entry of those that are tuples, and keep the normalised
     values (NumPy's numbers become Python's, for JSON).
 
     Raises:
         ValueError: for the first that is not what it should be.
     """
+    kinds = {own.name: str(own.type) for own in dataclasses.fields(config)}
     for name, check in checks.items():
         value = getattr(config, name)
-        if isinstance(value, (tuple, list)):
+        if kinds[name].startswith("tuple"):
+            if not isinstance(value, (tuple, list)):
+                raise ValueError(f"{name} must be a tuple, got {value!r}")
             found: Any = tuple(check(name, entry) for entry in value)
         else:
             found = check(name, value)

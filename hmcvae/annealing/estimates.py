@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, check_key, check_plain
 from hmcvae._programs import Programs
 from hmcvae._sharding import check_mesh, map_examples
 from hmcvae.annealing.chains import NUM_PILOT_CHAINS, Path, run_chain, sigmoid_schedule
@@ -205,6 +205,8 @@ def _checked(
     options: _Options,
 ) -> AISEstimate:
     check_vae_params(params)
+    rng_key = check_key(rng_key)
+    check_plain("examples", examples)
     examples = jax.tree.map(jnp.asarray, examples)
     count = vae.check_examples(examples)
     if positions is not None and len(positions) != count:

@@ -66,6 +66,8 @@ def check_pixels(images: np.ndarray, max_value: float) -> None:
         ValueError: not four axes; no pixels; not real numbers; pixels that are NaN, negative or above
             max_value (how many of each, and where the first one is).
     """
+    if not isinstance(images, np.ndarray) or isinstance(images, np.ma.MaskedArray):
+        raise ValueError(f"expected images as a plain array [n, h, w, c], got {type(images).__name__}")
     if images.ndim != 4:
         raise ValueError(f"expected images of shape [n, h, w, c], got an array of shape {list(images.shape)}")
     if images.size == 0:

@@ -24,7 +24,7 @@ _TRAIN_SEED = 1936  # chooses some of the training images
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     *,
     download: bool = False,
@@ -34,9 +34,10 @@ def load(
     """Load a data set into memory, without touching the network unless `download` is set.
 
     Args:
-        name: one of `NAMES`; or the path of data of your own: an npz archive with `train` (and `test`, `validation`) as
-            uint8 [n, h, w] or [n, h, w, c], or a folder of image files (or with folders `train`, `test`, …). Bits are
-            told from grey values by their range. Without test images a tenth is set aside.
+        name: one of `NAMES`; or the path of data of your own, a string or a `Path`: an npz archive with `train` (and
+            `test`, `validation`) as uint8 [n, h, w] or [n, h, w, c], or a folder of image files (or with folders
+            `train`, `test`, …). Bits are told from grey values by their range. Without test images a tenth is set
+            aside.
         data_dir: folder that holds the data: local files in `<data_dir>/<name>` or `<data_dir>`, prepared
             copies in `<data_dir>/tfds` or `<data_dir>`. By default the folder that the environment variable
             HMCVAE_DATA_DIR names; and then a prepared copy may also be in tensorflow-datasets' own folder
@@ -54,7 +55,9 @@ def load(
         FileNotFoundError: no data; says where it was looked for, and what to do.
         ImportError: the way to the data needs a package that is not there; says which.
     """
-    if name not in FORMATS and not (isinstance(name, str) and is_own(name)):
+    if isinstance(name, os.PathLike):
+        name = _as_own_name(name)
+    if not isinstance(name, str) or (name not in FORMATS and not is_own(name)):
         raise ValueError(
             f"expected the name of a data set, one of {', '.join(NAMES)}, or the path of an npz archive or a folder of "
             f"images; got {name!r}"
@@ -87,6 +90,14 @@ def _whole(name: str, value: Any) -> int:
     if not is_whole or value < 0:
         raise ValueError(f"expected {name} to be a whole number >= 0, got {value!r}")
     return int(value)
+
+
+def _as_own_name(path: os.PathLike[str]) -> str:
+    """A path as a string that is no name of a data set."""
+    name = os.fspath(path)
+    if not isinstance(name, str):
+        raise ValueError(f"expected a path in characters, got {name!r}")
+    return name if is_own(name) else os.path.join(os.curdir, name)
 
 
 def _own_path(name: str, data_dir: str | os.PathLike[str] | None) -> Path:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from hmcvae._checks import is_concrete
+from hmcvae._checks import check_plain, is_concrete
 from hmcvae.types import PyTree
 
 Pixels = Float[Array, "..."]
@@ -166,7 +166,9 @@ def check_data(likelihood: Likelihood, x: Any, name: str = "x") -> None:
         return
     if likelihood.observed is not None:
         values, mask = likelihood.observed(x)
+        check_plain(name, (values, mask))
         x = _observed_values(np.asarray(values), np.asarray(mask), name)
+    check_plain(name, x)
     for leaf in jax.tree.leaves(x):
         array = np.asarray(leaf)
         is_real = array.dtype.kind in "buif" or jnp.issubdtype(array.dtype, jnp.floating)

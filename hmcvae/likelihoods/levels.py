@@ -125,26 +125,35 @@ def _lowest_log_scale(num_levels: int) -> float:
     return float(np.log(0.5 / (num_levels - 1))) - 4.0
 
 
+# At a scale of e⁴⁰ the ends have a half each. Of e⁸⁹ single precision has no inverse.
+_HIGHEST_LOG_SCALE = 40.0
+
+
 def _log_mass(location: Pixels, log_scale: Pixels, x: Pixels, num_levels: int) -> Pixels:
     half_bin = 0.5 / (num_levels - 1)
-    inverse_scale = jnp.exp(-jnp.maximum(log_scale, _lowest_log_scale(num_levels)))
+    log_scale = jnp.maximum(log_scale, _lowest_log_scale(num_levels))
+    # Of wider ones, log P of the levels between the ends falls by what log s rises.
+    is_wide = log_scale > _HIGHEST_LOG_SCALE
+    excess = jnp.where(is_wide, log_scale - _HIGHEST_LOG_SCALE, 0)
+    inverse_scale = jnp.exp(-jnp.where(is_wide, _HIGHEST_LOG_SCALE, log_scale))
     upper = (x + half_bin - location) * inverse_scale
     lower = (x - half_bin - location) * inverse_scale
     # log[σ(u) - σ(l)] = log σ(u) + log σ(-l) + log[1 - exp(-(u - l))]: no cancellation in either tail.
     inside = -jax.nn.softplus(-upper) - jax.nn.softplus(lower)
-    inside = inside + jnp.log(-jnp.expm1(-2 * half_bin * inverse_scale))
+    inside = inside + jnp.log(-jnp.expm1(-2 * half_bin * inverse_scale)) - excess
     first, last = x <= half_bin, x >= 1 - half_bin
     return jnp.where(first, -jax.nn.softplus(-upper), jnp.where(last, -jax.nn.softplus(lower), inside))
 
 
 def _sample(rng_key: Any, location: Pixels, log_scale: Pixels, num_levels: int) -> Pixels:
     noise = jax.random.logistic(rng_key, location.shape, location.dtype)
-    x = location + jnp.exp(jnp.maximum(log_scale, _lowest_log_scale(num_levels))) * noise
+    scale = jnp.exp(jnp.clip(log_scale, _lowest_log_scale(num_levels), _HIGHEST_LOG_SCALE))
+    x = location + scale * noise
     return jnp.clip(jnp.round(x * (num_levels - 1)), 0, num_levels - 1) / (num_levels - 1)
 
 
 def _weights(log_scale: Pixels, lowest: float) -> tuple[Pixels, Pixels]:
-    limited = jnp.maximum(log_scale, lowest)
+    limited = jnp.clip(log_scale, lowest, _HIGHEST_LOG_SCALE)
     # Below the floor the likelihood does not depend on the scale.
     of_scale = jnp.where(log_scale > lowest, INFORMATION_OF_LOG_SCALE, 0.0).astype(limited.dtype)
     return jnp.exp(-2 * limited) / 3, of_scale

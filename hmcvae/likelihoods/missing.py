@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -39,7 +40,7 @@ def masked(likelihood: Likelihood) -> Likelihood:
         is_observed = jnp.asarray(mask) == 1
         # 0 is in the support of every likelihood here; what stands in for a missing value must not give NaN.
         values = jnp.where(is_observed, values, jnp.zeros_like(values))
-        own = terms(outputs, values)
+        own = terms(jax.tree.map(lambda output: _where(is_observed, output), outputs), values)
         return jnp.where(is_observed, own, jnp.zeros_like(own))
 
     def log_prob(outputs: PyTree, x: Any) -> Array:
@@ -65,6 +66,15 @@ def masked(likelihood: Likelihood) -> Likelihood:
         check_outputs=check_outputs,
         observed=_as_pair,
     )
+
+
+def _where(is_observed: Array, output: Any) -> Any:
+    """The decoder's output with 0 at the missing entries: where one of its own overflows there, its derivative times 0
+    would be NaN. One number for all entries stays."""
+    if jnp.shape(output)[: is_observed.ndim] != is_observed.shape:
+        return output
+    shape = (*is_observed.shape, *(1,) * (jnp.ndim(output) - is_observed.ndim))
+    return jnp.where(jnp.broadcast_to(is_observed.reshape(shape), jnp.shape(output)), output, 0)
 
 
 def _as_pair(x: Any) -> tuple[Any, Any]:

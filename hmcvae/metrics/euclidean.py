@@ -13,7 +13,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
-from hmcvae._checks import check_positive, is_concrete
+from hmcvae._checks import check_plain, check_positive, is_concrete
 from hmcvae.types import ArrayLike, Factor, PRNGKey, Scalar, Vector
 
 # The arrays inside a metric. Their shapes are checked by the constructors and not here: JAX also rebuilds the
@@ -48,6 +48,8 @@ def dense(mass: ArrayLike) -> "Dense":
     mass = _as_float("mass", mass)
     if mass.ndim != 2 or mass.shape[0] != mass.shape[1]:
         raise ValueError(f"mass must have shape [d, d], got shape {tuple(mass.shape)}")
+    if jnp.finfo(mass.dtype).bits < 32:
+        raise ValueError(f"mass must be float32 or float64, which can be factorised, got {mass.dtype}")
     if is_concrete(mass):
         _check_positive_definite(np.asarray(mass))
     # Everything depends on the symmetric part alone, so that gradients through a traced mass are consistent.
@@ -59,9 +61,10 @@ def dense(mass: ArrayLike) -> "Dense":
 
 def _as_float(name: str, value: ArrayLike) -> Array:
     """`value` as a real floating-point array (whole numbers are taken as such), or a ValueError."""
+    check_plain(name, value)
     try:
         array = jnp.asarray(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} must be an array of real numbers, got {value!r}") from None
     if jnp.issubdtype(array.dtype, jnp.integer):
         return array.astype(float)

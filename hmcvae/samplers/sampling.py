@@ -15,7 +15,15 @@ import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
-from hmcvae._checks import check_count, check_flag, check_function, check_key, check_real, is_concrete
+from hmcvae._checks import (
+    check_count,
+    check_flag,
+    check_function,
+    check_key,
+    check_plain,
+    check_real,
+    is_concrete,
+)
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
@@ -192,6 +200,7 @@ def _check_algorithm(algorithm: Any) -> None:
 
 def _check_positions(positions: PyTree) -> PyTree:
     """The positions as arrays, or ValueError unless they are finite and share a chain axis."""
+    check_plain("initial_positions", positions)
     positions = jax.tree.map(jnp.asarray, positions)
     shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):

@@ -21,6 +21,7 @@ from hmcvae._checks import check_count, check_flag
 from hmcvae.training.checksums import damaged_files, write_checksums
 from hmcvae.training.hosts import from_first, gathered, on_first
 from hmcvae.training.stored import (
+    AnotherTreeError,
     arrays_of,
     as_json,
     as_numbers,
@@ -294,10 +295,7 @@ class Checkpoints:
         if not differences:
             differences = differences_between(empty_shapes(saved["state"], like), empty_shapes(target, like))
         if differences:
-            raise ValueError(
-                f"the checkpoint {place} is of another model: {'; '.join(differences[:3])}"
-                + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-            )
+            raise AnotherTreeError(place, differences)
         state = jax.tree.map(lambda stored, own: stored if own.size else own, saved["state"], like)
         expected, found = saved["digest"]["crc32"], digest(state)
         if expected != found:

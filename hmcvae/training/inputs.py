@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae._checks import check_count, is_concrete
+from hmcvae._checks import check_count, check_plain, is_concrete
 from hmcvae.likelihoods.base import CHUNK
 from hmcvae.training.pixels import Pixels, check_array
 from hmcvae.training.settings import Settings
@@ -47,13 +47,16 @@ def check_examples(data: PyTree, preprocess: Preprocess, name: str) -> None:
         raise ValueError(f"expected {name} data as arrays [n, …], got {data!r}")
     for leaf in leaves:
         check_array(leaf, f"{name} data")
-    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+        if not leaf.shape:
+            raise ValueError(f"expected {name} data as arrays [n, …], got one number, {leaf}")
+    counts = {leaf.shape[0] for leaf in leaves}
     if len(counts) > 1:
         raise ValueError(f"expected {name} data of one length, got arrays of {sorted(counts)} examples")
     if isinstance(preprocess, Pixels):
         if len(leaves) > 1:
             raise ValueError(f"Pixels takes one array of images, got {len(leaves)} arrays as {name} data")
         preprocess.check(leaves[0], name)
+    check_plain(f"{name} data", data)
 
 
 def check_training(

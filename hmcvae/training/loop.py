@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from hmcvae._checks import check_count, check_flag
+from hmcvae._checks import check_count, check_flag, check_function
 from hmcvae._random import stream
 from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
@@ -30,7 +30,7 @@ from hmcvae.training.inputs import (
 from hmcvae.training.parts import Parts
 from hmcvae.training.pixels import Pixels
 from hmcvae.training.settings import Settings
-from hmcvae.training.starting import check_start
+from hmcvae.training.starting import check_optimizer, check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
 from hmcvae.training.streams import Stream, go_to, make_stream_epoch, make_stream_part, where
 from hmcvae.training.watch import Watch
@@ -64,7 +64,7 @@ def fit(
     resume_epoch: int | None = None,
     partial: Checkpoints | None = None,
     steps_per_part: int | None = None,
-    after_part: Callable[[TrainState], object] = lambda state: None,
+    after_part: Callable[[TrainState], object] | None = None,
     mesh: Mesh | None = None,
     shard_params: bool = False,
 ) -> Generator[tuple[TrainState, dict[str, float]], None, None]:
@@ -91,8 +91,9 @@ def fit(
         best: where the state with the best validation bound is kept.
         resume: start from a checkpoint, and go on as if never stopped.
         resume_epoch: the checkpoint's epoch; None: the newest.
-        partial, steps_per_part: where long epochs are saved after so many steps, about; resuming goes on from there.
-            They are the same epochs, and it is emptied after each.
+        partial, steps_per_part: where long epochs are saved after so many steps; resuming goes on from there. They are
+            the same epochs, and it is emptied after each. With data in memory the steps are rounded up to whole pieces
+            of an epoch: a piece is the largest number of steps up to 16 that divides the epoch's.
         after_part: called with the state after every such save; it may raise to stop the run there.
         mesh, shard_params: the devices that share each batch, and whether they share the parameters too: see `Devices`.
             Data in memory are whole on each of them; batches are read by each process for its own devices.
@@ -104,7 +105,8 @@ def fit(
 
     Raises:
         ValueError: see `Settings`, `check_training`, `check_start`, `Likelihood.check` and `Checkpoints.restore`; or
-            for `resume` without `checkpoints`.
+            for `resume` without `checkpoints`, `resume_epoch` without `resume`, `after_part` without `partial`, or an
+            optimizer whose update needs more than gradients, state and parameters.
         LostProcessError: if another process of the training has stopped.
         NotFiniteError: after too many bad steps, see `Settings`; in mid-epoch, and it names the last good checkpoint.
             At the end, if no step of the last epoch could be taken.
@@ -122,9 +124,10 @@ def fit(
     )
     if resume and checkpoints is None:
         raise ValueError("resume needs checkpoints to start from, got None")
-    if not isinstance(optimizer, optax.GradientTransformation):
-        raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
-    _check_parts(partial, steps_per_part)
+    if resume_epoch is not None and not resume:
+        raise ValueError(f"resume_epoch is for resume=True, got {resume_epoch!r} without it")
+    check_optimizer(optimizer)
+    _check_parts(partial, steps_per_part, after_part)
     _check_folders(checkpoints=checkpoints, best=best, partial=partial)
     if is_in_memory(data):
         devices.check_batch(settings.batch_size)
@@ -133,6 +136,7 @@ def fit(
     first = data.first() if isinstance(data, Stream) else data
     if first is not None:
         _check_model(bound, params, first, validation, preprocess)
+    check_optimizer(optimizer, params)
     state = init_state(params, optimizer, settings.seed)
     if checkpoints is not None:
         if resume:
@@ -217,7 +221,11 @@ def _check_folders(**kept: Checkpoints | None) -> None:
         seen[own.folder] = name
 
 
-def _check_parts(kept: Checkpoints | None, steps_per_part: int | None) -> None:
+def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, after_part: Any) -> None:
+    if after_part is not None:
+        check_function("after_part", after_part, "state -> None")
+        if kept is None:
+            raise ValueError("after_part is called after each save of a part: it needs partial, got None")
     if steps_per_part is not None:
         check_count("steps_per_part", steps_per_part, 1)
     if (kept is None) != (steps_per_part is None):

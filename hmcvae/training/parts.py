@@ -11,6 +11,7 @@ from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.epoch import no_metrics
 from hmcvae.training.hosts import together
 from hmcvae.training.state import StepMetrics, TrainState
+from hmcvae.training.stored import AnotherTreeError
 from hmcvae.training.streams import Stream, go_to, where
 from hmcvae.types import PyTree
 
@@ -34,7 +35,7 @@ class Parts:
         num_batches: int,
         kept: Checkpoints,
         num_steps: int,
-        after: Callable[[TrainState], object],
+        after: Callable[[TrainState], object] | None,
         place: Callable[[TrainState], TrainState],
     ):
         self._part, self._examples, self._kept = part, examples, kept
@@ -51,7 +52,8 @@ class Parts:
                 return state, metrics
             begin = int(done)
             self._kept.save(begin, self._tree(state, metrics, begin), metadata=where(self._examples))
-            self._after(state)
+            if self._after is not None:
+                self._after(state)
 
     def _begun(self, state: TrainState) -> tuple[TrainState, StepMetrics, int]:
         """The state, the metrics and the next step of this epoch: those that were saved, where there are any."""
@@ -59,13 +61,25 @@ class Parts:
         fresh = state, jax.tree.map(np.asarray, no_metrics((self._num_batches,))), 0
         if not self._kept.epochs():
             return fresh
-        found = self._kept.restore(self._tree(*fresh))
+        found = self._restored(fresh)
         own, next_step = found["state"], int(found["next_step"])
         is_same_run = np.array_equal(own.rng_key, state.rng_key) and int(own.epoch) == int(state.epoch)
         if not is_same_run or int(own.step) != int(state.step) + next_step:
             return fresh
         go_to(self._examples, self._kept.metadata())
         return self._place(own), jax.tree.map(np.asarray, found["metrics"]), next_step
+
+    def _restored(self, fresh: tuple[TrainState, StepMetrics, int]) -> dict[str, Any]:
+        try:
+            return self._kept.restore(self._tree(*fresh))
+        except AnotherTreeError as error:
+            if not all(name.startswith("metrics.") for name in error.names):
+                raise
+            raise ValueError(
+                f"the part of an epoch that is saved in {self._kept.folder} is not of one of {self._num_batches} steps "
+                f"({error.differences[0]}): batch_size, or the number of training examples, was another. Give those "
+                "again, or move the folder away to begin the epoch anew"
+            ) from error
 
     @staticmethod
     def _tree(state: TrainState, metrics: StepMetrics, next_step: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from hmcvae._checks import check_count, check_flag, is_concrete
+from hmcvae._checks import check_count, check_flag, check_plain, is_concrete
 from hmcvae.likelihoods import check_range
 from hmcvae.types import PRNGKey
 
@@ -86,6 +86,7 @@ def check_images(images: Any, max_value: int, name: str = "pixels") -> None:
         raise ValueError(
             f"expected {name} of at most max_value = {max_value}, got {dtype}, which cannot hold it"
         )
+    check_plain(name, images)
     is_within = dtype.kind == "u" and np.iinfo(dtype).max <= max_value
     if is_concrete(images) and images.size and not is_within:
         _check_range_of(np.asarray(images), max_value, name)

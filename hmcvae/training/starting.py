@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from hmcvae.bounds import Bound, check_params
 from hmcvae.training.inputs import Preprocess, keep_as_is, preprocess_all
@@ -39,6 +40,38 @@ def check_start(bound: Bound, params: PyTree, data: PyTree, preprocess: Preproce
     _check_arrays(bound, params)
     first = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[:NUM_STARTING])), data)
     _check_nets(bound, params["vae"], preprocess_all(preprocess, jax.random.key(0), first))
+
+
+def check_optimizer(optimizer: Any, params: PyTree | None = None) -> None:
+    """Check that an optimizer is one of Optax's; and, given parameters, that it can take a step of them.
+
+    Raises:
+        ValueError: for another object; or one whose update needs more than gradients, state and parameters, as
+            `optax.lbfgs` needs the loss and its function, or does not take these parameters.
+    """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ValueError(f"optimizer must be one of Optax's, such as optax.adam(1e-3), got {optimizer!r}")
+    if params is None:
+        return
+
+    def step(own: PyTree) -> PyTree:
+        updates, _ = optimizer.update(own, optimizer.init(own), own)
+        return optax.apply_updates(own, updates)
+
+    own = jax.tree.map(jnp.asarray, params)
+    try:
+        new = jax.eval_shape(step, own)
+    except Exception as error:  # whatever an optimizer's own code raises
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ValueError(
+            "optimizer must take a step from gradients, its state and the parameters alone, as optax.adam does "
+            f"(optax.lbfgs needs the loss, too); its update raised {type(error).__name__}: {reason}"
+        ) from error
+    if jax.tree.structure(new) != jax.tree.structure(own):
+        raise ValueError(
+            f"optimizer must keep the parameters' structure, {jax.tree.structure(own)}, got "
+            f"{jax.tree.structure(new)}"
+        )
 
 
 def _check_arrays(bound: Bound, params: PyTree) -> None:

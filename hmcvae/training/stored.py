@@ -10,6 +10,17 @@ import numpy as np
 from hmcvae.types import PyTree
 
 
+class AnotherTreeError(ValueError):
+    """A checkpoint without the names, shapes and dtypes that were expected: `differences`, in words, of `names`."""
+
+    def __init__(self, place: object, differences: dict[str, str]):
+        self.differences, self.names = list(differences.values()), list(differences)
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
+        super().__init__(
+            f"the checkpoint {place} is of another model: {'; '.join(self.differences[:3])}{more}"
+        )
+
+
 def digest(tree: PyTree) -> str:
     """CRC-32 of every leaf's bytes, dtype and shape: what a checkpoint must give back."""
     checksum = 0
@@ -79,10 +90,10 @@ def arrays_of(tree: PyTree) -> dict[str, str]:
     }
 
 
-def differences_between(found: dict[str, str], expected: dict[str, str]) -> list[str]:
-    """What a checkpoint's arrays are, where they are not what was expected."""
-    return [
-        f"expected {name} to be {expected.get(name, 'absent')}, got {found.get(name, 'nothing')}"
+def differences_between(found: dict[str, str], expected: dict[str, str]) -> dict[str, str]:
+    """What a checkpoint's arrays are, where they are not what was expected, by name."""
+    return {
+        name: f"expected {name} to be {expected.get(name, 'absent')}, got {found.get(name, 'nothing')}"
         for name in sorted(found | expected)
         if found.get(name) != expected.get(name)
-    ]
+    }

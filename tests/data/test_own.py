@@ -1,5 +1,7 @@
 """Data of a user's own: archives and folders of image files, what they give and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -139,6 +141,42 @@ def test_more_than_memory_holds_is_refused_before_it_is_read(tmp_path, monkeypat
         data.load(archive(tmp_path, train=GREY))
     write_images(tmp_path / "images", GREY)
     with pytest.raises(ValueError, match="more than 100 bytes"):
+        data.folder(tmp_path / "images")
+
+
+def test_a_path_and_a_bare_name_of_a_folder_are_taken(tmp_path, monkeypatch):
+    write_images(tmp_path / "digits", GREY)
+    write_images(tmp_path / "mine", GREY)
+    monkeypatch.chdir(tmp_path)
+    of_path = data.load(tmp_path / "mine")
+    np.testing.assert_array_equal(data.load("mine").train, of_path.train)
+    np.testing.assert_array_equal(data.load(Path("digits")).train, of_path.train)
+    assert data.load("digits").image_shape == (8, 8, 1)  # a name is that of the data set
+    archive(tmp_path, train=GREY)
+    assert len(data.load(Path("mine.npz")).train) == 11
+    with pytest.raises(FileNotFoundError, match="no data at"):
+        data.load(Path("nothing"))
+
+
+def test_other_folders_beside_those_of_the_splits_are_named(tmp_path):
+    for name in ("train", "test", "val", ".cache"):
+        write_images(tmp_path / name, GREY[:3])
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(
+        ValueError, match="folders train, test, validation alone, where there is one, got val$"
+    ):
+        data.load(tmp_path)
+
+
+def test_folders_that_are_links_are_followed_and_circles_refused(tmp_path):
+    write_images(tmp_path / "elsewhere", GREY[:2])
+    write_images(tmp_path / "images", GREY[2:4])
+    (tmp_path / "images" / "more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert len(data.folder(tmp_path / "images")) == 4
+    (tmp_path / "images" / "up").symlink_to(tmp_path / "images", target_is_directory=True)
+    with pytest.raises(
+        ValueError, match="up: expected a folder of images, got a link to a folder that it is"
+    ):
         data.folder(tmp_path / "images")
 
 

@@ -280,3 +280,20 @@ def test_a_gaussian_may_have_one_learned_scale_for_all_of_x():
     assert likelihood.sample(jax.random.key(0), one).shape == SHAPE
     with pytest.raises(ValueError, match="decode must return outputs of x's shape"):
         likelihoods.gaussian(0.3).check_outputs(one, x)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_discretised_levels_of_the_widest_scales_have_finite_values_and_gradients(dtype):
+    """Between the ends P = 2h/s · ¼, whose logarithm falls by what log s rises; the ends have a half each."""
+    levels = jnp.array([0.0, 0.4, 1.0], dtype)
+    likelihood = likelihoods.discretised_logistic(6)
+    for log_scale in (38.0, 40.0, 42.0, 89.0, 200.0, 1e4):
+        outputs = (jnp.full(3, 0.3, dtype), jnp.full(3, log_scale, dtype))
+        terms = likelihood.terms(outputs, levels)
+        inside = np.log(0.2) - np.log(4) - log_scale
+        np.testing.assert_allclose(terms, [-np.log(2), inside, -np.log(2)], rtol=1e-5)
+        gradients = jax.grad(likelihood.log_prob)(outputs, levels)
+        np.testing.assert_allclose(gradients[0], 0, atol=1e-6)
+        np.testing.assert_allclose(gradients[1], [0, -1, 0], atol=1e-5)
+        for array in (*likelihood.fisher_weights(outputs), likelihood.sample(jax.random.key(0), outputs)):
+            assert np.all(np.isfinite(array))

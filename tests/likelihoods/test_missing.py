@@ -56,6 +56,29 @@ def test_missing_entries_have_no_part_in_value_or_gradient(name, missing):
     assert np.all(mask == 1)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [
+        (likelihoods.poisson(), lambda f: f),
+        (likelihoods.gaussian(), lambda f: (f, -f)),
+        (likelihoods.gaussian(), lambda f: (f, jnp.zeros((), f.dtype))),
+        (likelihoods.categorical(2), lambda f: jnp.stack([f, 3 * f], -1)),
+    ],
+)
+def test_an_output_that_overflows_where_its_entry_is_missing_has_no_part_in_the_gradient(
+    likelihood, outputs, dtype
+):
+    masked = likelihoods.masked(likelihood)
+    x, mask = jnp.array([1.0, 0.0, 1.0], dtype), jnp.array([1.0, 0.0, 1.0], dtype)
+    for huge in (1e3, 1e30, np.inf, np.nan):
+        f = jnp.array([0.3, huge, -0.2], dtype)
+        value, gradient = jax.value_and_grad(lambda f: masked.log_prob(outputs(f), (x, mask)))(f)
+        assert np.isfinite(value)
+        assert np.all(np.isfinite(gradient))
+        assert gradient[1] == 0
+
+
 def linear_gaussian(sd=0.5):
     """x = W z + b + noise: p of any entries in closed form."""
     W = jnp.array([[1.0, 0.4], [-0.6, 0.9], [0.3, -1.1], [0.8, 0.2]])

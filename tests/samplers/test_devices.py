@@ -105,7 +105,7 @@ else:
 
 
 def test_chains_on_a_mesh_draw_what_they_draw_on_one_device():
-    """On 1, 2 and 8 devices: bit for bit, with a warm-up that pools them; stored, and resumed on other devices, as well.
+    """On 1, 2 and 8 devices: bit for bit, with a warm-up that pools them; stored, and resumed on others, as well.
     Of a single chain XLA computes sums in another order."""
     run(
         """

@@ -175,6 +175,19 @@ def test_what_fails_beside_the_training_is_raised_by_the_next_call(tmp_path, mon
         fit(checkpoints=kept)
 
 
+def test_a_part_of_epochs_of_another_length_says_what_differs(tmp_path):
+    def stop(state):
+        raise Killed
+
+    places = {name: Checkpoints(tmp_path / name) for name in ("checkpoints", "partial")}
+    with pytest.raises(Killed):
+        fit(**places, steps_per_part=12, after_part=stop)
+    with pytest.raises(
+        ValueError, match=r"not of one of 14 steps .*bound to be float32 \[14\], got float32 \[29\]"
+    ):
+        fit(**places, steps_per_part=12, resume=True, batch_size=100)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,6 +198,9 @@ def test_what_fails_beside_the_training_is_raised_by_the_next_call(tmp_path, mon
             {"partial": True, "steps_per_part": 0},
             "steps_per_part must be a whole number of at least 1, got 0",
         ),
+        ({"after_part": print}, "after_part is called after each save of a part: it needs partial, got None"),
+        ({"resume_epoch": 3}, "resume_epoch is for resume=True, got 3 without it"),
+        ({"optimizer": optax.lbfgs()}, "a step from gradients, its state and the parameters alone.*raised"),
     ],
 )
 def test_bad_arguments(options, message, tmp_path):
