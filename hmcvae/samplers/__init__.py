@@ -7,7 +7,8 @@ warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
 from hmcvae.samplers import adaptation
 from hmcvae.samplers.diagnostics import diagnose, to_arviz
 from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts, concatenate
-from hmcvae.samplers.hamiltonian import HMCInfo, HMCState, SamplingAlgorithm, hmc
+from hmcvae.samplers.base import HMCState, SamplingAlgorithm
+from hmcvae.samplers.hamiltonian import HMCInfo, hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.riemannian import rmhmc
