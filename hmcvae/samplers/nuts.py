@@ -24,7 +24,18 @@ from hmcvae.samplers.base import (
     ravel,
     set_out,
 )
-from hmcvae.samplers.trees import Growth, Lane, Leaf, Tree, draw_randomness, grow
+from hmcvae.samplers.trees import (
+    DIVERGED,
+    GROWS,
+    IRREVERSIBLE,
+    TURNED,
+    End,
+    Growth,
+    Lane,
+    Leaf,
+    Tree,
+    grow,
+)
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 
@@ -92,7 +103,8 @@ def nuts(
 
         velocity, energy = _velocity_and_energy(metric, start)
         lifted, constants = lift(leap, start, energy)
-        lane = Lane(start, velocity, energy, draw_randomness(key_tree, max_depth, z.dtype))
+        words = jax.random.bits(key_tree, (3,), jnp.uint32)
+        lane = Lane(End(start, velocity), energy, words[0], words[1:])
         growth = Growth(lifted, max_depth, settings.divergence_threshold)
         tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
         c = tree.candidate
@@ -131,15 +143,15 @@ def _report(tree: Tree, start_energy: Scalar) -> NUTSInfo:
     return NUTSInfo(
         acceptance_rate=tally.acceptance / tally.num_steps.astype(start_energy.dtype),
         is_accepted=tree.has_moved,
-        is_divergent=tally.is_divergent,
+        is_divergent=tree.status == DIVERGED,
         energy=start_energy + candidate.error,
         energy_error=candidate.error,
         max_energy_error=tally.max_error,
         num_integration_steps=tally.num_steps,
         tree_depth=tree.depth,
-        is_turning=tally.is_turning,
-        reached_max_depth=tree.grows,
+        is_turning=tree.status == TURNED,
+        reached_max_depth=tree.status == GROWS,
         solver=tally.solver,
         reversibility_error=tally.reversibility_error,
-        is_reversible=tally.is_reversible,
+        is_reversible=tree.status != IRREVERSIBLE,
     )

@@ -1,8 +1,8 @@
-"""The trees of the no-U-turn sampler: trajectories doubled until they turn back, and a point drawn from them.
+"""The trees of the no-U-turn sampler: trajectories doubled until they turn back, and a point drawn from each.
 
-Iterative, with the memory of one sub-tree for each level (`turning.add_point`). Chains that are vmapped build their trees
-in step: all that still grow are at the same point of the same doubling, so the counters of the loops, and with them the
-rows of the stacks, are shared by all (`_lockstep`), and the loops run as long as the longest tree.
+Iterative, with the memory of one span of points for each level (`turning.add_point`). Chains that are vmapped build their
+trees in step (`_lockstep`): all that still grow are at the same point of the same doubling, so the counters of the loops,
+and with them the rows of the stacks, are shared, and the loops end with the longest tree.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Bool, Int, UInt32
 
+from hmcvae._random import uniform_at
 from hmcvae.integrators import IntegratorState
-from hmcvae.samplers.turning import Span, add_point, pack, point, turns, unpack
+from hmcvae.samplers.turning import Rows, Span, add_point, pack, point, turns, unpack
 from hmcvae.solvers import SolverInfo, combine_info, exact_info
-from hmcvae.types import PRNGKey, Scalar, Vector
+from hmcvae.types import Scalar, Vector
+
+# How a tree stands: it grows; or what ended it.
+GROWS, TURNED, DIVERGED, IRREVERSIBLE, UNCONVERGED = range(5)
+# What the numbers drawn from one seed are for.
+_FOR_LEAVES, _FOR_DOUBLINGS = range(2)
 
 
 class Leaf(NamedTuple):
     """What one integrator step comes to.
 
-    state: the point.  velocity: G(z)⁻¹ v.  energy: H.  is_sound: whether all its numbers are finite.
+    state: the point.  velocity: v♯ = G(z)⁻¹ v.  energy: H.  is_sound: whether position and gradient are finite.
     solver: of its implicit solves.  reversibility_error, is_reversible: of the step taken back.
     """
 
@@ -36,230 +42,206 @@ class Leaf(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A point that may be moved to, among those with its momenta summed out: position, density, gradient, geometry.
-
-    error: ΔH.  log_weight: log Σ exp(-ΔH) of the points that it was drawn from.
-    """
+    """A point that the chain may move to.  error: its ΔH."""
 
     position: Vector
     logdensity: Scalar
     logdensity_grad: Vector
     geometry: Any
     error: Scalar
-    log_weight: Scalar
 
 
 class Tally(NamedTuple):
-    """What the steps of a transition came to.
-
-    acceptance: Σ min(1, exp(-ΔH)).  num_steps: points made.  max_error: max ΔH.
-    is_turning, is_divergent, is_reversible: how the last of them ended the tree; solver.converged False likewise.
-    """
+    """Over the steps of a transition.  acceptance: Σ min(1, exp(-ΔH)).  num_steps: of them.  max_error: max ΔH."""
 
     acceptance: Scalar
     num_steps: Int[Array, ""]
     max_error: Scalar
-    is_turning: Bool[Array, ""]
-    is_divergent: Bool[Array, ""]
     solver: SolverInfo
     reversibility_error: Scalar
-    is_reversible: Bool[Array, ""]
-
-
-class Branch(NamedTuple):
-    """A sub-tree that is being built: its last point, the candidate of its points, whether it grows, and the tally."""
-
-    state: IntegratorState
-    velocity: Vector
-    candidate: Candidate
-    grows: Bool[Array, ""]
-    tally: Tally
 
 
 class End(NamedTuple):
+    """Of a trajectory."""
+
     state: IntegratorState
     velocity: Vector
 
 
 class Tree(NamedTuple):
-    """A trajectory.  past, future: its ends.  rho: Σ v.  depth: doublings so far.  has_moved: whether the candidate is
-    another point than the start."""
+    """A trajectory.
+
+    past, future: its ends.  rho: Σ v.  candidate: drawn from its points.  log_weight: log Σ exp(-ΔH) of them.
+    has_moved: whether the candidate is another point than the start.  depth: doublings so far.
+    """
 
     past: End
     future: End
     rho: Vector
     candidate: Candidate
+    log_weight: Scalar
     has_moved: Bool[Array, ""]
     depth: Int[Array, ""]
-    grows: Bool[Array, ""]
+    status: Int[Array, ""]
     tally: Tally
 
 
-class Randomness(NamedTuple):
-    """directions: bit j says whether doubling j goes to the future.  joins: uniform numbers, one a doubling.
-    key: of the leaves."""
+class Branch(NamedTuple):
+    """The other half of a tree, while it is being built: its last point; the rest as for a tree, whose tally goes on."""
 
-    directions: UInt32[Array, ""]
-    joins: Float[Array, " depth"]
-    key: PRNGKey
-
-
-def draw_randomness(rng_key: PRNGKey, max_depth: int, dtype: Any) -> Randomness:
-    key_directions, key_joins, key_leaves = jax.random.split(rng_key, 3)
-    joins = jax.random.uniform(key_joins, (max_depth,), dtype)
-    return Randomness(jax.random.bits(key_directions, (), jnp.uint32), joins, key_leaves)
-
-
-def select(which: Any, yes: Any, no: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
+    end: End
+    candidate: Candidate
+    log_weight: Scalar
+    status: Int[Array, ""]
+    tally: Tally
 
 
 class Lane(NamedTuple):
-    """What a chain's tree is made from.  start: the point that it grows from, with its energy."""
+    """What the tree of one chain is made from.
 
-    start: IntegratorState
-    velocity: Vector
+    start: the point that it grows from.  energy: H there.  directions: bit j says which way doubling j goes.
+    seed: of the other random numbers.
+    """
+
+    start: End
     energy: Scalar
-    randomness: Randomness
+    directions: UInt32[Array, ""]
+    seed: UInt32[Array, " 2"]
+
+    def goes_ahead(self, depth: Int[Array, ""]) -> Bool[Array, ""]:
+        return (self.directions >> depth.astype(jnp.uint32)) & 1 == 1
 
 
 class Growth(NamedTuple):
-    """leap: (shared, state, step size) -> Leaf.  threshold: ΔH above which a point is divergent."""
+    """How trees grow.
+
+    leap: `(shared, state, sign) -> Leaf`, a step ahead or back, or none at sign 0.  max_depth: doublings at most.
+    threshold: ΔH above which a point is divergent.
+    """
 
     leap: Callable
     max_depth: int
     threshold: Any
 
     def plant(self, lane: Lane) -> Tree:
-        z, dtype = lane.start, lane.start.position.dtype
-        zero, yes, no = jnp.zeros((), dtype), jnp.asarray(True), jnp.asarray(False)
-        count = jnp.zeros((), jnp.int32)
-        candidate = Candidate(z.position, z.logdensity, z.logdensity_grad, z.geometry, zero, zero)
-        end = End(z, lane.velocity)
-        tally = Tally(zero, count, zero - jnp.inf, no, no, exact_info(dtype), zero, yes)
-        return Tree(end, end, z.momentum, candidate, no, count, yes, tally)
+        """The tree of one point."""
+        state, dtype = lane.start.state, lane.energy.dtype
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        tally = Tally(zero, count, jnp.full((), -jnp.inf, dtype), exact_info(dtype), zero)
+        candidate = _candidate(state, zero)
+        no = jnp.asarray(False)
+        return Tree(lane.start, lane.start, state.momentum, candidate, zero, no, count, count + GROWS, tally)
 
     def sprout(self, tree: Tree, lane: Lane, depth: Int[Array, ""]) -> Branch:
-        """The sub-tree of the next doubling, before its first point."""
-        state, velocity = select(_goes_ahead(lane, depth), tree.future, tree.past)
-        empty = tree.candidate._replace(log_weight=jnp.full_like(tree.candidate.log_weight, -jnp.inf))
-        return Branch(state, velocity, empty, tree.grows, tree.tally)
+        """The branch of the next doubling, before its first point."""
+        end = _select(lane.goes_ahead(depth), tree.future, tree.past)
+        nothing = jnp.full_like(tree.log_weight, -jnp.inf)
+        return Branch(end, tree.candidate, nothing, tree.status, tree.tally)
 
     def extend(
         self, shared: Any, branch: Branch, lane: Lane, depth: Int[Array, ""], index: Int[Array, ""]
-    ) -> tuple[Branch, Array]:
-        """One point more, and the span of it."""
-        ahead = _goes_ahead(lane, depth)
-        # A tree that has ended stands still, at no cost of solves.
-        sign = jnp.where(branch.grows, jnp.where(ahead, 1.0, -1.0), 0.0).astype(lane.velocity.dtype)
-        leaf = self.leap(shared, branch.state, sign)
+    ) -> tuple[Branch, Rows]:
+        """The branch with one point more, and that point as a span."""
+        grew, dtype = branch.status == GROWS, lane.energy.dtype
+        # A tree that has ended takes steps of size 0, whose equations are solved at once.
+        sign = jnp.where(grew, jnp.where(lane.goes_ahead(depth), 1, -1), 0).astype(dtype)
+        leaf = self.leap(shared, branch.end.state, sign)
         error = leaf.energy - lane.energy
+        status = jnp.where(grew, self.judge(leaf, error), branch.status)
+        grows = status == GROWS
+        log_weight = jnp.where(grows, jnp.logaddexp(branch.log_weight, -error), branch.log_weight)
+        number = uniform_at(lane.seed, _FOR_LEAVES, (1 << depth) + index, dtype)
+        is_drawn = grows & (number < jnp.exp(-error - log_weight))
+        candidate = _select(is_drawn, _candidate(leaf.state, error), branch.candidate)
+        tally = _select(grew, _count(branch.tally, leaf, error, grows), branch.tally)
+        end = _select(grows, End(leaf.state, leaf.velocity), branch.end)
+        branch = Branch(end, candidate, log_weight, status, tally)
+        return branch, pack(point(end.state.momentum, end.velocity))
+
+    def judge(self, leaf: Leaf, error: Scalar) -> Int[Array, ""]:
+        """Whether a point ends the tree, and by what: the first of the three failures."""
         fits = leaf.is_sound & jnp.isfinite(error) & (error <= self.threshold)
-        is_valid = leaf.solver.converged & leaf.is_reversible & fits
-        grows = branch.grows & is_valid
-        rate = jnp.where(is_valid, jnp.exp(jnp.minimum(-error, 0)), 0)
-        log_weight = jnp.where(
-            grows, jnp.logaddexp(branch.candidate.log_weight, -error), branch.candidate.log_weight
-        )
-        number = jax.random.uniform(
-            jax.random.fold_in(lane.randomness.key, (1 << depth) + index), (), error.dtype
-        )
-        takes = grows & (number < jnp.exp(-error - log_weight))
-        z = leaf.state
-        new = Candidate(z.position, z.logdensity, z.logdensity_grad, z.geometry, error, log_weight)
-        candidate = select(takes, new, branch.candidate)._replace(log_weight=log_weight)
-        old = branch.tally
-        diverges = leaf.solver.converged & ~fits
-        tally = Tally(
-            old.acceptance + jnp.where(branch.grows, rate, 0),
-            old.num_steps + branch.grows.astype(jnp.int32),
-            jnp.where(branch.grows, jnp.maximum(old.max_error, error), old.max_error),
-            old.is_turning,
-            old.is_divergent | (branch.grows & diverges),
-            select(branch.grows, combine_info(old.solver, leaf.solver), old.solver),
-            jnp.where(
-                branch.grows,
-                jnp.maximum(old.reversibility_error, leaf.reversibility_error),
-                old.reversibility_error,
-            ),
-            old.is_reversible & (leaf.is_reversible | ~branch.grows | ~leaf.solver.converged | diverges),
-        )
-        state, velocity = select(grows, End(leaf.state, leaf.velocity), End(branch.state, branch.velocity))
-        return Branch(state, velocity, candidate, grows, tally), pack(point(state.momentum, velocity))
+        status = jnp.where(leaf.is_reversible, GROWS, IRREVERSIBLE)
+        status = jnp.where(fits, status, DIVERGED)
+        return jnp.where(leaf.solver.converged, status, UNCONVERGED).astype(jnp.int32)
 
-    def graft(self, tree: Tree, branch: Branch, rows: Array, lane: Lane, depth: Int[Array, ""]) -> Tree:
-        """The tree with a sub-tree that is complete."""
-        ahead = _goes_ahead(lane, depth)
-        near, far = select(ahead, tree.future, tree.past), select(ahead, tree.past, tree.future)
-        old = Span((far.state.momentum, far.velocity), (near.state.momentum, near.velocity), tree.rho)
-        new = unpack(rows)
-        turned = turns(old, new)
-        grown = branch.grows
-        ratio = branch.candidate.log_weight - tree.candidate.log_weight
-        number = lax.dynamic_index_in_dim(lane.randomness.joins, depth, keepdims=False)
-        moves = grown & (number < jnp.exp(jnp.minimum(ratio, 0)))
-        log_weight = jnp.logaddexp(tree.candidate.log_weight, branch.candidate.log_weight)
-        log_weight = jnp.where(grown, log_weight, tree.candidate.log_weight)
-        candidate = select(moves, branch.candidate, tree.candidate)._replace(log_weight=log_weight)
-        end = End(branch.state, branch.velocity)
-        tally = branch.tally
+    def graft(self, tree: Tree, branch: Branch, rows: Rows, lane: Lane, depth: Int[Array, ""]) -> Tree:
+        """The tree after a doubling: with its new branch, the span `rows`, if that is whole, and as it was if not."""
+        ahead, is_whole = lane.goes_ahead(depth), branch.status == GROWS
+        near, far = _select(ahead, tree.future, tree.past), _select(ahead, tree.past, tree.future)
+        old, new = Span(_pair(far), _pair(near), tree.rho), unpack(rows)
+        # Biased progressive sampling: the newer half is preferred.
+        number = uniform_at(lane.seed, _FOR_DOUBLINGS, depth, lane.energy.dtype)
+        is_drawn = is_whole & (number < jnp.exp(jnp.minimum(branch.log_weight - tree.log_weight, 0)))
+        total = jnp.logaddexp(tree.log_weight, branch.log_weight)
         return Tree(
-            past=select(grown & ~ahead, end, tree.past),
-            future=select(grown & ahead, end, tree.future),
-            rho=jnp.where(grown, tree.rho + new.rho, tree.rho),
-            candidate=candidate,
-            has_moved=tree.has_moved | moves,
-            depth=tree.depth + grown.astype(jnp.int32),
-            grows=grown & ~turned,
-            tally=tally._replace(is_turning=tally.is_turning | (grown & turned)),
+            past=_select(is_whole & ~ahead, branch.end, tree.past),
+            future=_select(is_whole & ahead, branch.end, tree.future),
+            rho=jnp.where(is_whole, tree.rho + new.rho, tree.rho),
+            candidate=_select(is_drawn, branch.candidate, tree.candidate),
+            log_weight=jnp.where(is_whole, total, tree.log_weight),
+            has_moved=tree.has_moved | is_drawn,
+            depth=tree.depth + is_whole.astype(jnp.int32),
+            status=jnp.where(is_whole & turns(old, new), TURNED, branch.status),
+            tally=branch.tally,
         )
 
 
-def _goes_ahead(lane: Lane, depth: Int[Array, ""]) -> Bool[Array, ""]:
-    return (lane.randomness.directions >> depth.astype(jnp.uint32)) & 1 == 1
+def _candidate(state: IntegratorState, error: Scalar) -> Candidate:
+    return Candidate(state.position, state.logdensity, state.logdensity_grad, state.geometry, error)
+
+
+def _pair(end: End) -> tuple[Vector, Vector]:
+    return end.state.momentum, end.velocity
+
+
+def _select(which: Bool[Array, ""], yes: Any, no: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
+
+
+def _count(tally: Tally, leaf: Leaf, error: Scalar, is_valid: Bool[Array, ""]) -> Tally:
+    return Tally(
+        tally.acceptance + jnp.where(is_valid, jnp.exp(jnp.minimum(-error, 0)), 0),
+        tally.num_steps + 1,
+        jnp.maximum(tally.max_error, error),  # entry by entry: keeps NaN
+        combine_info(tally.solver, leaf.solver),
+        jnp.maximum(tally.reversibility_error, leaf.reversibility_error),
+    )
 
 
 def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
-    """The whole tree of one chain (axes None), or the trees of many; `axes` are then those of what they share."""
+    """The whole tree of one chain (axes None), or of many; `axes` are then those of the arrays that they share."""
 
     def over(function: Callable, *in_axes: Any) -> Callable:
         return function if axes is None else jax.vmap(function, in_axes)
 
-    def per_lane(function: Callable) -> Callable:
-        return function if axes is None else jax.vmap(function)
-
-    max_depth = growth.max_depth
-    trees = per_lane(growth.plant)(lanes)
-    stack = jnp.zeros(
-        (max_depth, *per_lane(lambda v: jnp.stack([v] * 5))(lanes.velocity).shape), lanes.velocity.dtype
-    )
+    zero = jnp.zeros((), jnp.int32)
+    trees = over(growth.plant, 0)(lanes)
+    spans = over(lambda end: pack(point(*_pair(end))), 0)(lanes.start)
+    stack = jnp.zeros((growth.max_depth, *spans.shape), spans.dtype)
 
     def double(carry: tuple) -> tuple:
         depth, trees, stack = carry
-        branches = over(growth.sprout, 0, 0, None)(trees, lanes, depth)
 
         def extend(inner: tuple) -> tuple:
             index, branches, stack = inner
-            branches, rows = over(growth.extend, axes, 0, 0, None, None)(
+            branches, spans = over(growth.extend, axes, 0, 0, None, None)(
                 shared, branches, lanes, depth, index
             )
-            stack, turned = add_point(stack, rows, index, per_lane)
-            turned = turned & branches.grows
-            tally = branches.tally._replace(is_turning=branches.tally.is_turning | turned)
-            return index + 1, branches._replace(grows=branches.grows & ~turned, tally=tally), stack
+            stack, has_turned = add_point(stack, spans, index, over)
+            ended = (branches.status == GROWS) & has_turned
+            return index + 1, branches._replace(status=jnp.where(ended, TURNED, branches.status)), stack
 
         _, branches, stack = lax.while_loop(
-            lambda inner: (inner[0] < (1 << depth)) & jnp.any(inner[1].grows),
+            lambda inner: (inner[0] < (1 << depth)) & (inner[1].status == GROWS).any(),
             extend,
-            (jnp.zeros((), jnp.int32), branches, stack),
+            (zero, over(growth.sprout, 0, 0, None)(trees, lanes, depth), stack),
         )
-        rows = lax.dynamic_index_in_dim(stack, depth, keepdims=False)
-        trees = over(growth.graft, 0, 0, 0, 0, None)(trees, branches, rows, lanes, depth)
-        return depth + 1, trees, stack
+        spans = lax.dynamic_index_in_dim(stack, depth, keepdims=False)
+        return depth + 1, over(growth.graft, 0, 0, 0, 0, None)(trees, branches, spans, lanes, depth), stack
 
-    carry = lax.while_loop(
-        lambda carry: (carry[0] < max_depth) & jnp.any(carry[1].grows),
+    return lax.while_loop(
+        lambda carry: (carry[0] < growth.max_depth) & (carry[1].status == GROWS).any(),
         double,
-        (jnp.zeros((), jnp.int32), trees, stack),
-    )
-    return carry[1]
+        (zero, trees, stack),
+    )[1]

@@ -12,9 +12,9 @@ All of it is the same seen from either end of time. So the points stand in the o
 here knows which way time ran.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -69,27 +69,26 @@ def num_joins(index: Int[Array, ""]) -> Int[Array, ""]:
 
 
 def add_point(
-    stack: Float[Array, "level *lanes 5 d"], new: Rows, index: Int[Array, ""], per_lane: Any = jax.vmap
+    stack: Float[Array, "level *lanes 5 d"], new: Rows, index: Int[Array, ""], over: Callable
 ) -> tuple[Float[Array, "level *lanes 5 d"], Bool[Array, "*lanes"]]:
-    """Add point `index` (from 0) of a tree that is being built, and say whether a sub-tree that ends with it turns back.
+    """Add point `index` (from 0) of a branch that is being built, and say whether a sub-tree that ends with it turns
+    back. `over(function, *axes)` maps a function over the lanes.
 
     Row k of the stack is the last whole sub-tree of 2^k points that is not yet part of a larger one. Adding a point is
     adding 1 to a binary number: a sub-tree is joined with the one of its own length before it, as long as there is one.
     So the memory is that of `level` spans, and a point costs one join on average.
     """
-    num = num_joins(index)
+
+    def both(older: Rows, newer: Rows) -> tuple[Rows, Bool[Array, ""]]:
+        spans = unpack(older), unpack(newer)
+        return pack(join(*spans)), turns(*spans)
 
     def carry_over(level: Int[Array, ""], carry: tuple) -> tuple:
         newer, has_turned = carry
         older = lax.dynamic_index_in_dim(stack, level, keepdims=False)
-
-        def both(older: Rows, newer: Rows) -> tuple[Rows, Bool[Array, ""]]:
-            spans = unpack(older), unpack(newer)
-            return pack(join(*spans)), turns(*spans)
-
-        joined, turned = per_lane(both)(older, newer)
+        joined, turned = over(both, 0, 0)(older, newer)
         return joined, has_turned | turned
 
-    start = new, jnp.zeros(new.shape[:-2], bool)
-    joined, has_turned = lax.fori_loop(0, num, carry_over, start)
+    num = num_joins(index)
+    joined, has_turned = lax.fori_loop(0, num, carry_over, (new, jnp.zeros(new.shape[:-2], bool)))
     return lax.dynamic_update_index_in_dim(stack, joined, num, axis=0), has_turned
