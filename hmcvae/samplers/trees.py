@@ -1,8 +1,8 @@
 """The trees of the no-U-turn sampler: trajectories doubled until they turn back, and a point drawn from each.
 
-Iterative, with the memory of one span of points for each level (`turning.add_point`). Chains that are vmapped build their
+Iterative, with the memory of a few points for each level (`turning.Memory`). Chains that are vmapped build their
 trees in step (`_lockstep`): all that still grow are at the same point of the same doubling, so the counters of the loops,
-and with them the rows of the stacks, are shared, and the loops end with the longest tree.
+and with them the rows of that memory, are shared, and the loops end with the longest tree.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, UInt32
 
 from hmcvae._random import uniform_at
 from hmcvae.integrators import IntegratorState
-from hmcvae.samplers.turning import Rows, Span, add_point, pack, point, turns, unpack
+from hmcvae.samplers.turning import Point, Span, empty_memory, has_turned, remember, turns
 from hmcvae.solvers import SolverInfo, combine_info, exact_info
 from hmcvae.types import Scalar, Vector
 
@@ -90,6 +90,7 @@ class Branch(NamedTuple):
     """The other half of a tree, while it is being built: its last point; the rest as for a tree, whose tally goes on."""
 
     end: End
+    rho: Vector
     candidate: Candidate
     log_weight: Scalar
     status: Int[Array, ""]
@@ -136,12 +137,12 @@ class Growth(NamedTuple):
         """The branch of the next doubling, before its first point."""
         end = _select(lane.goes_ahead(depth), tree.future, tree.past)
         nothing = jnp.full_like(tree.log_weight, -jnp.inf)
-        return Branch(end, tree.candidate, nothing, tree.status, tree.tally)
+        return Branch(end, jnp.zeros_like(tree.rho), tree.candidate, nothing, tree.status, tree.tally)
 
     def extend(
         self, shared: Any, branch: Branch, lane: Lane, depth: Int[Array, ""], index: Int[Array, ""]
-    ) -> tuple[Branch, Rows]:
-        """The branch with one point more, and that point as a span."""
+    ) -> Branch:
+        """The branch with one point more."""
         grew, dtype = branch.status == GROWS, lane.energy.dtype
         # A tree that has ended takes steps of size 0, whose equations are solved at once.
         sign = jnp.where(grew, jnp.where(lane.goes_ahead(depth), 1, -1), 0).astype(dtype)
@@ -151,12 +152,12 @@ class Growth(NamedTuple):
         grows = status == GROWS
         log_weight = jnp.where(grows, jnp.logaddexp(branch.log_weight, -error), branch.log_weight)
         number = uniform_at(lane.seed, _FOR_LEAVES, (1 << depth) + index, dtype)
-        is_drawn = grows & (number < jnp.exp(-error - log_weight))
+        # Each array of the candidate would otherwise draw the number anew, for each of its entries.
+        is_drawn = lax.optimization_barrier(grows & (number < jnp.exp(-error - log_weight)))
         candidate = _select(is_drawn, _candidate(leaf.state, error), branch.candidate)
         tally = _select(grew, _count(branch.tally, leaf, error, grows), branch.tally)
         end = _select(grows, End(leaf.state, leaf.velocity), branch.end)
-        branch = Branch(end, candidate, log_weight, status, tally)
-        return branch, pack(point(end.state.momentum, end.velocity))
+        return Branch(end, branch.rho + end.state.momentum, candidate, log_weight, status, tally)
 
     def judge(self, leaf: Leaf, error: Scalar) -> Int[Array, ""]:
         """Whether a point ends the tree, and by what: the first of the three failures."""
@@ -165,11 +166,11 @@ class Growth(NamedTuple):
         status = jnp.where(fits, status, DIVERGED)
         return jnp.where(leaf.solver.converged, status, UNCONVERGED).astype(jnp.int32)
 
-    def graft(self, tree: Tree, branch: Branch, rows: Rows, lane: Lane, depth: Int[Array, ""]) -> Tree:
-        """The tree after a doubling: with its new branch, the span `rows`, if that is whole, and as it was if not."""
+    def graft(self, tree: Tree, branch: Branch, first: Point, lane: Lane, depth: Int[Array, ""]) -> Tree:
+        """The tree after a doubling: with its new branch, that begins with `first`, if it is whole, and as it was if not."""
         ahead, is_whole = lane.goes_ahead(depth), branch.status == GROWS
         near, far = _select(ahead, tree.future, tree.past), _select(ahead, tree.past, tree.future)
-        old, new = Span(_pair(far), _pair(near), tree.rho), unpack(rows)
+        old, new = Span(_point(far), _point(near), tree.rho), Span(first, _point(branch.end), branch.rho)
         # Biased progressive sampling: the newer half is preferred.
         number = uniform_at(lane.seed, _FOR_DOUBLINGS, depth, lane.energy.dtype)
         is_drawn = is_whole & (number < jnp.exp(jnp.minimum(branch.log_weight - tree.log_weight, 0)))
@@ -191,8 +192,8 @@ def _candidate(state: IntegratorState, error: Scalar) -> Candidate:
     return Candidate(state.position, state.logdensity, state.logdensity_grad, state.geometry, error)
 
 
-def _pair(end: End) -> tuple[Vector, Vector]:
-    return end.state.momentum, end.velocity
+def _point(end: End) -> Point:
+    return Point(end.state.momentum, end.velocity)
 
 
 def _select(which: Bool[Array, ""], yes: Any, no: Any) -> Any:
@@ -217,31 +218,29 @@ def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
 
     zero = jnp.zeros((), jnp.int32)
     trees = over(growth.plant, 0)(lanes)
-    spans = over(lambda end: pack(point(*_pair(end))), 0)(lanes.start)
-    stack = jnp.zeros((growth.max_depth, *spans.shape), spans.dtype)
 
     def double(carry: tuple) -> tuple:
-        depth, trees, stack = carry
+        depth, trees, memory = carry
 
         def extend(inner: tuple) -> tuple:
-            index, branches, stack = inner
-            branches, spans = over(growth.extend, axes, 0, 0, None, None)(
-                shared, branches, lanes, depth, index
-            )
-            stack, has_turned = add_point(stack, spans, index, over)
-            ended = (branches.status == GROWS) & has_turned
-            return index + 1, branches._replace(status=jnp.where(ended, TURNED, branches.status)), stack
+            index, branches, memory = inner
+            before = branches.rho
+            branches = over(growth.extend, axes, 0, 0, None, None)(shared, branches, lanes, depth, index)
+            memory = remember(memory, _point(branches.end), before, index)
+            turned = has_turned(memory, _point(branches.end), branches.rho, index, over)
+            ended = (branches.status == GROWS) & turned
+            return index + 1, branches._replace(status=jnp.where(ended, TURNED, branches.status)), memory
 
-        _, branches, stack = lax.while_loop(
+        _, branches, memory = lax.while_loop(
             lambda inner: (inner[0] < (1 << depth)) & (inner[1].status == GROWS).any(),
             extend,
-            (zero, over(growth.sprout, 0, 0, None)(trees, lanes, depth), stack),
+            (zero, over(growth.sprout, 0, 0, None)(trees, lanes, depth), memory),
         )
-        spans = lax.dynamic_index_in_dim(stack, depth, keepdims=False)
-        return depth + 1, over(growth.graft, 0, 0, 0, 0, None)(trees, branches, spans, lanes, depth), stack
+        first = over(lambda rows: Point(rows[0], rows[1]), 0)(memory.begins[0])
+        return depth + 1, over(growth.graft, 0, 0, 0, 0, None)(trees, branches, first, lanes, depth), memory
 
     return lax.while_loop(
         lambda carry: (carry[0] < growth.max_depth) & (carry[1].status == GROWS).any(),
         double,
-        (zero, trees, stack),
+        (zero, trees, empty_memory(growth.max_depth, lanes.start.velocity)),
     )[1]

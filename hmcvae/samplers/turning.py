@@ -1,4 +1,4 @@
-"""When a trajectory turns back: the criterion of the no-U-turn sampler, and the sub-trees that it still has to see.
+"""When a trajectory turns back: the criterion of the no-U-turn sampler, and what it has to remember of a branch.
 
 A span of a trajectory goes on as long as both its ends move away from each other. On a manifold (Betancourt 2013;
 2017, appendix A.4.2) that is, with ρ = Σ v over the points of the span and v♯ = G(z)⁻¹ v the velocity,
@@ -6,7 +6,7 @@ A span of a trajectory goes on as long as both its ends move away from each othe
     ρ · v♯_first > 0   and   ρ · v♯_last > 0.
 
 Where two spans of equal length are joined, the same is asked of each of them with the nearest point of the other, as
-Stan does (since 2.21), so that a pair of spans that are both near a whole period is not missed.
+Stan does (since 2.21), so that two spans that both are near a whole period are not missed.
 
 All of it is the same seen from either end of time. So the points stand in the order in which they were made, and nothing
 here knows which way time ran.
@@ -22,73 +22,98 @@ from jaxtyping import Array, Bool, Float, Int
 from hmcvae.types import Vector
 
 
-class Span(NamedTuple):
-    """Neighbouring points of a trajectory.  first, last: (momentum v, velocity v♯) at its ends.  rho: Σ v."""
+class Point(NamedTuple):
+    """momentum: v.  velocity: v♯."""
 
-    first: tuple[Vector, Vector]
-    last: tuple[Vector, Vector]
+    momentum: Vector
+    velocity: Vector
+
+
+class Span(NamedTuple):
+    """Neighbouring points of a trajectory: those at its ends, and rho: Σ v."""
+
+    first: Point
+    last: Point
     rho: Vector
 
 
 def turns(older: Span, newer: Span) -> Bool[Array, ""]:
     """Whether two spans that follow each other turn back when joined: the whole, or one with a point of the other."""
     whole = older.rho + newer.rho
-    older_and_one = older.rho + newer.first[0]
-    one_and_newer = older.last[0] + newer.rho
-    sums = jnp.stack([whole, whole, older_and_one, older_and_one, one_and_newer, one_and_newer])
-    velocities = [older.first, newer.last, older.first, newer.first, older.last, newer.last]
-    products = jnp.sum(sums * jnp.stack([velocity for _, velocity in velocities]), axis=1)
+    older_and_one = older.rho + newer.first.momentum
+    one_and_newer = older.last.momentum + newer.rho
+    products = jnp.stack(
+        [
+            jnp.dot(whole, older.first.velocity),
+            jnp.dot(whole, newer.last.velocity),
+            jnp.dot(older_and_one, older.first.velocity),
+            jnp.dot(older_and_one, newer.first.velocity),
+            jnp.dot(one_and_newer, older.last.velocity),
+            jnp.dot(one_and_newer, newer.last.velocity),
+        ]
+    )
     return ~(products > 0).all()
 
 
-def join(older: Span, newer: Span) -> Span:
-    """Two spans that follow each other, as one."""
-    return Span(older.first, newer.last, older.rho + newer.rho)
+class Memory(NamedTuple):
+    """The points of a branch that sub-trees yet to be finished begin with, and those that finished ones ended with.
+
+    With the points numbered from 0 as they are made, the sub-trees of 2^{k+1} points that end at number n are those with
+    k < t, the count of trailing ones of n as a binary number. Each has two halves of 2^k points. The older half begins
+    at n with its k + 1 lowest ones set to 0 and ends at n - 2^k, which has k trailing ones; the newer half begins at n
+    with its k lowest ones set to 0.
+
+    begins: row j is the latest point whose number has j ones: its v, v♯, and the Σ v of all points before it.
+    ends: row k is the latest point whose number has k trailing ones: its v, v♯.
+
+    While a sub-tree is unfinished, every number inside has more ones than its first, which so is not overwritten (and
+    likewise for the ends): a row for each level is enough.
+    """
+
+    begins: Float[Array, "level *lanes 3 d"]
+    ends: Float[Array, "level *lanes 2 d"]
 
 
-def point(momentum: Vector, velocity: Vector) -> Span:
-    """A span of one point."""
-    return Span((momentum, velocity), (momentum, velocity), momentum)
+def empty_memory(num_levels: int, like: Float[Array, "*lanes d"]) -> Memory:
+    *lanes, d = like.shape
+    return Memory(*(jnp.zeros((num_levels, *lanes, rows, d), like.dtype) for rows in (3, 2)))
 
 
-# A span as rows of one array, so that it is read and written at once.
-Rows = Float[Array, "*lanes 5 d"]
-
-
-def pack(span: Span) -> Rows:
-    return jnp.stack([*span.first, *span.last, span.rho])
-
-
-def unpack(rows: Rows) -> Span:
-    return Span((rows[0], rows[1]), (rows[2], rows[3]), rows[4])
-
-
-def num_joins(index: Int[Array, ""]) -> Int[Array, ""]:
-    """How many sub-trees of two points and more end at point `index` of a tree: its trailing ones as a binary number."""
+def num_trailing_ones(index: Int[Array, ""]) -> Int[Array, ""]:
     return lax.population_count(index & ~(index + 1))
 
 
-def add_point(
-    stack: Float[Array, "level *lanes 5 d"], new: Rows, index: Int[Array, ""], over: Callable
-) -> tuple[Float[Array, "level *lanes 5 d"], Bool[Array, "*lanes"]]:
-    """Add point `index` (from 0) of a branch that is being built, and say whether a sub-tree that ends with it turns
-    back. `over(function, *axes)` maps a function over the lanes.
+def remember(memory: Memory, new: Point, before: Float[Array, "*lanes d"], index: Int[Array, ""]) -> Memory:
+    """The memory with point `index`, which has Σ v `before` it."""
+    begin = jnp.stack([*new, before], axis=-2)
+    end = jnp.stack([*new], axis=-2)
+    return Memory(
+        lax.dynamic_update_index_in_dim(memory.begins, begin, lax.population_count(index), axis=0),
+        lax.dynamic_update_index_in_dim(memory.ends, end, num_trailing_ones(index), axis=0),
+    )
 
-    Row k of the stack is the last whole sub-tree of 2^k points that is not yet part of a larger one. Adding a point is
-    adding 1 to a binary number: a sub-tree is joined with the one of its own length before it, as long as there is one.
-    So the memory is that of `level` spans, and a point costs one join on average.
+
+def has_turned(
+    memory: Memory, new: Point, total: Float[Array, "*lanes d"], index: Int[Array, ""], over: Callable
+) -> Bool[Array, "*lanes"]:
+    """Whether a sub-tree that ends with point `index`, which is remembered, turns back: one look on average.
+
+    total: Σ v with that point.  over: `over(function, *axes)` maps a function over the lanes.
     """
+    row = lax.population_count(index)
 
-    def both(older: Rows, newer: Rows) -> tuple[Rows, Bool[Array, ""]]:
-        spans = unpack(older), unpack(newer)
-        return pack(join(*spans)), turns(*spans)
+    def look(older: Array, older_end: Array, newer: Array, new: Point, total: Vector) -> Bool[Array, ""]:
+        first, last, middle = (
+            Point(older[0], older[1]),
+            Point(older_end[0], older_end[1]),
+            Point(newer[0], newer[1]),
+        )
+        return turns(Span(first, last, newer[2] - older[2]), Span(middle, new, total - newer[2]))
 
-    def carry_over(level: Int[Array, ""], carry: tuple) -> tuple:
-        newer, has_turned = carry
-        older = lax.dynamic_index_in_dim(stack, level, keepdims=False)
-        joined, turned = over(both, 0, 0)(older, newer)
-        return joined, has_turned | turned
+    def look_at(level: Int[Array, ""], turned: Bool[Array, "*lanes"]) -> Bool[Array, "*lanes"]:
+        older = lax.dynamic_index_in_dim(memory.begins, row - 1 - level, keepdims=False)
+        newer = lax.dynamic_index_in_dim(memory.begins, row - level, keepdims=False)
+        older_end = lax.dynamic_index_in_dim(memory.ends, level, keepdims=False)
+        return turned | over(look, 0, 0, 0, 0, 0)(older, older_end, newer, new, total)
 
-    num = num_joins(index)
-    joined, has_turned = lax.fori_loop(0, num, carry_over, (new, jnp.zeros(new.shape[:-2], bool)))
-    return lax.dynamic_update_index_in_dim(stack, joined, num, axis=0), has_turned
+    return lax.fori_loop(0, num_trailing_ones(index), look_at, jnp.zeros(total.shape[:-1], bool))
