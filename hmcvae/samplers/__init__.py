@@ -1,16 +1,17 @@
 """Samplers: Markov kernels on any log density, their warm-up, many chains, and what to make of the draws.
 
-`hmc`, `rmhmc` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of one, with
+`hmc`, `rmhmc`, `nuts` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of one, with
 warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
 """
 
 from hmcvae.samplers import adaptation
+from hmcvae.samplers.base import HMCState, SamplingAlgorithm
 from hmcvae.samplers.diagnostics import diagnose, to_arviz
 from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts, concatenate
-from hmcvae.samplers.base import HMCState, SamplingAlgorithm
 from hmcvae.samplers.hamiltonian import HMCInfo, hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
+from hmcvae.samplers.nuts import NUTSInfo, nuts
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.sampling import sample
 
@@ -18,6 +19,7 @@ __all__ = [
     "Adaptation",
     "HMCInfo",
     "HMCState",
+    "NUTSInfo",
     "Samples",
     "SamplingAlgorithm",
     "SamplingWarning",
@@ -27,6 +29,7 @@ __all__ = [
     "diagnose",
     "hmc",
     "mmala",
+    "nuts",
     "rmhmc",
     "sample",
     "to_arviz",

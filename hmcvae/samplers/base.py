@@ -16,7 +16,7 @@ from hmcvae._checks import check_flag, check_function, check_positive, is_concre
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
-from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
+from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 
 # (logdensity_fn, metric) -> step, and a step is (state, step_size) -> (state, SolverInfo).
 IntegratorFn = Callable[[LogDensityFn, Metric], Callable]

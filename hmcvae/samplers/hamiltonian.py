@@ -12,7 +12,6 @@ The integrator must preserve volume and be reversible under v → -v; the kernel
 the metric, so that the Riemannian kernel is this one with another metric and another integrator.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +36,7 @@ from hmcvae.samplers.base import (
 )
 from hmcvae.samplers.lengths import check_num_steps, draw_num_steps
 from hmcvae.solvers import SolverInfo
-from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
+from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize
 
 _IDENTITY = metrics.identity()
 

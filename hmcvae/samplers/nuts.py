@@ -1,4 +1,15 @@
-"""The no-U-turn sampler."""
+"""The no-U-turn sampler: Hamiltonian trajectories as long as they lead away.
+
+One transition from z (Hoffman & Gelman 2014; Betancourt 2017, appendix A):
+
+    v ~ N(0, G(z))
+    double the trajectory, ahead or back in time with probability ½ each, until it turns back (`turning`)
+    move to a point of it, drawn with weights exp(-ΔH), the newer halves preferred
+
+    H(z, v) = -log p(z) + ½ log |G(z)| + ½ vᵀ G(z)⁻¹ v,   ΔH = H - H at the start
+
+As for `hmc`, the integrator must preserve volume and be reversible, and nothing else is asked of it or of the metric.
+"""
 
 from typing import Any, NamedTuple
 
@@ -43,7 +54,25 @@ _IDENTITY = metrics.identity()
 
 
 class NUTSInfo(NamedTuple):
-    """What happened in one transition."""
+    """What happened in one transition. What ends a tree is one of: it turned; an implicit solve failed; the energy
+    diverged; a step could not be retraced; or it was as deep as it may be.
+
+    acceptance_rate: mean of min(1, exp(-ΔH)) over all the points that were made, those thrown away too (Stan's
+        `accept_stat__`); 0 for a point where the tree failed.
+    is_accepted: whether the chain moved.
+    is_divergent: the solves of the last step converged, but ΔH > divergence_threshold, or ΔH, position or gradient is
+        not finite there.
+    energy: H of the point that the chain moves to (Stan's `energy__`).
+    energy_error: ΔH of it.
+    max_energy_error: the largest ΔH of all the points; may be infinite or NaN.
+    num_integration_steps: points made, at most 2^max_depth - 1.
+    tree_depth: doublings that were completed.
+    is_turning: whether the trajectory turned back, the usual end.
+    reached_max_depth: whether it was still to be doubled when it had max_depth doublings.
+    solver: report of the implicit solves of all the steps; `solver.converged` is False where one ended the tree.
+    reversibility_error: largest error of a step taken back, as for `hmc`; 0 when it was not checked.
+    is_reversible: False where a step that could not be retraced ended the tree.
+    """
 
     acceptance_rate: Scalar
     is_accepted: Bool[Array, ""]
@@ -71,7 +100,39 @@ def nuts(
     check_reversibility: bool | None = None,
     reversibility_tolerance: Any = None,
 ) -> SamplingAlgorithm:
-    """The no-U-turn sampler."""
+    """The no-U-turn sampler, with Stan's rules (Betancourt 2017, appendix A; Stan reference manual, "MCMC sampling").
+
+    The number of steps adapts itself to each start; there is only the step size to tune, as `sample` does by
+    info.acceptance_rate. Each half of the tree is drawn from by multinomial weights, and halves are chosen between with
+    probability min(1, weight of the newer / weight of the older), where the weight is Σ exp(-ΔH).
+
+    A step that fails (its solves, its energy, its way back) ends the tree: the half that was being built is thrown away
+    with it, and the last whole tree is drawn from. The target stays invariant. Whether a step between two neighbouring
+    points fails must not depend on where the tree was begun, or in which direction the step is taken. Then all points of
+    a whole tree, taken as starts, come to that tree and end there with one and the same probability. Checking the way
+    back (check_reversibility) makes failures of solves and of retracing alike from both sides; without it, what can be
+    solved one way only is a source of bias. A divergence is measured from the start, as in Stan, so it is not quite the
+    same from every point; but two points that disagree differ by about divergence_threshold in H, and the one that is
+    left out has exp(-1000) of the other's weight.
+
+    Under `jax.vmap` the chains grow their trees in step, and all wait for the longest.
+
+    Args:
+        logdensity_fn, step_size, metric, integrator, reversibility_tolerance: see `hmc`. With
+            `integrators.generalized_leapfrog` and a position-dependent metric this is Riemannian NUTS (Betancourt 2013).
+        max_depth: doublings at most, from 1 to 30: trajectories have up to 2^max_depth - 1 steps. Trees that are cut off
+            are counted; the draws are right, and more alike.
+        divergence_threshold: ΔH above which a point ends the tree.
+        check_reversibility: take each step back as well, and end the tree where that fails. None: where the integrator is
+            implicit.
+
+    Returns:
+        A `SamplingAlgorithm` with the state of `hmc` and `NUTSInfo`. Its functions raise ValueError as those of `hmc` do.
+
+    Raises:
+        ValueError: if step_size, divergence_threshold or reversibility_tolerance is not positive, max_depth is not a
+            whole number from 1 to 30, or integrator builds no step.
+    """
     settings = check_settings(
         logdensity_fn,
         metric,
