@@ -40,8 +40,8 @@ def in_step(run: Callable, shared: PyTree, lane: PyTree) -> PyTree:
 
 
 def lift(function: Callable, *arguments: PyTree) -> tuple[Callable, list]:
-    """`(lifted, constants)` with `lifted(constants, *arguments)` the function, for arguments of these shapes: the arrays
-    that it closes over, traced ones among them, have become an argument."""
+    """`(lifted, constants)` with `lifted(constants, *arguments)` the function, for arguments of these shapes: the
+    arrays that it closes over, traced ones among them, have become an argument."""
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
     structure = jax.tree.structure(shape)
 

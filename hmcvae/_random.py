@@ -24,8 +24,8 @@ _PARITY = 0x1BD11BDA
 def threefry(key: tuple[Array, Array], counter: tuple[Array, Array]) -> tuple[Array, Array]:
     """Two words of 32 random bits: Threefry-2x32 in 20 rounds, the function that JAX's own keys rest on.
 
-    Written out, where `jax.random` has a loop: XLA makes one kernel of it with what it feeds. On a CPU that loop is five
-    turns of some fifteen kernels, as much as the rest of a small integrator step.
+    Written out, where `jax.random` has a loop: XLA makes one kernel of it with what it feeds. On a CPU that loop is
+    five turns of some fifteen kernels, as much as the rest of a small integrator step.
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(_PARITY))
     x, y = counter[0] + schedule[0], counter[1] + schedule[1]

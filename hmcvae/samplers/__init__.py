@@ -1,7 +1,7 @@
 """Samplers: Markov kernels on any log density, their warm-up, many chains, and what to make of the draws.
 
-`hmc`, `rmhmc`, `nuts` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of one, with
-warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
+`hmc`, `rmhmc`, `nuts` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of
+one, with warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
 """
 
 from hmcvae.samplers import adaptation

@@ -18,8 +18,8 @@ class Diagnostics(NamedTuple):
     """Of a run's draws. Arrays have one entry for each coordinate of the (ravelled) position.
 
     Draws that are all the same have no effective size: a chain that never moved in a coordinate adds nothing to its
-    effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand at
-    one value.
+    effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand
+    at one value.
 
     rhat: split R̂, rank-normalised.
     ess_bulk, ess_tail: effective draws for the centre and for the 5 % and 95 % quantiles.
@@ -29,7 +29,8 @@ class Diagnostics(NamedTuple):
         for an algorithm without an energy, and for a chain that never moved: its energies are those of fresh momenta.
     acceptance_rate: mean acceptance probability.
     num_transitions; num_divergent, num_unconverged, num_irreversible: energy divergences, failed implicit solves and
-        trajectories that could not be retraced, among them; num_max_depth: trees of `nuts` cut off at their largest depth.
+        trajectories that could not be retraced, among them; num_max_depth: trees of `nuts` cut off at their largest
+            depth.
     seconds: as given, or NaN.
     is_stuck: whether a chain never moved in a coordinate.
     """

@@ -94,8 +94,8 @@ def _of_transitions(samples: Samples) -> list[str]:
         )
     if int(counts.num_max_depth) > MOST_FAILED * total:
         found.append(
-            f"{int(counts.num_max_depth)} of {total} trees were cut off at their largest depth: draws are right, but each "
-            "goes less far than it should; adapt the mass (num_warmup, adapt_mass), or make max_depth larger"
+            f"{int(counts.num_max_depth)} of {total} trees were cut off at their largest depth: draws are right, but "
+            "go less far than they should; adapt the mass (num_warmup, adapt_mass), or make max_depth larger"
         )
     return found
 

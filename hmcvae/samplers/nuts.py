@@ -108,26 +108,28 @@ def nuts(
 
     A step that fails (its solves, its energy, its way back) ends the tree: the half that was being built is thrown away
     with it, and the last whole tree is drawn from. The target stays invariant. Whether a step between two neighbouring
-    points fails must not depend on where the tree was begun, or in which direction the step is taken. Then all points of
-    a whole tree, taken as starts, come to that tree and end there with one and the same probability. Checking the way
-    back (check_reversibility) makes failures of solves and of retracing alike from both sides; without it, what can be
-    solved one way only is a source of bias. A divergence is measured from the start, as in Stan, so it is not quite the
-    same from every point; but two points that disagree differ by about divergence_threshold in H, and the one that is
-    left out has exp(-1000) of the other's weight.
+    points fails must not depend on where the tree was begun, or in which direction the step is taken. Then all points
+    of a whole tree, taken as starts, come to that tree and end there with one and the same probability. Checking the
+    way back (check_reversibility) makes failures of solves and of retracing alike from both sides; without it, what can
+    be solved one way only is a source of bias. A divergence is measured from the start, as in Stan, so it is not quite
+    the same from every point; but two points that disagree differ by about divergence_threshold in H, and the one that
+    is left out has exp(-1000) of the other's weight.
 
     Under `jax.vmap` the chains grow their trees in step, and all wait for the longest.
 
     Args:
         logdensity_fn, step_size, metric, integrator, reversibility_tolerance: see `hmc`. With
-            `integrators.generalized_leapfrog` and a position-dependent metric this is Riemannian NUTS (Betancourt 2013).
-        max_depth: doublings at most, from 1 to 30: trajectories have up to 2^max_depth - 1 steps. Trees that are cut off
-            are counted; the draws are right, and more alike.
+            `integrators.generalized_leapfrog` and a position-dependent metric this is Riemannian NUTS (Betancourt
+            2013).
+        max_depth: doublings at most, from 1 to 30: trajectories have up to 2^max_depth - 1 steps. Trees that are cut
+            off are counted; the draws are right, and more alike.
         divergence_threshold: ΔH above which a point ends the tree.
-        check_reversibility: take each step back as well, and end the tree where that fails. None: where the integrator is
-            implicit.
+        check_reversibility: take each step back as well, and end the tree where that fails. None: where the integrator
+            is implicit.
 
     Returns:
-        A `SamplingAlgorithm` with the state of `hmc` and `NUTSInfo`. Its functions raise ValueError as those of `hmc` do.
+        A `SamplingAlgorithm` with the state of `hmc` and `NUTSInfo`. Its functions raise ValueError as those of `hmc`
+        do.
 
     Raises:
         ValueError: if step_size, divergence_threshold or reversibility_tolerance is not positive, max_depth is not a

@@ -1,7 +1,8 @@
 """The trees of the no-U-turn sampler: trajectories doubled until they turn back, and a point drawn from each.
 
 Iterative, with the memory of a few points for each level (`turning.Memory`). Chains that are vmapped build their
-trees in step (`_lockstep`): all that still grow are at the same point of the same doubling, so the counters of the loops,
+trees in step (`_lockstep`): all that still grow are at the same point of the same doubling, so the counters of the
+loops,
 and with them the rows of that memory, are shared, and the loops end with the longest tree.
 """
 
@@ -87,7 +88,8 @@ class Tree(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """The other half of a tree, while it is being built: its last point; the rest as for a tree, whose tally goes on."""
+    """The other half of a tree, while it is being built: its last point; the rest as for a tree, whose tally goes
+    on."""
 
     end: End
     rho: Vector
@@ -167,7 +169,8 @@ class Growth(NamedTuple):
         return jnp.where(leaf.solver.converged, status, UNCONVERGED).astype(jnp.int32)
 
     def graft(self, tree: Tree, branch: Branch, first: Point, lane: Lane, depth: Int[Array, ""]) -> Tree:
-        """The tree after a doubling: with its new branch, that begins with `first`, if it is whole, and as it was if not."""
+        """The tree after a doubling: with its new branch, that begins with `first`, if it is whole, and as it was if
+        not."""
         ahead, is_whole = lane.goes_ahead(depth), branch.status == GROWS
         near, far = _select(ahead, tree.future, tree.past), _select(ahead, tree.past, tree.future)
         old, new = Span(_point(far), _point(near), tree.rho), Span(first, _point(branch.end), branch.rho)

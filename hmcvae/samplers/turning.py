@@ -8,8 +8,8 @@ A span of a trajectory goes on as long as both its ends move away from each othe
 Where two spans of equal length are joined, the same is asked of each of them with the nearest point of the other, as
 Stan does (since 2.21), so that two spans that both are near a whole period are not missed.
 
-All of it is the same seen from either end of time. So the points stand in the order in which they were made, and nothing
-here knows which way time ran.
+All of it is the same seen from either end of time. So the points stand in the order in which they were made, and
+nothing here knows which way time ran.
 """
 
 from collections.abc import Callable
@@ -58,10 +58,10 @@ def turns(older: Span, newer: Span) -> Bool[Array, ""]:
 class Memory(NamedTuple):
     """The points of a branch that sub-trees yet to be finished begin with, and those that finished ones ended with.
 
-    With the points numbered from 0 as they are made, the sub-trees of 2^{k+1} points that end at number n are those with
-    k < t, the count of trailing ones of n as a binary number. Each has two halves of 2^k points. The older half begins
-    at n with its k + 1 lowest ones set to 0 and ends at n - 2^k, which has k trailing ones; the newer half begins at n
-    with its k lowest ones set to 0.
+    With the points numbered from 0 as they are made, the sub-trees of 2^{k+1} points that end at number n are those
+    with k < t, the count of trailing ones of n as a binary number. Each has two halves of 2^k points. The older half
+    begins at n with its k + 1 lowest ones set to 0 and ends at n - 2^k, which has k trailing ones; the newer half
+    begins at n with its k lowest ones set to 0.
 
     begins: row j is the latest point whose number has j ones: its v, v♯, and the Σ v of all points before it.
     ends: row k is the latest point whose number has k trailing ones: its v, v♯.
