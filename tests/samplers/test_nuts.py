@@ -10,8 +10,9 @@ import pytest
 from scipy import special, stats
 
 import hmcvae
-from hmcvae import integrators, metrics, solvers
+from hmcvae import integrators, metrics
 from hmcvae.samplers.nuts import nuts
+from hmcvae.solvers import exact_info
 from tests.support.gaussians import COVARIANCE, MEAN, METRICS, gaussian, normal
 from tests.support.kernels import BENT
 from tests.support.problems import BANANA
@@ -124,14 +125,15 @@ class TestReports:
     def test_depth_is_counted_and_said(self):
         algorithm = nuts(normal, 0.05, max_depth=2)
         starts = jnp.ones((4, 2))
-        with pytest.warns(hmcvae.SamplingWarning, match="120 of 120 trees were cut off .* max_depth larger"):
+        with pytest.warns(hmcvae.SamplingWarning, match="1.. of 120 trees were cut off .* max_depth larger"):
             samples = hmcvae.sample(jax.random.key(0), algorithm, starts, num_samples=30)
-        assert int(samples.counts.num_max_depth) == 120
+        cut_off = int(samples.counts.num_max_depth)
+        assert cut_off > 100
         info = samples.info
-        assert info.reached_max_depth.all()
-        assert not info.is_turning.any()
-        assert (info.num_integration_steps == 3).all()
-        assert (info.tree_depth == 2).all()
+        assert int(info.reached_max_depth.sum()) == cut_off
+        assert (info.is_turning != info.reached_max_depth).all()
+        assert (info.num_integration_steps[info.reached_max_depth] == 3).all()
+        assert (info.tree_depth[info.reached_max_depth] == 2).all()
         arviz_stats = hmcvae.to_arviz(samples).sample_stats
         names = {
             "tree_depth",
@@ -143,9 +145,9 @@ class TestReports:
             "n_steps",
         }
         assert names | {"step_size", "max_energy_error"} <= set(arviz_stats.data_vars)
-        assert bool(arviz_stats["reached_max_treedepth"].all())
+        assert int(arviz_stats["reached_max_treedepth"].sum()) == cut_off
         assert float(arviz_stats["step_size"].max()) == 0.05
-        assert hmcvae.diagnose(samples).num_max_depth == 120
+        assert hmcvae.diagnose(samples).num_max_depth == cut_off
 
     def test_divergences_end_the_tree_and_are_counted(self):
         """A wall: beyond it the density is nothing."""
@@ -183,22 +185,29 @@ class TestReports:
         assert not np.asarray(info.is_accepted)[ends_at_once].any()
 
     def test_steps_that_cannot_be_retraced_end_the_tree(self):
-        """With a tolerance that nothing passes, every tree ends at its first step."""
-        algorithm = nuts(gaussian, 0.5, check_reversibility=True, reversibility_tolerance=1e-30)
-        _, info = run(algorithm, jnp.tile(MEAN + 1.0, (4, 1)), 20)
-        assert (~info.is_reversible).mean() > 0.5
-        assert (info.num_integration_steps[~info.is_reversible] >= 1).all()
-        assert float(info.reversibility_error.max()) > 0
-        checked = nuts(gaussian, 0.5, check_reversibility=True)
-        plain = nuts(gaussian, 0.5)
-        for algorithm in (checked, plain):
-            assert run(algorithm, jnp.tile(MEAN, (4, 1)), 20)[1].is_reversible.all()
+        """Symplectic Euler kicks first, there and back, and so does not come back."""
+
+        def euler(logdensity_fn, metric):
+            def step(state, step_size):
+                momentum = state.momentum + step_size * state.logdensity_grad
+                position = state.position + step_size * momentum
+                return integrators.init(logdensity_fn, metric, position, momentum), exact_info(position.dtype)
+
+            return step
+
+        algorithm = nuts(gaussian, 0.5, integrator=euler, check_reversibility=True)
+        draws, info = run(algorithm, jnp.tile(MEAN + 1.0, (4, 1)), 20)
+        assert not info.is_reversible.any()
+        assert not (info.is_divergent | info.is_turning | info.reached_max_depth | info.is_accepted).any()
+        assert (info.num_integration_steps == 1).all()
+        assert (info.reversibility_error > 1e-3).all()
+        assert (draws == MEAN + 1.0).all()
 
 
 class TestWhereItFits:
     def test_warm_up(self):
         algorithm = nuts(gaussian, 1.0)
-        starts = MEAN + jax.random.normal(jax.random.key(0), (4, 2))
+        starts = MEAN[None] + jax.random.normal(jax.random.key(0), (4, 2))
         samples = hmcvae.sample(jax.random.key(1), algorithm, starts, num_samples=1000, num_warmup=300)
         assert bool(samples.adaptation.is_adapted)
         assert 0.7 < float(samples.counts.acceptance_rate) < 0.92
@@ -248,11 +257,8 @@ class TestWhereItFits:
         """Written as a function of the position, and integrated implicitly: the same trees."""
         matrix = jnp.array([[2.0, 0.5], [0.5, 1.0]])
         flat = nuts(gaussian, 0.4, metrics.dense(matrix))
-        bent = rnuts(
-            gaussian, 0.4, metrics.from_tensor(lambda z: matrix + 0 * z[0]), check_reversibility=False
-        )
-        bent_checked = rnuts(gaussian, 0.4, metrics.from_tensor(lambda z: matrix + 0 * z[0]))
-        found = [run(algorithm, jnp.tile(MEAN, (3, 1)), 20) for algorithm in (flat, bent, bent_checked)]
+        bent = rnuts(gaussian, 0.4, metrics.from_tensor(lambda z: matrix + 0 * z[0]))
+        found = [run(algorithm, jnp.tile(MEAN, (3, 1)), 20) for algorithm in (flat, bent)]
         for draws, info in found[1:]:
             np.testing.assert_allclose(draws, found[0][0], rtol=1e-6)
             np.testing.assert_array_equal(info.tree_depth, found[0][1].tree_depth)
@@ -268,24 +274,19 @@ class TestWhereItFits:
             partial(np.testing.assert_allclose, rtol=1e-7, atol=1e-9), state, algorithm.init(state.position)
         )
 
-    def test_other_solvers(self):
-        build = partial(integrators.generalized_leapfrog, solver=solvers.newton())
-        algorithm = nuts(gaussian, 0.4, BENT, integrator=build, max_depth=2)
-        _, info = jax.jit(algorithm.step)(jax.random.key(0), algorithm.init(jnp.asarray(MEAN)))
-        assert bool(info.solver.converged)
-
 
 def test_bad_inputs():
-    with pytest.raises(ValueError, match="max_depth must be a whole number of at least 1, got 0"):
+    flat = nuts(normal, 0.1).init(jnp.ones(2))
+    with pytest.raises(ValueError, match="max_depth must be a whole number of at least 1 .*, got 0"):
         nuts(normal, 0.1, max_depth=0)
     with pytest.raises(ValueError, match="max_depth must be .* at most 30, got 31"):
         nuts(normal, 0.1, max_depth=31)
     with pytest.raises(ValueError, match="step_size must be"):
         nuts(normal, -0.1)
     with pytest.raises(ValueError, match="leapfrog needs a Euclidean metric"):
-        algorithm = nuts(normal, 0.1, BENT)
-        algorithm.step(jax.random.key(0), algorithm.init(jnp.ones(2)))
+        nuts(normal, 0.1, BENT).step(jax.random.key(0), flat)
     with pytest.raises(ValueError, match="step_size must be a number or have shape"):
         nuts(normal, jnp.ones(3)).init(jnp.ones(2))
+    integers = jnp.ones(2, int)
     with pytest.raises(ValueError, match="floating-point"):
-        nuts(normal, 0.1).init(jnp.ones(2, int))
+        nuts(normal, 0.1).init(integers)
