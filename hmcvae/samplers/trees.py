@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, UInt32
 
 from hmcvae._random import uniform_at
+from hmcvae._sharding import vary_as
 from hmcvae.integrators import IntegratorState
 from hmcvae.samplers.turning import Point, Span, empty_memory, has_turned, remember, turns
 from hmcvae.solvers import SolverInfo, combine_info, exact_info
@@ -220,7 +221,9 @@ def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
         return function if axes is None else jax.vmap(function, in_axes)
 
     zero = jnp.zeros((), jnp.int32)
-    trees = over(growth.plant, 0)(lanes)
+    # Inside `shard_map` what the loops carry must vary over the same axes from the start.
+    trees = vary_as(over(growth.plant, 0)(lanes), shared, lanes)
+    memory = vary_as(empty_memory(growth.max_depth, lanes.start.velocity), trees)
 
     def double(carry: tuple) -> tuple:
         depth, trees, memory = carry
@@ -245,5 +248,5 @@ def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
     return lax.while_loop(
         lambda carry: (carry[0] < growth.max_depth) & (carry[1].status == GROWS).any(),
         double,
-        (zero, trees, empty_memory(growth.max_depth, lanes.start.velocity)),
+        (zero, trees, memory),
     )[1]

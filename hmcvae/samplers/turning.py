@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from hmcvae._sharding import vary_as
 from hmcvae.types import Vector
 
 
@@ -116,4 +117,5 @@ def has_turned(
         older_end = lax.dynamic_index_in_dim(memory.ends, level, keepdims=False)
         return turned | over(look, 0, 0, 0, 0, 0)(older, older_end, newer, new, total)
 
-    return lax.fori_loop(0, num_trailing_ones(index), look_at, jnp.zeros(total.shape[:-1], bool))
+    start = vary_as(jnp.zeros(total.shape[:-1], bool), memory, total)
+    return lax.fori_loop(0, num_trailing_ones(index), look_at, start)
