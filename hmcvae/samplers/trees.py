@@ -242,7 +242,7 @@ def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
             extend,
             (zero, over(growth.sprout, 0, 0, None)(trees, lanes, depth), memory),
         )
-        first = over(lambda rows: Point(rows[0], rows[1]), 0)(memory.begins[0])
+        first = jax.tree.map(lambda rows: rows[0], memory.begins)
         return depth + 1, over(growth.graft, 0, 0, 0, 0, None)(trees, branches, first, lanes, depth), memory
 
     return lax.while_loop(

@@ -13,8 +13,9 @@ nothing here knows which way time ran.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -64,33 +65,45 @@ class Memory(NamedTuple):
     begins at n with its k + 1 lowest ones set to 0 and ends at n - 2^k, which has k trailing ones; the newer half
     begins at n with its k lowest ones set to 0.
 
-    begins: row j is the latest point whose number has j ones: its v, v♯, and the Σ v of all points before it.
-    ends: row k is the latest point whose number has k trailing ones: its v, v♯.
+    begins: row j is the latest point whose number has j ones.  before: the Σ v of all points before that.
+    ends: row k is the latest point whose number has k trailing ones.
 
     While a sub-tree is unfinished, every number inside has more ones than its first, which so is not overwritten (and
-    likewise for the ends): a row for each level is enough.
+    likewise for the ends): a row for each level is enough. Five small arrays and not one: XLA's CPU runtime takes a
+    loop's kernels one after the other, without a scheduler, as long as no array has more than 512 bytes.
     """
 
-    begins: Float[Array, "level *lanes 3 d"]
-    ends: Float[Array, "level *lanes 2 d"]
+    begins: Point
+    before: Float[Array, "level *lanes d"]
+    ends: Point
 
 
 def empty_memory(num_levels: int, like: Float[Array, "*lanes d"]) -> Memory:
-    *lanes, d = like.shape
-    return Memory(*(jnp.zeros((num_levels, *lanes, rows, d), like.dtype) for rows in (3, 2)))
+    rows = jnp.zeros((num_levels, *like.shape), like.dtype)
+    return Memory(Point(rows, rows), rows, Point(rows, rows))
 
 
 def num_trailing_ones(index: Int[Array, ""]) -> Int[Array, ""]:
     return lax.population_count(index & ~(index + 1))
 
 
+def _row(arrays: Any, index: Int[Array, ""]) -> Any:
+    return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), arrays)
+
+
+def _with_row(arrays: Any, rows: Any, index: Int[Array, ""]) -> Any:
+    return jax.tree.map(
+        lambda array, row: lax.dynamic_update_index_in_dim(array, row, index, axis=0), arrays, rows
+    )
+
+
 def remember(memory: Memory, new: Point, before: Float[Array, "*lanes d"], index: Int[Array, ""]) -> Memory:
     """The memory with point `index`, which has Σ v `before` it."""
-    begin = jnp.stack([*new, before], axis=-2)
-    end = jnp.stack([*new], axis=-2)
+    num_ones = lax.population_count(index)
     return Memory(
-        lax.dynamic_update_index_in_dim(memory.begins, begin, lax.population_count(index), axis=0),
-        lax.dynamic_update_index_in_dim(memory.ends, end, num_trailing_ones(index), axis=0),
+        _with_row(memory.begins, new, num_ones),
+        _with_row(memory.before, before, num_ones),
+        _with_row(memory.ends, new, num_trailing_ones(index)),
     )
 
 
@@ -101,21 +114,20 @@ def has_turned(
 
     total: Σ v with that point.  over: `over(function, *axes)` maps a function over the lanes.
     """
-    row = lax.population_count(index)
+    num_ones = lax.population_count(index)
 
-    def look(older: Array, older_end: Array, newer: Array, new: Point, total: Vector) -> Bool[Array, ""]:
-        first, last, middle = (
-            Point(older[0], older[1]),
-            Point(older_end[0], older_end[1]),
-            Point(newer[0], newer[1]),
-        )
-        return turns(Span(first, last, newer[2] - older[2]), Span(middle, new, total - newer[2]))
+    def look(
+        first: Point, last: Point, middle: Point, sums: tuple[Vector, Vector], new: Point, total: Vector
+    ):
+        to_first, to_middle = sums
+        older = Span(first, last, to_middle - to_first)
+        return turns(older, Span(middle, new, total - to_middle))
 
     def look_at(level: Int[Array, ""], turned: Bool[Array, "*lanes"]) -> Bool[Array, "*lanes"]:
-        older = lax.dynamic_index_in_dim(memory.begins, row - 1 - level, keepdims=False)
-        newer = lax.dynamic_index_in_dim(memory.begins, row - level, keepdims=False)
-        older_end = lax.dynamic_index_in_dim(memory.ends, level, keepdims=False)
-        return turned | over(look, 0, 0, 0, 0, 0)(older, older_end, newer, new, total)
+        first, to_first = _row((memory.begins, memory.before), num_ones - 1 - level)
+        middle, to_middle = _row((memory.begins, memory.before), num_ones - level)
+        last, sums = _row(memory.ends, level), (to_first, to_middle)
+        return turned | over(look, *[0] * 6)(first, last, middle, sums, new, total)
 
     start = vary_as(jnp.zeros(total.shape[:-1], bool), memory, total)
     return lax.fori_loop(0, num_trailing_ones(index), look_at, start)
