@@ -47,7 +47,7 @@ from hmcvae.samplers.trees import (
     Tree,
     grow,
 )
-from hmcvae.solvers import SolverInfo
+from hmcvae.solvers import SolverInfo, exact_info
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 
 _IDENTITY = metrics.identity()
@@ -168,7 +168,13 @@ def nuts(
         lifted, constants = lift(leap, start, energy)
         words = jax.random.bits(key_tree, (3,), jnp.uint32)
         lane = Lane(End(start, velocity), energy, words[0], words[1:])
-        growth = Growth(lifted, max_depth, settings.divergence_threshold)
+        growth = Growth(
+            lifted,
+            _solves(take_step),
+            settings.checks(take_step, metric),
+            max_depth,
+            settings.divergence_threshold,
+        )
         tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
         c = tree.candidate
         new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
@@ -192,17 +198,22 @@ def _leap(take_step: Any, metric: Metric, settings: Settings, state: IntegratorS
     dtype = state.position.dtype
     if settings.checks(take_step, metric):
         new, solver, back = integrators.integrate_retraced(take_step, metric, state, epsilon, 1)
-        error, is_reversible = back.error, back.converged & (back.excess <= settings.tolerance(dtype))
+        way_back = back.error, back.converged & (back.excess <= settings.tolerance(dtype))
     else:
         new, solver = take_step(state, epsilon)
-        error, is_reversible = jnp.zeros((), dtype), jnp.asarray(True)
+        way_back = None
     velocity, energy = _velocity_and_energy(metric, new)
     is_sound = all_finite(new.position, new.logdensity_grad)
-    return Leaf(new, velocity, energy, is_sound, solver, error, is_reversible)
+    return Leaf(new, velocity, energy, is_sound, solver if _solves(take_step) else None, way_back)
+
+
+def _solves(take_step: Any) -> bool:
+    """Whether a step has solves to report. What there is none of is not carried through the loop: its kernels count."""
+    return not isinstance(take_step, integrators.Step) or take_step.is_implicit
 
 
 def _report(tree: Tree, start_energy: Scalar) -> NUTSInfo:
-    tally, candidate = tree.tally, tree.candidate
+    tally, candidate, error = tree.tally, tree.candidate, tree.tally.reversibility_error
     return NUTSInfo(
         acceptance_rate=tally.acceptance / tally.num_steps.astype(start_energy.dtype),
         is_accepted=tree.has_moved,
@@ -214,7 +225,7 @@ def _report(tree: Tree, start_energy: Scalar) -> NUTSInfo:
         tree_depth=tree.depth,
         is_turning=tree.status == TURNED,
         reached_max_depth=tree.status == GROWS,
-        solver=tally.solver,
-        reversibility_error=tally.reversibility_error,
+        solver=exact_info(start_energy.dtype) if tally.solver is None else tally.solver,
+        reversibility_error=jnp.zeros_like(start_energy) if error is None else error,
         is_reversible=tree.status != IRREVERSIBLE,
     )

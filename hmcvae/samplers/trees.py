@@ -31,16 +31,16 @@ class Leaf(NamedTuple):
     """What one integrator step comes to.
 
     state: the point.  velocity: v♯ = G(z)⁻¹ v.  energy: H.  is_sound: whether position and gradient are finite.
-    solver: of its implicit solves.  reversibility_error, is_reversible: of the step taken back.
+    solver: of its implicit solves; None where there are none.  way_back: (error, is it reversible) of the step taken
+        back; None where it is not.
     """
 
     state: IntegratorState
     velocity: Vector
     energy: Scalar
     is_sound: Bool[Array, ""]
-    solver: SolverInfo
-    reversibility_error: Scalar
-    is_reversible: Bool[Array, ""]
+    solver: SolverInfo | None
+    way_back: tuple[Scalar, Bool[Array, ""]] | None
 
 
 class Candidate(NamedTuple):
@@ -59,8 +59,8 @@ class Tally(NamedTuple):
     acceptance: Scalar
     num_steps: Int[Array, ""]
     max_error: Scalar
-    solver: SolverInfo
-    reversibility_error: Scalar
+    solver: SolverInfo | None
+    reversibility_error: Scalar | None
 
 
 class End(NamedTuple):
@@ -119,11 +119,14 @@ class Lane(NamedTuple):
 class Growth(NamedTuple):
     """How trees grow.
 
-    leap: `(shared, state, sign) -> Leaf`, a step ahead or back, or none at sign 0.  max_depth: doublings at most.
-    threshold: ΔH above which a point is divergent.
+    leap: `(shared, state, sign) -> Leaf`, a step ahead or back, or none at sign 0.  solves, checks: whether its leaves
+    have a report of solves, and of the way back.  max_depth: doublings at most.  threshold: ΔH above which a point is
+    divergent.
     """
 
     leap: Callable
+    solves: bool
+    checks: bool
     max_depth: int
     threshold: Any
 
@@ -131,7 +134,8 @@ class Growth(NamedTuple):
         """The tree of one point."""
         state, dtype = lane.start.state, lane.energy.dtype
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        tally = Tally(zero, count, jnp.full((), -jnp.inf, dtype), exact_info(dtype), zero)
+        solver, error = exact_info(dtype) if self.solves else None, zero if self.checks else None
+        tally = Tally(zero, count, jnp.full((), -jnp.inf, dtype), solver, error)
         candidate = _candidate(state, zero)
         no = jnp.asarray(False)
         return Tree(lane.start, lane.start, state.momentum, candidate, zero, no, count, count + GROWS, tally)
@@ -165,9 +169,10 @@ class Growth(NamedTuple):
     def judge(self, leaf: Leaf, error: Scalar) -> Int[Array, ""]:
         """Whether a point ends the tree, and by what: the first of the three failures."""
         fits = leaf.is_sound & jnp.isfinite(error) & (error <= self.threshold)
-        status = jnp.where(leaf.is_reversible, GROWS, IRREVERSIBLE)
+        status = GROWS if leaf.way_back is None else jnp.where(leaf.way_back[1], GROWS, IRREVERSIBLE)
         status = jnp.where(fits, status, DIVERGED)
-        return jnp.where(leaf.solver.converged, status, UNCONVERGED).astype(jnp.int32)
+        status = status if leaf.solver is None else jnp.where(leaf.solver.converged, status, UNCONVERGED)
+        return status.astype(jnp.int32)
 
     def graft(self, tree: Tree, branch: Branch, first: Point, lane: Lane, depth: Int[Array, ""]) -> Tree:
         """The tree after a doubling: with its new branch, that begins with `first`, if it is whole, and as it was if
@@ -209,8 +214,8 @@ def _count(tally: Tally, leaf: Leaf, error: Scalar, is_valid: Bool[Array, ""]) -
         tally.acceptance + jnp.where(is_valid, jnp.exp(jnp.minimum(-error, 0)), 0),
         tally.num_steps + 1,
         jnp.maximum(tally.max_error, error),  # entry by entry: keeps NaN
-        combine_info(tally.solver, leaf.solver),
-        jnp.maximum(tally.reversibility_error, leaf.reversibility_error),
+        None if leaf.solver is None else combine_info(tally.solver, leaf.solver),
+        None if leaf.way_back is None else jnp.maximum(tally.reversibility_error, leaf.way_back[0]),
     )
 
 

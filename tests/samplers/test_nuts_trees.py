@@ -148,7 +148,13 @@ def test_points_are_drawn_with_their_probabilities(name, seed):
     assert len(points) >= 4
     settings = check_settings(logdensity_fn, metric, integrator, step_size, 1000.0, False, None)
     step = integrator(logdensity_fn, metric)
-    growth = Growth(lambda _, state, sign: _leap(step, metric, settings, state, sign * step_size), 4, 1000.0)
+    growth = Growth(
+        lambda _, state, sign: _leap(step, metric, settings, state, sign * step_size),
+        metric is BENT,
+        False,
+        4,
+        1000.0,
+    )
     velocity, energy = _velocity_and_energy(metric, start)
 
     def draw(seed):
