@@ -54,8 +54,9 @@ def markdown(report: dict) -> str:
     """The page."""
     found, config = Findings.from_json(report), report["config"]
     about = (
-        f"{machine_line(report['environment'], 'blackjax')}; {report['seconds']} s in all. The same step size, "
-        f"identity metric and largest depth for both, {config['dtype']}. `python -m experiments.bench_nuts` writes this file."
+        f"{machine_line(report['environment'], 'blackjax')}; {report['seconds']} s in all. "
+        f"The same step size, identity metric and largest depth for both, {config['dtype']}. "
+        "`python -m experiments.bench_nuts` writes this file."
     )
     lines = ["# The no-U-turn sampler against BlackJAX's", "", about, "", *outcome(found)]
     lines += ["", "## Transitions per second", ""]
