@@ -13,6 +13,7 @@ from hmcvae._random import threefry, uniform_at
 from hmcvae.samplers.base import check_settings, set_out
 from hmcvae.samplers.nuts import _leap, _velocity_and_energy, nuts
 from hmcvae.samplers.trees import DIVERGED, GROWS, TURNED, End, Growth, Lane, grow
+from hmcvae.samplers.turning import Point, Span, turns
 from tests.support.gaussians import COVARIANCE, gaussian
 from tests.support.kernels import BENT
 from tests.support.statistics import log_gamma
@@ -178,6 +179,28 @@ def test_points_are_drawn_with_their_probabilities(name, seed):
         found,
         expected,
     )
+
+
+def test_each_of_the_six_conditions_of_a_turn_counts():
+    """Spans drawn at random: for each condition some where it alone says that they turn."""
+    numbers = np.random.default_rng(0).normal(size=(4000, 10, 2)) + 0.6
+    vectors = np.moveaxis(numbers, 1, 0)
+    older = Span(Point(vectors[0], vectors[1]), Point(vectors[2], vectors[3]), vectors[4])
+    newer = Span(Point(vectors[5], vectors[6]), Point(vectors[7], vectors[8]), vectors[9])
+
+    def go_on(rho, *ends):
+        return [np.sum(rho * end.velocity, axis=1) > 0 for end in ends]
+
+    conditions = [
+        *go_on(older.rho + newer.rho, older.first, newer.last),
+        *go_on(older.rho + newer.first.momentum, older.first, newer.first),
+        *go_on(older.last.momentum + newer.rho, older.last, newer.last),
+    ]
+    found = np.asarray(jax.jit(jax.vmap(turns))(older, newer))
+    np.testing.assert_array_equal(found, ~np.all(conditions, axis=0))
+    for index in range(6):
+        others = np.all(conditions[:index] + conditions[index + 1 :], axis=0)
+        assert (others & ~conditions[index]).sum() > 10
 
 
 class TestRandomNumbers:
