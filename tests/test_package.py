@@ -16,13 +16,14 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
+BASE = {"types", "_checks", "_lockstep", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
     "_threads": set(),
     "_numerics": {"types"},
     "_programs": set(),
+    "_lockstep": {"types"},
     "_random": {"types"},
     "_ravel": {"types"},
     "_sharding": {"types", "_checks"},
@@ -169,6 +170,7 @@ def test_public_names_are_listed_and_exist():
         "integrators",
         "hmc",
         "rmhmc",
+        "nuts",
         "diagnose",
         "uniform_steps",
         "sample",

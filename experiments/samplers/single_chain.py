@@ -81,5 +81,5 @@ def _as_samples(position: jax.Array, acceptance_rate: jax.Array, is_divergent: j
     """Of one chain [draw, d], whose solves are explicit."""
     zero = jnp.zeros((), jnp.int32)
     num_draws = jnp.asarray(len(position))
-    counts = TransitionCounts(num_draws, jnp.mean(acceptance_rate), jnp.sum(is_divergent), zero, zero)
+    counts = TransitionCounts(num_draws, jnp.mean(acceptance_rate), jnp.sum(is_divergent), zero, zero, zero)
     return Samples(position[None], None, None, counts, hmcvae.samplers.Adaptation(None, None, counts))

@@ -1,15 +1,17 @@
 """Samplers: Markov kernels on any log density, their warm-up, many chains, and what to make of the draws.
 
-`hmc`, `rmhmc` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of one, with
-warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
+`hmc`, `rmhmc`, `nuts` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of
+one, with warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
 """
 
 from hmcvae.samplers import adaptation
+from hmcvae.samplers.base import HMCState, SamplingAlgorithm
 from hmcvae.samplers.diagnostics import diagnose, to_arviz
 from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts, concatenate
-from hmcvae.samplers.hamiltonian import HMCInfo, HMCState, SamplingAlgorithm, hmc
+from hmcvae.samplers.hamiltonian import HMCInfo, hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
+from hmcvae.samplers.nuts import NUTSInfo, nuts
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.run_folder import load_samples
 from hmcvae.samplers.sampling import sample
@@ -18,6 +20,7 @@ __all__ = [
     "Adaptation",
     "HMCInfo",
     "HMCState",
+    "NUTSInfo",
     "Samples",
     "SamplingAlgorithm",
     "SamplingWarning",
@@ -28,6 +31,7 @@ __all__ = [
     "hmc",
     "load_samples",
     "mmala",
+    "nuts",
     "rmhmc",
     "sample",
     "to_arviz",

@@ -32,6 +32,8 @@ class Bar:
             shown["failed solves"] = int(counts.num_unconverged)
         if int(counts.num_irreversible):
             shown["irreversible"] = int(counts.num_irreversible)
+        if int(counts.num_max_depth):
+            shown["cut off"] = int(counts.num_max_depth)
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(done - self._bar.n)
 

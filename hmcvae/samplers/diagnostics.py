@@ -18,8 +18,8 @@ class Diagnostics(NamedTuple):
     """Of a run's draws. Arrays have one entry for each coordinate of the (ravelled) position.
 
     Draws that are all the same have no effective size: a chain that never moved in a coordinate adds nothing to its
-    effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand at
-    one value.
+    effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand
+    at one value.
 
     rhat: split R̂, rank-normalised.
     ess_bulk, ess_tail: effective draws for the centre and for the 5 % and 95 % quantiles.
@@ -29,7 +29,8 @@ class Diagnostics(NamedTuple):
         for an algorithm without an energy, and for a chain that never moved: its energies are those of fresh momenta.
     acceptance_rate: mean acceptance probability.
     num_transitions; num_divergent, num_unconverged, num_irreversible: energy divergences, failed implicit solves and
-        trajectories that could not be retraced, among them.
+        trajectories that could not be retraced, among them; num_max_depth: trees of `nuts` cut off at their largest
+            depth.
     seconds: as given, or NaN.
     is_stuck: whether a chain never moved in a coordinate.
     """
@@ -45,6 +46,7 @@ class Diagnostics(NamedTuple):
     num_divergent: int
     num_unconverged: int
     num_irreversible: int
+    num_max_depth: int
     seconds: float
     is_stuck: Bool[np.ndarray, "chain d"]
 
@@ -64,6 +66,8 @@ class Diagnostics(NamedTuple):
             f"{self.num_transitions} transitions, acceptance {self.acceptance_rate:.3f}; failures: "
             f"{self.num_divergent} divergent, {self.num_unconverged} unconverged, {self.num_irreversible} irreversible"
         )
+        if self.num_max_depth:
+            lines.append(f"{self.num_max_depth} trees were cut off at their largest depth")
         whole = self.is_stuck.all(axis=1)
         if whole.any():
             lines.append(f"chains {list_of(whole)} never moved")
@@ -110,6 +114,7 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         int(counts.num_divergent),
         int(counts.num_unconverged),
         int(counts.num_irreversible),
+        int(counts.num_max_depth),
         float(seconds),
         is_stuck,
     )
@@ -195,12 +200,24 @@ def to_arviz(samples: Samples) -> Any:
         "energy": getattr(info, "energy", None),
         "energy_error": getattr(info, "energy_error", None),
         "n_steps": getattr(info, "num_integration_steps", None),
+        "max_energy_error": getattr(info, "max_energy_error", None),
+        "tree_depth": getattr(info, "tree_depth", None),
+        "reached_max_treedepth": getattr(info, "reached_max_depth", None),
+        "step_size": _step_sizes(samples),
         "is_accepted": getattr(info, "is_accepted", None),
         "is_reversible": getattr(info, "is_reversible", None),
         "solver_converged": getattr(solver, "converged", None),
     }
     statistics = {name: np.asarray(value) for name, value in found.items() if value is not None}
     return _from_groups({"posterior": posterior, "sample_stats": statistics})
+
+
+def _step_sizes(samples: Samples) -> Any:
+    """The step size of each draw: one number for all of a run; None for an algorithm that has none."""
+    step_size = samples.adaptation.step_size
+    if step_size is None or np.ndim(step_size):
+        return None
+    return np.full(jax.tree.leaves(samples.position)[0].shape[:2], np.asarray(step_size))
 
 
 def _path_name(path: tuple) -> str:

@@ -21,7 +21,8 @@ class TransitionCounts(NamedTuple):
     """Counts over a number of transitions of all the chains; an algorithm that does not report a thing has 0.
 
     num_transitions; acceptance_rate: the mean acceptance probability; num_divergent: energy divergences;
-    num_unconverged: failed implicit solves; num_irreversible: trajectories that could not be retraced.
+    num_unconverged: failed implicit solves; num_irreversible: trajectories that could not be retraced;
+    num_max_depth: trees of `nuts` that were still to be doubled when they had reached its max_depth.
     """
 
     num_transitions: Int[Array, ""]
@@ -29,6 +30,7 @@ class TransitionCounts(NamedTuple):
     num_divergent: Int[Array, ""]
     num_unconverged: Int[Array, ""]
     num_irreversible: Int[Array, ""]
+    num_max_depth: Int[Array, ""]
 
 
 @jax.tree_util.register_static

@@ -92,6 +92,11 @@ def _of_transitions(samples: Samples) -> list[str]:
             "make the step size smaller, or the solver's tolerance; if that does not help, look whether the metric is "
             "symmetric wherever the chains go"
         )
+    if int(counts.num_max_depth) > MOST_FAILED * total:
+        found.append(
+            f"{int(counts.num_max_depth)} of {total} trees were cut off at their largest depth: draws are right, but "
+            "go less far than they should; adapt the mass (num_warmup, adapt_mass), or make max_depth larger"
+        )
     return found
 
 

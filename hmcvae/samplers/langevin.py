@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool
 from hmcvae import metrics
 from hmcvae._checks import check_function, check_positive
 from hmcvae._ravel import ravel_pytree
-from hmcvae.samplers.hamiltonian import (
+from hmcvae.samplers.base import (
     HMCState,
     SamplingAlgorithm,
     check_dimension,

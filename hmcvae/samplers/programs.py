@@ -252,7 +252,7 @@ def transition_keys(chain_keys: Array, index: Any) -> Array:
 
 def zero_counts() -> TransitionCounts:
     zero = jnp.zeros((), jnp.int32)
-    return TransitionCounts(zero, jnp.zeros((), jnp.float32), zero, zero, zero)
+    return TransitionCounts(zero, jnp.zeros((), jnp.float32), zero, zero, zero, zero)
 
 
 def _count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCounts:
@@ -272,4 +272,5 @@ def _count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCo
         counts.num_divergent + failed(info, "is_divergent", True),
         counts.num_unconverged + failed(getattr(info, "solver", None), "converged", False),
         counts.num_irreversible + failed(info, "is_reversible", False),
+        counts.num_max_depth + failed(info, "reached_max_depth", True),
     )

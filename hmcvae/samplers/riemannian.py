@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 from hmcvae import integrators, solvers
-from hmcvae.samplers.hamiltonian import SamplingAlgorithm, hmc
+from hmcvae.samplers.base import SamplingAlgorithm
+from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.types import LogDensityFn
 
 

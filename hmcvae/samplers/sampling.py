@@ -95,7 +95,8 @@ def sample(
 
     Warns:
         SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
-            failed to solve or to retrace, chains that disagree (R̂ > 1.1, in runs of 100 draws and more), and a warm-up
+            failed to solve or to retrace, or whose tree (`nuts`) was cut off at its largest depth, chains that disagree
+            (R̂ > 1.1, in runs of 100 draws and more), and a warm-up
             that has not adapted; and before it for a log density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:

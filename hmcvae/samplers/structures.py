@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from hmcvae.samplers.hamiltonian import HMCInfo
+from hmcvae.samplers.nuts import NUTSInfo
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import PyTree
 
-KNOWN = {kind.__name__: kind for kind in (HMCInfo, SolverInfo)}
+KNOWN = {kind.__name__: kind for kind in (HMCInfo, NUTSInfo, SolverInfo)}
 
 
 def describe(tree: PyTree, names: list[str]) -> Any:

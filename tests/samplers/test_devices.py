@@ -43,6 +43,11 @@ ALGORITHMS = {
     "hmc of random length, retraced": "hmcvae.hmc(normal, 0.5, uniform_steps(1, 3), check_reversibility=True)",
     "rmhmc": "hmcvae.rmhmc(normal, 0.5, 2, metrics.softabs(normal, 1.0))",
     "rmhmc of random length": "hmcvae.rmhmc(normal, 0.5, uniform_steps(1, 3), metrics.fisher(jnp.tanh, jnp.exp))",
+    "nuts": "hmcvae.nuts(normal, 0.5, max_depth=4)",
+    "nuts, implicit": (
+        "hmcvae.nuts(normal, 0.5, metrics.softabs(normal, 1.0), max_depth=3, "
+        "integrator=hmcvae.integrators.generalized_leapfrog)"
+    ),
     "mmala": "hmcvae.mmala(normal, 0.5, metrics.monge(normal))",
 }
 

@@ -19,7 +19,7 @@ arviz = pytest.importorskip("arviz")
 
 def samples_of(draws: np.ndarray, info: object = None) -> Samples:
     counts = TransitionCounts(
-        *(jnp.asarray(value) for value in (draws.shape[0] * draws.shape[1], 0.75, 1, 2, 3))
+        *(jnp.asarray(value) for value in (draws.shape[0] * draws.shape[1], 0.75, 1, 2, 3, 4))
     )
     return Samples(jnp.asarray(draws), None, info, counts, Adaptation(None, None, counts))
 
@@ -210,9 +210,11 @@ class TestNextArviz:
 def test_failures_are_counted_apart_and_shown():
     found = hmcvae.diagnose(samples_of(np.random.default_rng(3).standard_normal((2, 100, 2))), seconds=2.0)
     assert (found.num_divergent, found.num_unconverged, found.num_irreversible) == (1, 2, 3)
+    assert found.num_max_depth == 4
     assert np.isnan(found.e_bfmi).all()
     assert found.ess_per_second == pytest.approx(found.ess_bulk.min() / 2)
     assert "1 divergent, 2 unconverged, 3 irreversible" in str(found)
+    assert "4 trees were cut off" in str(found)
     assert "2 s, " in str(found)
 
 

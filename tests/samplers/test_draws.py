@@ -114,6 +114,7 @@ tensor = lambda z: jnp.eye(3) * (1 + z[0] ** 2)
 algorithms = {
     "hmc": hmcvae.hmc(density, 0.5, hmcvae.uniform_steps(1, 3)),
     "rmhmc": hmcvae.rmhmc(density, 0.3, 2, from_tensor(tensor)),
+    "nuts": hmcvae.nuts(density, 0.5, max_depth=3),
     "mmala": hmcvae.mmala(density, 0.3, from_tensor(tensor)),
 }
 warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ from hmcvae import integrators, metrics
 from hmcvae.samplers.hamiltonian import HMCState, hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
+from hmcvae.samplers.nuts import nuts
 from hmcvae.solvers import SolverInfo
 from tests.support.gaussians import COVARIANCE, MEAN, METRICS, gaussian, normal
 from tests.support.statistics import NUM_CHAINS, log_gamma, run, z_score
@@ -188,6 +189,10 @@ KERNELS = {
     "hmc, retraced": lambda f, metric: hmc(f, 0.2, 3, check_reversibility=True),
     "rmhmc": lambda f, metric: hmc(f, 0.2, 3, metric, integrator=integrators.generalized_leapfrog),
     "midpoint": lambda f, metric: hmc(f, 0.2, 2, metric, integrator=integrators.implicit_midpoint),
+    "nuts": lambda f, metric: nuts(f, 0.4, max_depth=3),
+    "nuts, implicit": lambda f, metric: nuts(
+        f, 0.4, metric, integrator=integrators.generalized_leapfrog, max_depth=2
+    ),
     "mmala": lambda f, metric: mmala(f, 0.2, metric),
 }
 

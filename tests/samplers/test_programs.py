@@ -14,6 +14,7 @@ from hmcvae import metrics
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
+from hmcvae.samplers.nuts import nuts
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.sampling import sample
 from tests.support.gaussians import normal
@@ -56,7 +57,7 @@ def closing_over(data, kind):
     def tensor(z):
         return jnp.eye(2) * (1 + z[0] ** 2) * data.weight[0]
 
-    if kind == "nuts":
+    if kind == "blackjax":
         import blackjax
 
         return blackjax.nuts(density, 0.5, jnp.ones(2))
@@ -65,6 +66,7 @@ def closing_over(data, kind):
     make = {
         "hmc": lambda: hmc(density, 0.5, 3),
         "rmhmc": lambda: rmhmc(density, 0.3, 2, metrics.from_tensor(tensor)),
+        "nuts": lambda: nuts(density, 0.3, max_depth=3),
         "mmala": lambda: mmala(density, 0.3, metrics.from_tensor(tensor)),
     }
     return make[kind]()
@@ -89,7 +91,17 @@ class TestMemory:
     @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     @pytest.mark.parametrize(
         ("kind", "num_warmup"),
-        [("hmc", 0), ("hmc", 25), ("rmhmc", 0), ("rmhmc", 3), ("mmala", 0), ("nuts", 3), ("methods", 0)],
+        [
+            ("hmc", 0),
+            ("hmc", 25),
+            ("rmhmc", 0),
+            ("rmhmc", 3),
+            ("mmala", 0),
+            ("nuts", 0),
+            ("nuts", 3),
+            ("blackjax", 3),
+            ("methods", 0),
+        ],
     )
     def test_what_a_density_closes_over_goes_with_it(self, kind, num_warmup):
         data = Data()

@@ -72,6 +72,11 @@ CASES = {
         lambda: hmcvae.mmala(3, 0.1, metrics.identity()),
         "logdensity_fn must be a function",
     ),
+    "no density, nuts": (lambda: hmcvae.nuts(3, 0.1), "logdensity_fn must be a function, .* got 3"),
+    "a step, nuts": (
+        lambda: hmcvae.nuts(normal, 0.1, integrator=hmcvae.integrators.leapfrog(normal, metrics.identity())),
+        "integrator must build a step, .* got a step",
+    ),
     "no steps": (lambda: hmcvae.hmc(normal, 0.1, lambda key: jnp.int32(0)), "must be at least 1, got 0"),
     "some without steps": (
         lambda: hmcvae.hmc(normal, 0.1, lambda key: jax.random.randint(key, (), -1, 5)),
