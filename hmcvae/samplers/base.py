@@ -16,6 +16,7 @@ from hmcvae._checks import check_flag, check_function, check_positive, is_concre
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
+from hmcvae.samplers.keeping import shared, start_key
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 
 # (logdensity_fn, metric) -> step, and a step is (state, step_size) -> (state, SolverInfo).
@@ -95,6 +96,20 @@ def check_settings(
     if check_reversibility is not None:
         check_reversibility = check_flag("check_reversibility", check_reversibility)
     return Settings(step_size, divergence_threshold, check_reversibility, reversibility_tolerance)
+
+
+def as_algorithm(
+    logdensity_fn: LogDensityFn, init: Callable, kernel: Callable, key: tuple, step_size: Any, metric: Metric
+) -> SamplingAlgorithm:
+    """The algorithm of a kernel. What is built anew of the same density and an equal `key`, which is all that the
+    kernel depends on beside its arguments, has the same kernel, and so compiles nothing."""
+    own_init = shared(logdensity_fn, (key[0], *start_key(metric, step_size)), lambda: init)
+    own_kernel = shared(logdensity_fn, key, lambda: kernel)
+
+    def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, Any]:
+        return own_kernel(rng_key, state, step_size, metric)
+
+    return SamplingAlgorithm(own_init, step, own_kernel, step_size, metric)
 
 
 def _check_integrator(integrator: Any) -> None:

@@ -25,6 +25,7 @@ from hmcvae.samplers.base import (
     HMCState,
     IntegratorFn,
     SamplingAlgorithm,
+    as_algorithm,
     check_dimension,
     check_settings,
     flatten,
@@ -34,6 +35,7 @@ from hmcvae.samplers.base import (
     ravel,
     set_out,
 )
+from hmcvae.samplers.keeping import identity_of
 from hmcvae.samplers.lengths import check_num_steps, draw_num_steps
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize
@@ -152,10 +154,10 @@ def hmc(
         proposal = leave_out_momentum(end, unravel)
         return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
 
-    def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, HMCInfo]:
-        return kernel(rng_key, state, settings.step_size, metric)
-
-    return SamplingAlgorithm(init, step, kernel, settings.step_size, metric)
+    parts = identity_of(integrator), identity_of(num_integration_steps)
+    return as_algorithm(
+        logdensity_fn, init, kernel, ("hmc", *parts, *settings[1:]), settings.step_size, metric
+    )
 
 
 def _there_and_back(

@@ -12,6 +12,7 @@ from hmcvae._ravel import ravel_pytree
 from hmcvae.samplers.base import (
     HMCState,
     SamplingAlgorithm,
+    as_algorithm,
     check_dimension,
     check_finite,
     flatten,
@@ -87,7 +88,4 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
         return state, MMALAInfo(rate, is_accepted, ~is_finite)
 
-    def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, MMALAInfo]:
-        return kernel(rng_key, state, step_size, metric)
-
-    return SamplingAlgorithm(init, step, kernel, step_size, metric)
+    return as_algorithm(logdensity_fn, init, kernel, ("mmala",), step_size, metric)

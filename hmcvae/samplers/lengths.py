@@ -1,6 +1,7 @@
 """How many steps a trajectory has."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,12 +24,18 @@ def uniform_steps(low: Any, high: Any) -> NumStepsFn:
         ValueError: unless 1 ≤ low ≤ high are whole numbers.
     """
     low = check_count("low", low, 1)
-    high = check_count("high", high, low)
+    return _Uniform(low, check_count("high", high, low))
 
-    def draw(rng_key: PRNGKey) -> Int[Array, ""]:
-        return jax.random.randint(rng_key, (), low, high + 1)
 
-    return draw
+@dataclass(frozen=True)
+class _Uniform:
+    """Equal ones are one key: see `keeping.shared`."""
+
+    low: int
+    high: int
+
+    def __call__(self, rng_key: PRNGKey) -> Int[Array, ""]:
+        return jax.random.randint(rng_key, (), self.low, self.high + 1)
 
 
 def _try_lengths(num_integration_steps: NumStepsFn) -> None:

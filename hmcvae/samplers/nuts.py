@@ -28,6 +28,7 @@ from hmcvae.samplers.base import (
     IntegratorFn,
     SamplingAlgorithm,
     Settings,
+    as_algorithm,
     check_dimension,
     check_settings,
     flatten,
@@ -35,6 +36,7 @@ from hmcvae.samplers.base import (
     ravel,
     set_out,
 )
+from hmcvae.samplers.keeping import identity_of
 from hmcvae.samplers.trees import (
     DIVERGED,
     GROWS,
@@ -180,10 +182,8 @@ def nuts(
         new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
         return new, _report(tree, energy)
 
-    def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, NUTSInfo]:
-        return kernel(rng_key, state, settings.step_size, metric)
-
-    return SamplingAlgorithm(init, step, kernel, settings.step_size, metric)
+    key = ("nuts", identity_of(integrator), max_depth, *settings[1:])
+    return as_algorithm(logdensity_fn, init, kernel, key, settings.step_size, metric)
 
 
 def _velocity_and_energy(metric: Metric, state: IntegratorState) -> tuple[Vector, Scalar]:

@@ -1,9 +1,7 @@
 """The compiled programs of a run, kept with the functions that they are made of."""
 
-import weakref
 from collections.abc import Callable
 from functools import partial
-from types import MethodType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,60 +13,8 @@ from jaxtyping import Array, Int
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.draws import TransitionCounts, add_counts
+from hmcvae.samplers.keeping import kept
 from hmcvae.types import Metric, PyTree
-
-_NAME = "_hmcvae_programs"
-# Of one function: a metric that it was given is seen by its programs too, and a kernel may be given many.
-MOST_KEPT = 8
-
-
-class _Kept(dict):
-    """What has been made of a function, as an attribute of it (of the object, for a method).
-
-    A table in this module would keep every function that was ever sampled alive, and with it the data that it closes
-    over. This one dies with its owner. It is no part of the owner's data: copies and pickles leave it out.
-    """
-
-    owner: Any = None
-
-    def __reduce__(self) -> tuple:
-        return _Kept, ()
-
-
-def kept(function: Callable, key: Any, make: Callable[[Callable], Any]) -> Any:
-    """`make(function)`, made once for each function and key.
-
-    What is made sees the function through a weak reference, so that no circle keeps the two alive. Where nothing can be
-    attached to the function (a method of a named tuple, say) it is made at each call.
-    """
-    owner, name = function, None
-    if isinstance(function, MethodType):
-        owner, name = function.__self__, function.__func__
-    made = getattr(owner, "__dict__", {}).get(_NAME)
-    try:
-        # `functools.wraps` and copies hand attributes on: what was made for another function is not for this one.
-        if made is None or made.owner is None or made.owner() is not owner:
-            made = _Kept()
-            made.owner = weakref.ref(owner)
-            object.__setattr__(owner, _NAME, made)
-    except (AttributeError, TypeError):
-        return make(function)
-    if (name, key) not in made:
-        if len(made) >= MOST_KEPT:
-            made.pop(next(iter(made)))  # the oldest
-        made[name, key] = make(_weakly(function))
-    return made[name, key]
-
-
-def _weakly(function: Callable) -> Callable:
-    reference = weakref.WeakMethod(function) if isinstance(function, MethodType) else weakref.ref(function)
-
-    def call(*arguments: Any) -> Any:
-        found = reference()
-        assert found is not None, "the function is held by whoever calls its program"
-        return found(*arguments)
-
-    return call
 
 
 def initialiser(init: Callable) -> Callable:
@@ -112,8 +58,12 @@ def _drawing_programs(
         keys = transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
+    @jax.jit  # never run: so that it is traced once
+    def one(inputs: tuple, states: Any) -> PyTree:
+        return _record(record, *advance(inputs, states, 0))
+
     def shapes(inputs: tuple, states: Any) -> PyTree:
-        return jax.eval_shape(lambda: _record(record, *advance(inputs, states, 0)))
+        return jax.eval_shape(one, inputs, states)
 
     @partial(jax.jit, static_argnums=2)
     def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:

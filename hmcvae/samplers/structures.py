@@ -6,11 +6,12 @@ from typing import Any
 import jax
 
 from hmcvae.samplers.hamiltonian import HMCInfo
+from hmcvae.samplers.langevin import MMALAInfo
 from hmcvae.samplers.nuts import NUTSInfo
 from hmcvae.solvers import SolverInfo
 from hmcvae.types import PyTree
 
-KNOWN = {kind.__name__: kind for kind in (HMCInfo, NUTSInfo, SolverInfo)}
+KNOWN = {kind.__name__: kind for kind in (HMCInfo, MMALAInfo, NUTSInfo, SolverInfo)}
 
 
 def describe(tree: PyTree, names: list[str]) -> Any:

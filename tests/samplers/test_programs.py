@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmcvae import metrics
+from hmcvae import metrics, solvers
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
@@ -37,6 +37,34 @@ class TestCompilation:
         draw(seed=1, algorithm=algorithm, starts=STARTS + 1, num_warmup=num_warmup)
         draw(seed=2, algorithm=algorithm, num_warmup=num_warmup, progress=True)
         assert not traces
+
+    @pytest.mark.parametrize("kind", ["hmc", "nuts", "rmhmc", "mmala"])
+    def test_an_algorithm_that_is_built_anew_traces_nothing(self, kind):
+        """Of the same density and settings, at another step size."""
+        traces = []
+
+        def counted(z):
+            traces.append(1)
+            return normal(z)
+
+        make = {
+            "hmc": lambda e: hmc(counted, e, uniform_steps(1, 3)),
+            "nuts": lambda e: nuts(counted, e, max_depth=3),
+            "rmhmc": lambda e: rmhmc(counted, e, 2, metrics.monge(normal), solver=solvers.fixed_point()),
+            "mmala": lambda e: mmala(counted, e, metrics.identity()),
+        }[kind]
+        draw(algorithm=make(0.5), num_samples=3)
+        traces.clear()
+        again = draw(algorithm=make(0.25), num_samples=3)
+        assert len(traces) <= (
+            1 if kind == "rmhmc" else 0
+        )  # its metric holds a number: the start is compiled anew
+        assert float(again.adaptation.step_size) == 0.25
+        traces.clear()
+        if kind == "hmc":
+            draw(algorithm=hmc(counted, 0.5, uniform_steps(1, 4)), num_samples=3)
+            draw(algorithm=hmc(counted, 0.5, uniform_steps(1, 3), divergence_threshold=9.0), num_samples=3)
+            assert len(traces) >= 2
 
     def test_within_jit(self):
         run = jax.jit(lambda key, starts: sample(key, ALGORITHM, starts, num_samples=30).position)
