@@ -24,7 +24,7 @@ def _ours(density: Density, starts: Any, config: Config) -> tuple[Any, Any]:
 
 
 def _blackjax(density: Density, starts: Any, config: Config) -> tuple[Any, Any]:
-    warmup = blackjax.window_adaptation(blackjax.nuts, density.logdensity_fn)
+    warmup: Any = blackjax.window_adaptation(blackjax.nuts, density.logdensity_fn)
 
     def chain(key: Any, start: Any) -> tuple[Any, Any]:
         key_warmup, key_draws = jax.random.split(key)
