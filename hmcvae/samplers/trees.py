@@ -209,13 +209,18 @@ def _select(which: Bool[Array, ""], yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(which, a, b), yes, no)
 
 
+def _combine(function: Callable, so_far: Any, new: Any) -> Any:
+    """Of what both have, or neither."""
+    return None if so_far is None else function(so_far, new)
+
+
 def _count(tally: Tally, leaf: Leaf, error: Scalar, is_valid: Bool[Array, ""]) -> Tally:
     return Tally(
         tally.acceptance + jnp.where(is_valid, jnp.exp(jnp.minimum(-error, 0)), 0),
         tally.num_steps + 1,
         jnp.maximum(tally.max_error, error),  # entry by entry: keeps NaN
-        None if leaf.solver is None else combine_info(tally.solver, leaf.solver),
-        None if leaf.way_back is None else jnp.maximum(tally.reversibility_error, leaf.way_back[0]),
+        _combine(combine_info, tally.solver, leaf.solver),
+        _combine(jnp.maximum, tally.reversibility_error, leaf.way_back and leaf.way_back[0]),
     )
 
 

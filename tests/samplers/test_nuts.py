@@ -27,16 +27,15 @@ def funnel(z):
 
 
 class TestInvariance:
-    @pytest.mark.parametrize("name", METRICS)
+    @pytest.mark.parametrize("name", ["identity", "dense"])
     def test_correlated_gaussian(self, name):
         metric, step_size = METRICS[name]
         draws, info = run(nuts(gaussian, step_size, metric), jnp.tile(MEAN, (NUM_CHAINS, 1)), NUM_DRAWS)
         assert 0.5 < float(info.acceptance_rate.mean()) < 0.95
         assert_moments(draws, MEAN, COVARIANCE)
 
-    @pytest.mark.parametrize("step_size", [0.3, 1.3])
-    def test_skewed_target(self, step_size):
-        draws, _ = run(nuts(log_gamma, step_size), jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
+    def test_skewed_target(self):
+        draws, _ = run(nuts(log_gamma, 1.3), jnp.zeros((NUM_CHAINS, 1)), NUM_DRAWS)
         assert_moments(draws, [special.digamma(2.0)], [[special.polygamma(1, 2.0)]])
         tail = stats.loggamma(2.0).ppf(0.05)
         assert abs(z_score(draws[..., 0] < tail, 0.05)) < 4
@@ -159,6 +158,7 @@ class TestReports:
         truncated = stats.truncnorm(-np.inf, 1.0)
         assert_moments(draws, [truncated.mean()], [[truncated.var()]])
 
+    @pytest.mark.slow
     def test_failed_solves_end_the_tree_and_are_counted(self):
         metric = metrics.softabs(funnel, 1.0)
         algorithm = rnuts(funnel, 1.5, metric, max_depth=3)

@@ -24,11 +24,11 @@ def _ours(density: Density, starts: Any, config: Config) -> tuple[Any, Any]:
 
 
 def _blackjax(density: Density, starts: Any, config: Config) -> tuple[Any, Any]:
-    warmup = blackjax.window_adaptation(blackjax.nuts, density.logdensity_fn)
+    warmup: Any = blackjax.window_adaptation(blackjax.nuts, density.logdensity_fn)
 
     def chain(key: Any, start: Any) -> tuple[Any, Any]:
         key_warmup, key_draws = jax.random.split(key)
-        (state, parameters), _ = warmup.run(key_warmup, start, num_steps=config.num_warmup)
+        (state, parameters), _ = warmup.run(key_warmup, start, config.num_warmup)
         step = blackjax.nuts(density.logdensity_fn, **parameters).step
 
         def draw(state: Any, key: Any) -> tuple[Any, Any]:
