@@ -37,9 +37,9 @@ class _GuardedCheckpoints(Checkpoints):
         super().__init__(folder, keep, asynchronous=True)
         self._check = check
 
-    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True) -> None:
+    def save(self, epoch: int, tree: PyTree, *, is_good: bool = True, metadata: Any = None) -> None:
         on_first(self._check)
-        super().save(epoch, tree, is_good=is_good)
+        super().save(epoch, tree, is_good=is_good, metadata=metadata)
 
 
 class RunFolder:

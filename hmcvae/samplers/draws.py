@@ -99,6 +99,8 @@ class Samples(NamedTuple):
     def shape(self) -> tuple[int, ...]:
         """(chain, draw, …) of the positions if they are one array, (chain, draw) otherwise."""
         leaves = jax.tree.leaves(self.position)
+        if not leaves:
+            return jax.tree.leaves((self.logdensity, self.info))[0].shape[:2]
         return leaves[0].shape if len(leaves) == 1 else leaves[0].shape[:2]
 
     @property

@@ -101,7 +101,10 @@ def _of_transitions(samples: Samples) -> list[str]:
 
 
 def _of_draws(samples: Samples) -> list[str]:
-    num_draws = jax.tree.leaves(samples.position)[0].shape[1]
+    full = _full(samples.position)
+    if not full:
+        return []
+    num_draws = full[0].shape[1]
     if num_draws >= FEWEST_TO_BE_STUCK:
         stuck = np.asarray(_never_moved(samples))
         if stuck.any():
@@ -109,10 +112,10 @@ def _of_draws(samples: Samples) -> list[str]:
                 f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start "
                 "elsewhere"
             ]
-    draws = flat_draws(samples.position) if num_draws >= FEWEST_FOR_RHAT else None
-    if draws is None or draws.shape[0] < 2 or not 0 < draws.size <= MOST_NUMBERS:
+    size = sum(leaf.size for leaf in full)
+    if num_draws < FEWEST_FOR_RHAT or full[0].shape[0] < 2 or size > MOST_NUMBERS:
         return []
-    largest = float(np.max(split_rhat(draws)))
+    largest = float(np.max(split_rhat(flat_draws(samples.position))))
     if largest > HIGHEST_RHAT:
         return [f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose"]
     return []
@@ -145,9 +148,10 @@ def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
     # Where all chains accept, as trajectories of no steps are, the draws themselves are compared.
     if accepted is not None and not jnp.all(jnp.any(accepted, axis=1)):
         return ~jnp.any(accepted, axis=1)
-    moved = [
-        jnp.any(leaf != leaf[:, :1], axis=tuple(range(1, leaf.ndim))) for leaf in _full(samples.position)
-    ]
+    moved = []
+    for leaf in _full((samples.position, samples.logdensity)):
+        some = leaf[:, :: 1 + leaf.size // MOST_NUMBERS]  # of draws that may not fit the memory
+        moved.append(jnp.any(some != some[:, :1], axis=tuple(range(1, leaf.ndim))))
     return ~jnp.any(jnp.stack(moved), axis=0)
 
 

@@ -158,6 +158,8 @@ def nuts(
     ) -> tuple[HMCState, NUTSInfo]:
         state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
         z, unravel = ravel(state.position)
+        if jnp.finfo(z.dtype).bits < 32:
+            raise ValueError(f"nuts needs positions of float32 at least, to weigh points by, got {z.dtype}")
         check_dimension(metric, step_size, z)
         take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_tree = jax.random.split(rng_key)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
@@ -58,12 +59,14 @@ def _drawing_programs(
         keys = transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
-    @jax.jit  # never run: so that it is traced once
-    def one(inputs: tuple, states: Any) -> PyTree:
-        return _record(record, *advance(inputs, states, 0))
+    known: dict = {}  # a function under jit would be traced once as well, and keep what the density closes over
 
     def shapes(inputs: tuple, states: Any) -> PyTree:
-        return jax.eval_shape(one, inputs, states)
+        leaves, structure = jax.tree.flatten((inputs, states))
+        kinds = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if kinds not in known:
+            known[kinds] = jax.eval_shape(lambda: _record(record, *advance(inputs, states, 0)))
+        return known[kinds]
 
     @partial(jax.jit, static_argnums=2)
     def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:
@@ -208,7 +211,8 @@ def zero_counts() -> TransitionCounts:
 def _count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCounts:
     """Add one transition of every chain."""
     rates = getattr(info, "acceptance_rate", jnp.zeros(1))
-    total = counts.num_transitions + num_chains
+    most = np.iinfo(np.int32).max
+    total = counts.num_transitions + jnp.minimum(num_chains, most - counts.num_transitions)
     share = (num_chains / total).astype(jnp.float32)
     shift = (jnp.mean(rates.astype(jnp.float32)) - counts.acceptance_rate) * share
 

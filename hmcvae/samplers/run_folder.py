@@ -1,5 +1,6 @@
 """The folder of a run: what run it is, where it stands, and its draws."""
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ class RunFolder:
     def describe(self, record: PyTree) -> None:
         """Say what a draw is made of, before the first one."""
         self._names = names_of(record)
-        found, draw = self._store.description(), describe(record, self._names)
-        if found is None or found["draw"] is None:
+        draw = json.loads(json.dumps(describe(record, self._names)))
+        found = self._store.description()
+        if found is None:
             self._store.begin({"run": self._identity, "draw": draw})
         elif found["draw"] != draw:
             raise ValueError(f"{self._store.folder} holds other draws: {found['draw']}, got {draw}")
@@ -86,8 +88,6 @@ class RunFolder:
         self._store.append(self._names, jax.tree.leaves(draws), count)
 
     def save(self, stage: str, index: int, tree: PyTree) -> None:
-        if self._store.description() is None:
-            self._store.begin({"run": self._identity, "draw": None})
         header = {"stage": stage, "index": index, "counts": _as_numbers(tree[-1])}
         self._store.save(jax.tree.leaves(tree), header)
 
@@ -122,7 +122,8 @@ def load_samples(folder: Path | str) -> Samples:
     """The draws that `sample(…, folder=…)` has written so far, from that folder alone; arrays are left on disk until
     they are looked at.
 
-    Infos of algorithms that are not this library's come back as named tuples of the same names. `adaptation` has the
+    Infos of algorithms that are not this library's come back as named tuples of the same names. Of draws that `record`
+    made, `last` is the last one. `adaptation` has the
     warm-up's outcome only in `sample`'s own result, and is empty here.
 
     Raises:

@@ -70,6 +70,12 @@ def run_chains(
     if plan.mesh is not None:
         spread = PartitionSpec(plan.mesh.axis_names)
         warmup_keys, draw_keys = place((warmup_keys, draw_keys), plan.mesh, spread)
+    if plan.record is not None or folder is not None:  # what is wrong with it is told before the warm-up
+        programs, arrays = drawing_programs(transition, parameters, plan.record, plan.mesh)
+        record = programs.shapes((draw_keys, arrays), states)
+        _check_record(record)
+        if folder is not None:
+            folder.describe(record)
     tuned = Tuned(states, parameters, zero_counts(), None)
     if plan.num_warmup and parameters:
         tuned = _tune(warmup_keys, transition, tuned, plan, folder)
@@ -162,7 +168,6 @@ def _draw(keys: Array, transition: Callable, tuned: Tuned, plan: Plan, folder: R
     taken: list[Piece] = []
     kept: list[PyTree] = []
     if folder is not None:
-        folder.describe(record)
         if folder.stage == "draws":
             start, (tuned, counts) = folder.begun("draws", (tuned, counts))
             states = tuned.states
@@ -203,6 +208,14 @@ def _draw(keys: Array, transition: Callable, tuned: Tuned, plan: Plan, folder: R
     step_size, metric = tuned.parameters or (None, None)
     adaptation = Adaptation(step_size, metric, tuned.warmup, tuned.is_adapted)
     return Samples(position, logdensity, info, counts, adaptation, states.position)
+
+
+def _check_record(record: PyTree) -> None:
+    for leaf in jax.tree.leaves(record):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise ValueError(
+                "record must return arrays of numbers, got random keys: jax.random.key_data makes numbers"
+            )
 
 
 def _of_run(run: Callable) -> Callable:

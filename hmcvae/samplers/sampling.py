@@ -35,6 +35,8 @@ from hmcvae.samplers.running import Plan, chain_keys, run_chains
 from hmcvae.samplers.stored import Store
 from hmcvae.types import PRNGKey, PyTree
 
+MOST_TRANSITIONS = 2**31 - 2**20  # they are counted in 32 bits
+
 
 def sample(
     rng_key: Any,
@@ -119,6 +121,13 @@ def sample(
     thin = check_count("thin", thin, 1)
     if record is not None:
         check_function("record", record, "state -> what is kept of it")
+        if getattr(record, "__hash__", None) is None:
+            raise ValueError(f"record must have a hash, as functions do, got {record!r}")
+    if max(num_samples * thin, num_warmup) > MOST_TRANSITIONS:
+        raise ValueError(
+            f"a chain takes at most {MOST_TRANSITIONS} transitions, got num_samples = {num_samples}, thin = {thin} and "
+            f"num_warmup = {num_warmup}"
+        )
     if folder is not None and not isinstance(folder, (str, Path)):
         raise ValueError(f"folder must be a path, got {folder!r}")
     if resume and folder is None:
@@ -165,13 +174,19 @@ def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -
     return {
         "rng_key": digest(rng_key),
         "initial_positions": digest(positions),
-        "step_size": digest(getattr(algorithm, "step_size", None)),
+        "step_size": _rounded(getattr(algorithm, "step_size", None)),
         "metric": digest(getattr(algorithm, "metric", None)),
         "num_warmup": plan.num_warmup,
-        "target_acceptance": float(plan.target),
+        "target_acceptance": _rounded(plan.target) if plan.num_warmup else None,
         "adapt_mass": plan.mass,
         "thin": plan.thin,
+        "record": getattr(plan.record, "__qualname__", plan.record and type(plan.record).__name__),
     }
+
+
+def _rounded(number: Any) -> Any:
+    """As JSON, the same in any precision; a digest of an array."""
+    return digest(number) if number is None or jnp.ndim(number) else float(np.float32(number))
 
 
 def _check_chains(positions: PyTree, mesh: Any) -> None:

@@ -28,11 +28,14 @@ HEADER = 256
 
 
 def names_of(tree: PyTree) -> list[str]:
-    """A name for each leaf, which a file can have."""
-    paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    return [
-        jax.tree_util.keystr(path, simple=True, separator=".").replace("/", "_") or "draw" for path in paths
-    ]
+    """A name for each leaf of (position, logdensity, info), which a file can have, and no other has."""
+    names: list[str] = []
+    for path, _ in jax.tree.leaves_with_path(tree):
+        rest = jax.tree_util.keystr(path[1:], simple=True, separator=".")
+        safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in rest)[:60]
+        what = ("position", "logdensity", "info")[path[0].idx]
+        names.append(f"{len(names):03d}-{what}" + (f".{safe}" if safe else ""))
+    return names
 
 
 class Store:
@@ -87,18 +90,28 @@ class Store:
         """Arrays [chain, draw, …] behind the `count` draws that are there.
 
         Raises:
+            ValueError: if there are fewer than `count`.
             OSError: if they cannot be written.
         """
         for name, array in zip(names, arrays, strict=True):
             rows = np.ascontiguousarray(np.swapaxes(_storable(array), 0, 1))
             path = self.folder / DRAWS / f"{name}.npy"
-            size = rows[:1].nbytes
-            with path.open("r+b" if path.exists() else "w+b") as file:
-                file.truncate(HEADER + count * size)
-                file.seek(HEADER + count * size)
+            end = HEADER + count * rows[:1].nbytes
+            found = path.stat().st_size if path.exists() else 0
+            if count and found < end:
+                raise ValueError(f"{path} must hold {count} draws, {end} bytes, got {found}: it was cut")
+            with path.open("r+b" if found else "w+b") as file:
+                # The header first: a reader never finds one that promises more than there is.
+                file.write(_header(rows.dtype, (count, *rows.shape[1:])))
+                file.flush()
+                file.truncate(end)
+                file.seek(end)
                 file.write(rows.tobytes())
+                file.flush()
                 file.seek(0)
                 file.write(_header(rows.dtype, (count + len(rows), *rows.shape[1:])))
+                file.flush()
+                os.fsync(file.fileno())
 
     def read(self, name: str, dtype: str, count: int) -> np.ndarray:
         """The first `count` draws of an array, [chain, draw, …], left on disk until they are looked at.

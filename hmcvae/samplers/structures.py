@@ -1,6 +1,6 @@
 """What trees of draws are made of, as JSON: so that they can be read back where the algorithm is not at hand."""
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 from typing import Any
 
 import jax
@@ -22,8 +22,14 @@ def describe(tree: PyTree, names: list[str]) -> Any:
     def one(node: Any) -> Any:
         if node is None:
             return None
-        if isinstance(node, dict):  # in the order of JAX's leaves
-            return {"dict": [[key, one(node[key])] for key in sorted(node)]}
+        if isinstance(node, dict):
+            keys = (
+                list(node) if isinstance(node, OrderedDict) else sorted(node)
+            )  # in the order of JAX's leaves
+            odd = [key for key in keys if not isinstance(key, (str, int))]
+            if odd:
+                raise ValueError(f"draws that are stored need text or whole numbers as keys, got {odd[0]!r}")
+            return {"dict": [[key, one(node[key])] for key in keys]}
         names_of_fields = getattr(node, "_fields", None)
         if isinstance(node, tuple) and names_of_fields is not None:
             fields = [[name, one(value)] for name, value in zip(names_of_fields, node, strict=True)]

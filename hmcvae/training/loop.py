@@ -92,8 +92,8 @@ def fit(
         resume: start from a checkpoint, and go on as if never stopped.
         resume_epoch: the checkpoint's epoch; None: the newest.
         partial, steps_per_part: where long epochs are saved after so many steps; resuming goes on from there. They are
-            the same epochs, and it is emptied after each. With data in memory the steps are rounded up to whole pieces
-            of an epoch: a piece is the largest number of steps up to 16 that divides the epoch's.
+            the same epochs, and it is emptied after each. The steps are rounded up to whole pieces of an epoch: 16 of
+            them for batches; with data in memory the largest number of steps up to 16 that divides the epoch's.
         after_part: called with the state after every such save; it may raise to stop the run there.
         mesh, shard_params: the devices that share each batch, and whether they share the parameters too: see `Devices`.
             Data in memory are whole on each of them; batches are read by each process for its own devices.
@@ -152,7 +152,7 @@ def fit(
         parts = partial, steps_per_part or num_batches, after_part, devices.put_state
     run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices, parts)
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
-    with _written(checkpoints, best):
+    with _written(checkpoints, best, partial):
         yield from _epochs(state, run_epoch, monitor, settings, num_batches, data, checkpoints, best, partial)
 
 

@@ -1,6 +1,7 @@
 """Batches that come from the host one by one, where a training stands in them, and epochs of them."""
 
 import base64
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -19,6 +20,7 @@ from hmcvae.training.inputs import Preprocess, check_examples, keep_as_is
 from hmcvae.training.settings import Settings
 from hmcvae.training.state import StepMetrics, TrainState, undo_overflow
 from hmcvae.types import PyTree
+from hmcvae.vae import num_examples
 
 # How iterators say where they stand, and are sent there: Grain's names, and PyTorch's.
 STATE_METHODS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
@@ -44,13 +46,13 @@ class Stream:
     def first(self) -> PyTree | None:
         """The first batch, which is still to come; None if there is none."""
         has_state = _methods(self._data) is not None
-        before = _state(self._data)
+        before = copy.deepcopy(_state(self._data))  # some give the very object that they go on changing
         source = iter(self._data)
         batch = next(source, None)
         if has_state:
             _set_state(self._data, before)
         elif source is self._data and batch is not None:
-            self._waiting = [batch]
+            self._waiting, self._source = [batch], source
         return batch
 
     def take(self) -> PyTree | None:
@@ -63,6 +65,9 @@ class Stream:
 
     def end_epoch(self) -> None:
         self._source, self._num_taken = None, 0
+        if _methods(self._data) is not None:
+            # A loader with a state of its own says at its end that all is taken: what is saved is the next beginning.
+            self._source = iter(self._data)
 
     def position(self) -> dict[str, Any]:
         """Where it stands, in values that JSON can hold.
@@ -82,7 +87,7 @@ class Stream:
             ValueError: if the data have no state to be set, or fewer batches than were taken.
         """
         self._source, self._num_taken = None, int(position["num_taken"])
-        is_iterator = isinstance(self._data, Iterator)
+        is_iterator = isinstance(self._data, Iterator) and not hasattr(self._data, "__len__")
         if position["state"] is not None:
             if _methods(self._data) is None:
                 self._source = iter(self._data)
@@ -158,7 +163,7 @@ def _as_json(state: Any) -> list:
         return ["array", [array.dtype.str, list(array.shape), base64.b64encode(array.tobytes()).decode()]]
     if isinstance(state, dict):
         return ["dict", [[_as_json(name), _as_json(value)] for name, value in state.items()]]
-    if isinstance(state, (list, tuple)):
+    if isinstance(state, (list, tuple)) and type(state) in (list, tuple):
         return [type(state).__name__, [_as_json(value) for value in state]]
     if state is None or isinstance(state, (bool, int, float, str)):
         return ["value", state]
@@ -215,6 +220,10 @@ def make_stream_part(
                     "iterable that begins anew, or a smaller steps_per_epoch"
                 )
             check_examples(batch, preprocess, "training")
+            if num_examples(batch) == 0:
+                raise ValueError(
+                    f"batch {index} of epoch {int(state.epoch) + 1} must have examples, got none"
+                )
             state, one = step(state, devices.put_batch(batch), keys, index)
             piece.append(one)
             if len(piece) > AHEAD:  # else a fast source fills the memory with batches that wait
@@ -227,7 +236,9 @@ def make_stream_part(
         limit, _ = settings.max_skipped(num_batches)
         # Of this epoch: those of the steps before `begin` are in the metrics.
         first_skipped = int(state.num_skipped) - (begin - int(np.sum(metrics.is_taken)))
-        end, index, is_bad, found = min(end, num_batches), begin, False, []
+        # Whole pieces, as in a whole epoch: what is undone is undone by the piece.
+        end = min(-(-end // MAX_PIECE) * MAX_PIECE, num_batches)
+        index, is_bad, found = begin, False, []
         while index < end and not is_bad:
             indices = range(index, min(index + MAX_PIECE, end))
             state, own = take_piece(state, stream, keys, indices)

@@ -38,6 +38,7 @@ class TestCompilation:
         draw(seed=2, algorithm=algorithm, num_warmup=num_warmup, progress=True)
         assert not traces
 
+    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
     @pytest.mark.parametrize("kind", ["hmc", "nuts", "rmhmc", "mmala"])
     def test_an_algorithm_that_is_built_anew_traces_nothing(self, kind):
         """Of the same density and settings, at another step size."""

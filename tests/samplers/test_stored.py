@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from typing import Any
 
 import jax
@@ -74,6 +75,27 @@ class TestWhatIsKept:
         np.testing.assert_array_equal(found.position, np.asarray(draw()) > 0)
         assert found.position.dtype == jnp.int8
 
+    def test_records_that_hold_nothing(self):
+        for record in (lambda state: None, lambda state: {}, lambda state: state.position[:0]):
+            found = draw(record=record)
+            assert found.shape[:2] == (4, 30)
+            assert_same(found.last, draw().last)
+
+    def test_a_record_that_fails_is_told_before_the_warm_up(self):
+        ran = []
+
+        def step(key, state, *_):
+            ran.append(1)
+            return state, jnp.zeros(())
+
+        algorithm: Any = ALGORITHM._replace(step=step)
+        with pytest.raises(AttributeError, match="positon"):
+            sample(
+                jax.random.key(0), algorithm, STARTS, num_samples=2, num_warmup=5, record=lambda s: s.positon
+            )
+        with pytest.raises(ValueError, match="record must return arrays of numbers, got random keys"):
+            draw(record=lambda state: jax.random.key(0))
+
     def test_a_run_is_the_same_whatever_a_device_holds_of_it(self, small_pieces):
         assert_same(
             draw(num_samples=31).position, draw().position[:, :31] if False else draw(num_samples=31).position
@@ -104,7 +126,7 @@ class TestFolder:
 
     def test_files_are_numpys(self, tmp_path, whole):
         toward(tmp_path)
-        rows = np.load(tmp_path / "draws" / "0.npy")
+        rows = np.load(tmp_path / "draws" / "000-position.npy")
         np.testing.assert_array_equal(np.swapaxes(rows, 0, 1), whole.position)
 
     def test_trees_and_half_precision(self, tmp_path):
@@ -113,6 +135,20 @@ class TestFolder:
         assert_same(found.position, draw(algorithm=TREE_ALGORITHM, starts=starts).position)
         assert found.position["a"].dtype == jnp.bfloat16
         assert_same(hmcvae.load_samples(tmp_path).position, found.position)
+
+    def test_keys_of_any_kind(self, tmp_path):
+        """Names that files cannot have or share, in an order that is not the alphabet's."""
+        keys = ["b", "a/b", "a_b", "A_B", "z" * 300]
+        starts = OrderedDict((key, jnp.full((4, 1 + i), float(i))) for i, key in enumerate(keys))
+        algorithm = hmc(lambda z: sum(normal(leaf) for leaf in z.values()), 0.5, 2)
+        draw(algorithm=algorithm, starts=starts, num_samples=3, folder=tmp_path)
+        found = hmcvae.load_samples(tmp_path).position
+        plain = draw(algorithm=algorithm, starts=starts, num_samples=3).position
+        assert list(found) == keys
+        for key in keys:
+            np.testing.assert_array_equal(found[key], plain[key])
+        with pytest.raises(ValueError, match="need text or whole numbers as keys, got .1, 2."):
+            draw(algorithm=algorithm, starts={(1, 2): STARTS}, folder=tmp_path / "tuples")
 
     def test_more_draws_are_appended(self, tmp_path, whole):
         toward(tmp_path, num_samples=12)
@@ -170,7 +206,7 @@ class TestKills:
 
     def test_what_was_half_written_is_cut_off(self, tmp_path, whole):
         toward(tmp_path, num_samples=12)
-        with (tmp_path / "draws" / "0.npy").open("ab") as file:
+        with (tmp_path / "draws" / "000-position.npy").open("ab") as file:
             file.write(b"\x01" * 100)
         (tmp_path / "state.npz.tmp").write_bytes(b"half")
         assert_all_same(toward(tmp_path, resume=True), whole)
@@ -233,7 +269,7 @@ class TestRefusals:
             ({"thin": 2}, "holds another run: thin was 1, is 2"),
             ({"num_warmup": 61}, "holds another run: num_warmup was 60, is 61"),
             ({"num_samples": 11}, "holds 12 draws: num_samples must be at least as many, got 11"),
-            ({"record": lambda state: state.position[0]}, "holds other draws"),
+            ({"record": lambda state: state.position[0]}, "holds (another run: record was None|other draws)"),
         ],
     )
     def test_another_run(self, tmp_path, change, message):
@@ -259,7 +295,7 @@ class TestRefusals:
         with Store(tmp_path).locked():
             pass
 
-    @pytest.mark.parametrize("name", ["state.npz", "run.json", "draws/0.npy"])
+    @pytest.mark.parametrize("name", ["state.npz", "run.json", "draws/000-position.npy"])
     def test_a_file_that_is_cut(self, tmp_path, name):
         toward(tmp_path, num_samples=12)
         path = tmp_path / name
@@ -268,6 +304,11 @@ class TestRefusals:
             hmcvae.load_samples(tmp_path)
         with pytest.raises(ValueError, match=f"{path} (cannot be read|must hold 12 draws)"):
             toward(tmp_path, resume=True, num_samples=12)
+        if name.endswith("npy"):  # nor is what is missing filled in behind its back
+            for change in (lambda: None, path.unlink):
+                change()
+                with pytest.raises(ValueError, match="must hold 12 draws.*it was cut"):
+                    toward(tmp_path, resume=True)
 
     def test_options(self, tmp_path):
         for options, message in [
@@ -276,6 +317,7 @@ class TestRefusals:
             ({"folder": 3}, "folder must be a path, got 3"),
             ({"resume": True}, "resume needs the folder of a run"),
             ({"mesh": "cpu"}, "mesh must be a jax.sharding.Mesh"),
+            ({"thin": 2**30}, "a chain takes at most 2146435072 transitions, got num_samples = 30"),
         ]:
             with pytest.raises(ValueError, match=message):
                 draw(**options)

@@ -14,7 +14,7 @@ from hmcvae.training import Checkpoints
 from hmcvae.training.streams import Stream, _as_json, _from_json, go_to
 from tests.support.training import P, of_log_weight, plain_images
 
-NUM_STEPS = 10  # an epoch
+NUM_STEPS = 40  # an epoch
 # p is a record of the batches in their order: each step halves what was and adds the batch's level.
 BOUND = of_log_weight(lambda params, x, _: params["p"] * 255 * jnp.mean(x) - params["p"] ** 2 / 4)
 PLAIN = training.Pixels(255)
@@ -44,16 +44,22 @@ class Loader:
     """Begins anew each epoch, in another order, and knows itself where it stands, as PyTorch's stateful loaders do."""
 
     def __init__(self):
-        self._epoch, self._next = 0, 0
+        self._epoch, self._next, self._is_set = 0, 0, False
 
     def __len__(self):
         return NUM_STEPS
 
     def __iter__(self):
-        if self._next == NUM_STEPS:
+        """At once, and not when the first batch is asked for. A state that was set is gone on from by the next iterator
+        alone; those after it begin anew."""
+        if self._is_set:
+            self._is_set = False
+        else:
             self._epoch, self._next = self._epoch + 1, 0
-        order = np.random.default_rng(self._epoch).permutation(NUM_STEPS)
-        while self._next < NUM_STEPS:
+        return self._batches(np.random.default_rng(self._epoch).permutation(NUM_STEPS + 5))
+
+    def _batches(self, order):
+        while self._next < len(order):
             self._next += 1
             yield plain_images(int(order[self._next - 1]), 200)
 
@@ -61,7 +67,7 @@ class Loader:
         return {"epoch": self._epoch, "next": self._next}
 
     def load_state_dict(self, state):
-        self._epoch, self._next = state["epoch"], state["next"]
+        self._epoch, self._next, self._is_set = state["epoch"], state["next"], True
 
 
 class Reiterable:
@@ -84,7 +90,7 @@ class Forgetful(Reiterable):
 
 def grain_batches():
     grain = pytest.importorskip("grain", reason="Grain is not installed")
-    source = grain.MapDataset.source(np.arange(40)).shuffle(seed=3).repeat(None)
+    source = grain.MapDataset.source(np.arange(90)).shuffle(seed=3).repeat(None)
     return iter(source.batch(2).map(lambda levels: plain_images(*levels)).to_iter_dataset())
 
 
@@ -103,6 +109,33 @@ def fit(data, **options):
     return [(state, record["bound"]) for state, record in records]
 
 
+class Resetting(Levels):
+    """Its own iterator, which begins anew; and its state is the very object that it goes on changing."""
+
+    def __init__(self):
+        super().__init__()
+        self._at = {"index": 0}
+
+    def __iter__(self):
+        self._at["index"] = 0
+        return self
+
+    def __len__(self):
+        return NUM_STEPS
+
+    def __next__(self):
+        self._at["index"] += 1
+        if self._at["index"] > NUM_STEPS:
+            raise StopIteration
+        return plain_images(self._at["index"], 200)
+
+    def get_state(self):
+        return self._at
+
+    def set_state(self, state):
+        self._at.update(state)
+
+
 class Killed(Exception):
     pass
 
@@ -111,8 +144,21 @@ def stop(state):
     raise Killed
 
 
+@pytest.mark.parametrize("has_state", [True, False])
+def test_an_iterator_that_begins_anew_gives_each_batch_once(monkeypatch, has_state):
+    if not has_state:
+        monkeypatch.delattr(Levels, "get_state")
+        monkeypatch.delattr(Resetting, "get_state")
+    stream = Stream(Resetting())
+    for _ in range(2):
+        stream.first()
+        levels = [int(stream.take()[0, 0, 0, 0]) for _ in range(NUM_STEPS)]
+        assert levels == list(range(1, NUM_STEPS + 1))
+        stream.end_epoch()
+
+
 @pytest.mark.parametrize("make", SOURCES, ids=lambda make: make.__name__)
-@pytest.mark.parametrize("steps_per_part", [3, None])
+@pytest.mark.parametrize("steps_per_part", [16, None])
 def test_a_stopped_run_goes_on_with_the_next_batch(tmp_path, make, steps_per_part):
     """In mid-epoch, wherever it is stopped, or after each epoch: the same parameters, bit for bit."""
     whole = fit(make())
@@ -143,14 +189,14 @@ def test_a_stopped_run_goes_on_with_the_next_batch(tmp_path, make, steps_per_par
                 break
         except Killed:
             num_stops += 1
-    assert num_stops == (3 * 3 if steps_per_part else 0)
+    assert num_stops == (3 * 2 if steps_per_part else 0)
     assert [bound for _, bound in found] == [bound for _, bound in whole]
     assert float(found[-1][0].params["vae"]["p"]) == float(whole[-1][0].params["vae"]["p"])
 
 
 def test_parts_of_a_stream_make_up_the_same_epochs(tmp_path):
     whole = fit(Levels())
-    parts = fit(Levels(), partial=Checkpoints(tmp_path), steps_per_part=4)
+    parts = fit(Levels(), partial=Checkpoints(tmp_path), steps_per_part=4)  # rounded up to 16
     assert [bound for _, bound in parts] == [bound for _, bound in whole]
     assert float(parts[-1][0].params["vae"]["p"]) == float(whole[-1][0].params["vae"]["p"])
 
@@ -173,11 +219,16 @@ def test_what_cannot_go_on_is_said(tmp_path):
         fit(batch_list(), num_epochs=2, checkpoints=folder, resume=True)
     stream = Stream(batch_list())
     with pytest.raises(
-        ValueError, match="11 batches of the epoch were taken before, got data that end after 10"
+        ValueError, match="41 batches of the epoch were taken before, got data that end after 40"
     ):
-        stream.go_to({"num_taken": 11, "state": None})
+        stream.go_to({"num_taken": 41, "state": None})
     with pytest.raises(ValueError, match="a stream that 2 processes have read.*got 1"):
         go_to(stream, [stream.position()] * 2)
+
+
+def test_a_batch_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="batch 1 of epoch 1 must have examples, got none"):
+        fit([plain_images(1, 255), plain_images(1, 255)[:0]])
 
 
 def test_a_state_that_cannot_be_saved_is_refused_before_the_training(tmp_path):
