@@ -138,14 +138,18 @@ def fit(
         _check_model(bound, params, first, validation, preprocess)
     check_optimizer(optimizer, params)
     state = init_state(params, optimizer, settings.seed)
+    saved: dict[str, Any] = {}
     if checkpoints is not None:
         if resume:
             state = checkpoints.restore(state, resume_epoch)
-            go_to(data, checkpoints.metadata(resume_epoch))
+            saved = checkpoints.metadata(resume_epoch) or saved
+            go_to(data, saved.get("data"))
         else:
-            checkpoints.save(0, state, metadata=where(data))
+            checkpoints.save(0, state, metadata={"data": where(data)})
     if partial is not None and not resume:
         partial.clear()
+    watch = Watch(settings, num_batches)
+    watch.go_on(saved.get("watch"))
     state = devices.put_state(state)
     parts = None
     if partial is not None:
@@ -153,7 +157,7 @@ def fit(
     run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices, parts)
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
     with _written(checkpoints, best, partial):
-        yield from _epochs(state, run_epoch, monitor, settings, num_batches, data, checkpoints, best, partial)
+        yield from _epochs(state, run_epoch, monitor, settings, watch, data, checkpoints, best, partial)
 
 
 def _epochs(
@@ -161,13 +165,12 @@ def _epochs(
     run_epoch: RunEpoch,
     monitor: Callable[[PyTree], Array] | None,
     settings: Settings,
-    num_batches: int,
+    watch: Watch,
     data: PyTree | Stream,
     checkpoints: Checkpoints | None,
     best: Checkpoints | None,
     partial: Checkpoints | None,
 ) -> Generator[tuple[TrainState, dict[str, float]], None, None]:
-    watch = Watch(settings, num_batches)
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
         state, metrics = together(functools.partial(run_epoch, state))
@@ -183,7 +186,8 @@ def _epochs(
                 if best is not None:
                     best.save(int(state.epoch), state)
         if checkpoints is not None:
-            checkpoints.save(int(state.epoch), state, is_good=is_good, metadata=where(data))
+            metadata = {"data": where(data), "watch": watch.seen()}
+            checkpoints.save(int(state.epoch), state, is_good=is_good, metadata=metadata)
         if partial is not None:
             if checkpoints is not None:
                 checkpoints.wait()  # before what could stand in for it goes

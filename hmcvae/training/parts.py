@@ -51,7 +51,9 @@ class Parts:
             if bool(is_over):
                 return state, metrics
             begin = int(done)
-            self._kept.save(begin, self._tree(state, metrics, begin), metadata=where(self._examples))
+            self._kept.save(
+                begin, self._tree(state, metrics, begin), metadata={"data": where(self._examples)}
+            )
             if self._after is not None:
                 self._after(state)
 
@@ -66,7 +68,7 @@ class Parts:
         is_same_run = np.array_equal(own.rng_key, state.rng_key) and int(own.epoch) == int(state.epoch)
         if not is_same_run or int(own.step) != int(state.step) + next_step:
             return fresh
-        go_to(self._examples, self._kept.metadata())
+        go_to(self._examples, (self._kept.metadata() or {}).get("data"))
         return self._place(own), jax.tree.map(np.asarray, found["metrics"]), next_step
 
     def _restored(self, fresh: tuple[TrainState, StepMetrics, int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import deque
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,16 @@ class Watch:
         self._skipped: deque[int] = deque(maxlen=num_epochs)
         self._highest = -np.inf
         self._last: tuple[int, float, bool] | None = None
+
+    def seen(self) -> dict[str, Any]:
+        """What it goes by, in values that JSON can hold."""
+        return {"skipped": list(self._skipped), "highest": float(self._highest)}
+
+    def go_on(self, seen: dict[str, Any] | None) -> None:
+        """From what another one had seen, of a run that is resumed."""
+        if seen is not None:
+            self._skipped.extend(seen["skipped"])
+            self._highest = float(seen["highest"])
 
     def see(
         self,

@@ -206,3 +206,23 @@ def test_digits_at_too_high_a_rate_keep_a_state_from_before(tmp_path):
         kept.params, jax.random.key(0), DIGITS.validation
     )
     assert np.isfinite(value)
+
+
+def test_a_resumed_run_remembers_how_high_the_bound_was(tmp_path):
+    """It collapses in the second epoch: what was good before that is kept, and the end is warned of, as in one run."""
+    collapsing = of_log_weight(lambda params, x, _: jnp.where(params["p"] > 1.5, -1000.0, params["p"]))
+    ends = []
+    for name, stops in (("whole", [5]), ("resumed", [3, 5])):
+        checkpoints = Checkpoints(tmp_path / name, keep=1)
+        for index, num_epochs in enumerate(stops):
+            with pytest.warns(training.TrainingWarning, match="far below the 0.5 that it had before"):
+                run(
+                    collapsing,
+                    plain_images(1, 2),
+                    num_epochs=num_epochs,
+                    batch_size=1,
+                    learning_rate=1.0,
+                    settings={"checkpoints": checkpoints, "resume": index > 0},
+                )
+        ends.append((checkpoints.epochs(), checkpoints.last_good()))
+    assert ends == [([1, 5], 1)] * 2
