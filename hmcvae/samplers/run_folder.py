@@ -130,6 +130,8 @@ def load_samples(folder: Path | str) -> Samples:
         FileNotFoundError: if there is no run in the folder.
         ValueError: if it cannot be read, or has no draws yet.
     """
+    if not isinstance(folder, (str, Path)):
+        raise ValueError(f"folder must be a path, got {folder!r}")
     store = Store(folder)
     found, state = store.description(), store.state()
     if found is None or state is None:

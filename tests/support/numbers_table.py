@@ -170,6 +170,7 @@ ROWS = [
     Row("uniform_steps.high", lambda v: hmcvae.uniform_steps(1, v), "count >= 1", 2),
     Row("sample.num_samples", lambda v: sample(num_samples=v), "count >= 1", 4, False),
     Row("sample.num_warmup", lambda v: sample(num_warmup=v), "count >= 0", 0, False),
+    Row("sample.thin", lambda v: sample(thin=v), "count >= 1", 2, False),
     Row("sample.target_acceptance", lambda v: sample(target_acceptance=v), "share", 0.7, False),
     Row("metrics.diagonal.mass", lambda v: at(metrics.diagonal(v)), "positives", [1.0, 2.0]),
     Row(

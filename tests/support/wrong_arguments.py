@@ -87,6 +87,7 @@ CASES = {
         "must be True or False, got 'no'",
     ),
     "metric left behind": (metric_left_behind, "left behind when the samples were pickled: it was SoftAbs"),
+    "no path": (lambda: hmcvae.load_samples(3), "folder must be a path, got 3"),
     "draws": (lambda: hmcvae.diagnose(run().position), "diagnose takes Samples, .* got"),
     "no draws": (lambda: hmcvae.diagnose(None), "diagnose takes Samples, .* got NoneType"),
     "other chains": (
