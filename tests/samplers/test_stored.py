@@ -247,6 +247,7 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
         time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         process.wait()
+        process.stdout.close()
         last = Store(tmp_path / "killed").state()
     assert last is not None
     ends = [start(tmp_path / name).communicate(timeout=500)[0] for name in ("killed", "undisturbed")]
