@@ -18,10 +18,12 @@ from hmcvae import training
 
 class Streaming(NamedTuple):
     """file_gib: what was read, once.  peak_mib: the most memory that the process held, images in memory and all.
+    alone_mib: that of a process which does nothing but stream the file.
     images_per_second: (from the file, from memory), medians.  rate: of the two within a round, and its error."""
 
     file_gib: float
     peak_mib: float
+    alone_mib: float
     images_per_second: tuple[float, float]
     rate: tuple[float, float]
 
@@ -77,12 +79,30 @@ def measure(config: Config) -> Streaming:
     count = num_steps * config.batch_size
     rates = float(count / np.median(streamed)), float(count / np.median(kept))
     gib = config.num_parts * count * config.image_bytes / 2**30
-    return Streaming(gib, peak_mib(), rates, ratio(kept, streamed))
+    return Streaming(gib, peak_mib(), float("nan"), rates, ratio(kept, streamed))
+
+
+def peak_alone(config: Config) -> float:
+    """MiB that this process held at most while it streamed the file, and did nothing else."""
+    bound, params = model(config.image_shape, config.hidden, config.latent_dim, num_steps=None)
+    by_batch = training.make_stream_epoch(
+        bound, OPTIMIZER, training.Settings(batch_size=config.batch_size), PIXELS
+    )
+    state = training.init_state(params, OPTIMIZER, 0)
+    with tempfile.TemporaryDirectory(dir=config.scratch) as folder:
+        path = Path(folder) / "images.bin"
+        write_file(path, config)
+        batches = FileBatches(path, config.batch_size, config.image_shape)
+        timed(lambda: by_batch(state, batches, len(batches)))
+    return peak_mib()
 
 
 def in_own_process(config: Config) -> Streaming:
-    """In a process that has held nothing else."""
+    """Each in a process that has held nothing else."""
     import multiprocessing
 
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (config,))
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        measured = pool.apply(measure, (config,))
+    with context.Pool(1) as pool:
+        return measured._replace(alone_mib=pool.apply(peak_alone, (config,)))
