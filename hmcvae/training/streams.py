@@ -246,10 +246,7 @@ def make_stream_part(
             index = indices.stop
             is_bad = int(state.bad_run) >= settings.max_bad_steps
             is_bad |= int(state.num_skipped) - first_skipped > limit
-        new = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-        whole = jax.tree.map(
-            lambda old, own: jnp.asarray(np.concatenate([old[:begin], own, old[index:]])), metrics, new
-        )
+        whole = _with_new(metrics, found, begin, index)
         is_over = is_bad or index == num_batches
         if is_over:
             stream.end_epoch()
@@ -257,6 +254,14 @@ def make_stream_part(
         return state, whole, index, is_over
 
     return part
+
+
+def _with_new(metrics: StepMetrics, found: list[StepMetrics], begin: int, end: int) -> StepMetrics:
+    """The metrics of an epoch, with those of the steps begin … end - 1 that were found in pieces."""
+    new = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    return jax.tree.map(
+        lambda old, own: jnp.asarray(np.concatenate([old[:begin], own, old[end:]])), metrics, new
+    )
 
 
 def make_stream_epoch(

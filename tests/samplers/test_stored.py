@@ -1,7 +1,6 @@
 """Draws on disk: those of a run in memory, whenever it was stopped; thinned, recorded, and read back alone."""
 
 import json
-import multiprocessing
 import signal
 import subprocess
 import sys
@@ -258,84 +257,6 @@ def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
     assert files
     for path in files:
         assert (tmp_path / "killed" / path).read_bytes() == (tmp_path / "undisturbed" / path).read_bytes()
-
-
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"resume": False}, "holds a run: give resume=True to go on with it, or another folder"),
-            ({"seed": 9}, "holds another run: rng_key was"),
-            ({"starts": STARTS + 1}, "holds another run: initial_positions was"),
-            ({"thin": 2}, "holds another run: thin was 1, is 2"),
-            ({"num_warmup": 61}, "holds another run: num_warmup was 60, is 61"),
-            ({"num_samples": 11}, "holds 12 draws: num_samples must be at least as many, got 11"),
-            ({"record": lambda state: state.position[0]}, "holds (another run: record was None|other draws)"),
-        ],
-    )
-    def test_another_run(self, tmp_path, change, message):
-        draw(algorithm=SLOW_START, num_warmup=60, num_samples=12, folder=tmp_path)
-        options = {"num_warmup": 60, "num_samples": 30, "resume": True} | change
-        with pytest.raises(ValueError, match=message):
-            draw(algorithm=SLOW_START, folder=tmp_path, **options)
-        assert hmcvae.load_samples(tmp_path).shape == (4, 12, 3)
-
-    def test_another_algorithm(self, tmp_path):
-        toward(tmp_path)
-        other = hmcvae.mmala(normal, 0.1, hmcvae.metrics.identity())
-        with pytest.raises(
-            ValueError, match="holds a run of another algorithm: the saved state has|holds other draws"
-        ):
-            draw(algorithm=other, num_warmup=60, folder=tmp_path, resume=True)
-
-    def test_a_folder_has_one_writer(self, tmp_path):
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(1) as pool, Store(tmp_path).locked():
-            held = pool.apply(is_held, (tmp_path,))
-        assert held
-        with Store(tmp_path).locked():
-            pass
-
-    @pytest.mark.parametrize("name", ["state.npz", "run.json", "draws/000-position.npy"])
-    def test_a_file_that_is_cut(self, tmp_path, name):
-        toward(tmp_path, num_samples=12)
-        path = tmp_path / name
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        with pytest.raises(ValueError, match=f"{path} (cannot be read|must hold 12 draws)"):
-            hmcvae.load_samples(tmp_path)
-        with pytest.raises(ValueError, match=f"{path} (cannot be read|must hold 12 draws)"):
-            toward(tmp_path, resume=True, num_samples=12)
-        if name.endswith("npy"):  # nor is what is missing filled in behind its back
-            for change in (lambda: None, path.unlink):
-                change()
-                with pytest.raises(ValueError, match="must hold 12 draws.*it was cut"):
-                    toward(tmp_path, resume=True)
-
-    def test_options(self, tmp_path):
-        for options, message in [
-            ({"thin": 0}, "thin must be a whole number of at least 1, got 0"),
-            ({"record": 3}, "record must be"),
-            ({"folder": 3}, "folder must be a path, got 3"),
-            ({"resume": True}, "resume needs the folder of a run"),
-            ({"mesh": "cpu"}, "mesh must be a jax.sharding.Mesh"),
-            ({"thin": 2**30}, "a chain takes at most 2146435072 transitions, got num_samples = 30"),
-        ]:
-            with pytest.raises(ValueError, match=message):
-                draw(**options)
-        with pytest.raises(ValueError, match="inside jit there is no folder to write to"):
-            jax.jit(
-                lambda x: sample(jax.random.key(0), ALGORITHM, x, num_samples=2, folder=tmp_path).position
-            )(STARTS)
-        with pytest.raises(FileNotFoundError, match="there is no run in"):
-            hmcvae.load_samples(tmp_path / "none")
-
-
-def is_held(folder):
-    try:
-        with Store(folder).locked():
-            return False
-    except ValueError as error:
-        return "another process is writing to" in str(error)
 
 
 def test_headers_grow_within_their_room(tmp_path):
