@@ -213,17 +213,7 @@ def make_stream_part(
     def take_piece(state: TrainState, stream: Stream, keys: Key[Array, " n"], indices: range) -> tuple:
         before, piece = state, []
         for index in indices:
-            batch = stream.take()
-            if batch is None:
-                raise ValueError(
-                    f"the data ended in epoch {int(state.epoch) + 1}, after {index} of {len(keys)} batches: give an "
-                    "iterable that begins anew, or a smaller steps_per_epoch"
-                )
-            check_examples(batch, preprocess, "training")
-            if num_examples(batch) == 0:
-                raise ValueError(
-                    f"batch {index} of epoch {int(state.epoch) + 1} must have examples, got none"
-                )
+            batch = _next_batch(stream, preprocess, state, index, len(keys))
             state, one = step(state, devices.put_batch(batch), keys, index)
             piece.append(one)
             if len(piece) > AHEAD:  # else a fast source fills the memory with batches that wait
@@ -254,6 +244,22 @@ def make_stream_part(
         return state, whole, index, is_over
 
     return part
+
+
+def _next_batch(
+    stream: Stream, preprocess: Preprocess, state: TrainState, index: int, num_batches: int
+) -> PyTree:
+    # The state is looked at only for a message: to read it would wait for the device.
+    batch = stream.take()
+    if batch is None:
+        raise ValueError(
+            f"the data ended in epoch {int(state.epoch) + 1}, after {index} of {num_batches} batches: give an iterable "
+            "that begins anew, or a smaller steps_per_epoch"
+        )
+    check_examples(batch, preprocess, "training")
+    if num_examples(batch) == 0:
+        raise ValueError(f"batch {index} of epoch {int(state.epoch) + 1} must have examples, got none")
+    return batch
 
 
 def _with_new(metrics: StepMetrics, found: list[StepMetrics], begin: int, end: int) -> StepMetrics:
