@@ -91,8 +91,7 @@ def sample(
         resume: go on with the run in folder, if there is one, from its last piece, warm-up included: the draws are
             those of a run that was never stopped, bit for bit. A larger num_samples than before appends draws.
         mesh: devices that share the chains, which must be a multiple of them. The draws of each chain are those of one
-            device, to the last bit where XLA adds up in the same order for any number of chains: not where a device
-            has a single one.
+            device, to rounding: XLA may add up in another order for another number of chains, and a warm-up feels it.
         progress: show a bar with the acceptance and the failures so far; needs the package `tqdm`.
 
     Warns:
