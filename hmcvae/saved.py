@@ -230,9 +230,8 @@ def _read(place: Path) -> dict[str, Any]:
     from hmcvae.training.checksums import CHECKSUMS, damaged_files
 
     damaged = damaged_files(place)
-    if not (
-        place / CHECKSUMS
-    ).is_file():  # of the state alone, not read as it was written, no digest can be made
+    # Of the model's part alone, without the rest of the state, no digest can be made.
+    if not (place / CHECKSUMS).is_file():
         damaged = [f"{CHECKSUMS} is missing"]
     if damaged:
         raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}")

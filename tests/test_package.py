@@ -16,10 +16,11 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "_lockstep", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
+BASE = {"types", "_checks", "_digest", "_lockstep", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
+    "_digest": {"types"},
     "_threads": set(),
     "_numerics": {"types"},
     "_programs": set(),

@@ -98,6 +98,10 @@ DAMAGES = {
     "another size": (lambda folder: damage_description(folder, latent_dim=3), "is of another model than"),
     "no checkpoints": (remove_checkpoints, "no checkpoint in .* has not been trained yet"),
     "a flipped byte": (flip_a_byte, "is corrupted"),
+    "no checksums": (
+        lambda folder: [path.unlink() for path in folder.rglob("checksums.json")],
+        "checksums.json is missing",
+    ),
 }
 
 

@@ -1,7 +1,6 @@
 """The folder of a run: what run it is, where it stands, and its draws."""
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -100,22 +99,8 @@ class RunFolder:
         return jax.tree.unflatten(jax.tree.structure(record), leaves)
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _as_numbers(counts: TransitionCounts) -> dict[str, float]:
     return {name: np.asarray(value).item() for name, value in counts._asdict().items()}
-
-
-def digest(tree: PyTree) -> str:
-    """CRC-32 of arrays, with their shapes and dtypes."""
-    checksum = 0
-    for leaf in jax.tree.leaves(tree):
-        leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-        array = np.asarray(leaf)
-        checksum = zlib.crc32(f"{array.dtype}{array.shape}".encode() + array.tobytes(), checksum)
-    return f"{checksum:08x}"
 
 
 def load_samples(folder: Path | str) -> Samples:
@@ -123,8 +108,8 @@ def load_samples(folder: Path | str) -> Samples:
     they are looked at.
 
     Infos of algorithms that are not this library's come back as named tuples of the same names. Of draws that `record`
-    made, `last` is the last one. `adaptation` has the
-    warm-up's outcome only in `sample`'s own result, and is empty here.
+    made, `last` is the last one. `adaptation` has the warm-up's outcome only in `sample`'s own result, and is empty
+    here.
 
     Raises:
         FileNotFoundError: if there is no run in the folder.

@@ -102,12 +102,21 @@ def _tune(keys: Array, kernel: Callable, begin: Tuned, plan: Plan, folder: RunFo
         )
         return Tuned(states, (tuned, found), counts, learned.is_adapted)
 
+    if folder is not None and folder.stage == "draws":
+        return folder.restored(as_tuned(carry, zero_counts()))
+    run = partial(_of_run(programs.run), inputs=inputs)
+    carry, counts = _warm_up(run, carry, plan, folder)
+    (_, learned), _, _ = run(carry, None, zero_counts(), plan.num_warmup, plan.num_warmup + 1)
+    return as_tuned((carry[0], learned), counts)
+
+
+def _warm_up(
+    run: Callable, state: Any, plan: Plan, folder: RunFolder | None, **options: Any
+) -> tuple[Any, TransitionCounts]:
+    """The warm-up's transitions, or those that are left, shown and saved; options: of `in_pieces`."""
     start, counts = 0, zero_counts()
     if folder is not None:
-        if folder.stage == "draws":
-            return folder.restored(as_tuned(carry, counts))
-        start, (carry, counts) = folder.begun("warm-up", (carry, counts))
-    run = partial(_of_run(programs.run), inputs=inputs)
+        start, (state, counts) = folder.begun("warm-up", (state, counts))
     with Bar(plan.progress, "warm-up", plan.num_warmup, start) as bar:
 
         def after(piece: Piece) -> None:
@@ -115,12 +124,16 @@ def _tune(keys: Array, kernel: Callable, begin: Tuned, plan: Plan, folder: RunFo
             if folder is not None:
                 folder.save("warm-up", piece.stop, (piece.state, piece.counts))
 
-        seconds = _seconds(plan, folder)
-        carry, counts = in_pieces(
-            run, carry, plan.num_warmup, start=start, counts=counts, seconds=seconds, after=after
+        return in_pieces(
+            run,
+            state,
+            plan.num_warmup,
+            start=start,
+            counts=counts,
+            seconds=_seconds(plan, folder),
+            after=after,
+            **options,
         )
-    (_, learned), _, _ = run(carry, None, zero_counts(), plan.num_warmup, plan.num_warmup + 1)
-    return as_tuned((carry[0], learned), counts)
 
 
 def _throw_away(
@@ -132,29 +145,16 @@ def _throw_away(
     inputs = (keys, arrays)
     is_whole = not is_concrete((keys, begin.states, arrays))
     most = plan.num_warmup if is_whole else capacity(programs.shapes(inputs, begin.states))
-    start, state, counts = 0, begin.states, zero_counts()
-    if folder is not None:
-        if folder.stage == "draws":
-            return folder.restored(begin)
-        start, (state, counts) = folder.begun("warm-up", (state, counts))
-    with Bar(plan.progress, "warm-up", plan.num_warmup, start) as bar:
-
-        def after(piece: Piece) -> None:
-            bar.show(piece.stop, piece.counts)
-            if folder is not None:
-                folder.save("warm-up", piece.stop, (piece.state, piece.counts))
-
-        state, counts = in_pieces(
-            partial(_of_run(programs.run), inputs=inputs),
-            state,
-            plan.num_warmup,
-            start=start,
-            counts=counts,
-            allocate=lambda: programs.allocate(inputs, begin.states, most),
-            most=most,
-            seconds=_seconds(plan, folder),
-            after=after,
-        )
+    if folder is not None and folder.stage == "draws":
+        return folder.restored(begin)
+    state, counts = _warm_up(
+        partial(_of_run(programs.run), inputs=inputs),
+        begin.states,
+        plan,
+        folder,
+        allocate=lambda: programs.allocate(inputs, begin.states, most),
+        most=most,
+    )
     return begin._replace(states=state, warmup=counts)
 
 
@@ -228,7 +228,8 @@ def _of_run(run: Callable) -> Callable:
 
 
 def _seconds(plan: Plan, folder: Any) -> float | None:
-    return SHOWN if plan.progress else SAVED if folder is not None else None
+    # A save waits for the disk: a bar does not make it more frequent.
+    return SAVED if folder is not None else SHOWN if plan.progress else None
 
 
 def _padded(make: Callable[[int], adapt.Schedule], num_warmup: int) -> adapt.Schedule:

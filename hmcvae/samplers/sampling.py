@@ -24,13 +24,14 @@ from hmcvae._checks import (
     check_real,
     is_concrete,
 )
+from hmcvae._digest import digest
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
-from hmcvae.samplers.run_folder import RunFolder, digest
+from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.samplers.running import Plan, chain_keys, run_chains
 from hmcvae.samplers.stored import Store
 from hmcvae.types import PRNGKey, PyTree
@@ -97,8 +98,8 @@ def sample(
     Warns:
         SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
             failed to solve or to retrace, or whose tree (`nuts`) was cut off at its largest depth, chains that disagree
-            (R̂ > 1.1, in runs of 100 draws and more), and a warm-up
-            that has not adapted; and before it for a log density whose rounding error exceeds 1. Silent inside `jit`.
+            (R̂ > 1.1, in runs of 100 draws and more), and a warm-up that has not adapted; and before it for a log
+            density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:
         ValueError: for counts below 1 (0 for num_warmup), a target outside (0, 1), an unknown adapt_mass or
@@ -171,7 +172,7 @@ def _run(
 def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -> dict:
     """What the draws depend on, as far as it can be told: not the density itself."""
     return {
-        "rng_key": digest(rng_key),
+        "rng_key": digest(jax.random.key_data(rng_key)),
         "initial_positions": digest(positions),
         "step_size": _rounded(getattr(algorithm, "step_size", None)),
         "metric": digest(getattr(algorithm, "metric", None)),

@@ -2,8 +2,7 @@
 
 Iterative, with the memory of a few points for each level (`turning.Memory`). Chains that are vmapped build their
 trees in step (`_lockstep`): all that still grow are at the same point of the same doubling, so the counters of the
-loops,
-and with them the rows of that memory, are shared, and the loops end with the longest tree.
+loops, and with them the rows of that memory, are shared, and the loops end with the longest tree.
 """
 
 from collections.abc import Callable

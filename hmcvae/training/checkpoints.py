@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from hmcvae._checks import check_count, check_flag
+from hmcvae._digest import digest
 from hmcvae.training.checksums import damaged_files, write_checksums
 from hmcvae.training.hosts import from_first, gathered, on_first
 from hmcvae.training.stored import (
@@ -27,7 +28,6 @@ from hmcvae.training.stored import (
     as_numbers,
     check_names,
     differences_between,
-    digest,
     dtype_of,
     empty_shapes,
     storable,

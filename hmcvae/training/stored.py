@@ -1,7 +1,6 @@
 """Pytrees as checkpoints hold them: named arrays of numbers."""
 
 import json
-import zlib
 from typing import Any
 
 import jax
@@ -19,16 +18,6 @@ class AnotherTreeError(ValueError):
         super().__init__(
             f"the checkpoint {place} is of another model: {'; '.join(self.differences[:3])}{more}"
         )
-
-
-def digest(tree: PyTree) -> str:
-    """CRC-32 of every leaf's bytes, dtype and shape: what a checkpoint must give back."""
-    checksum = 0
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
-        checksum = zlib.crc32(f"{array.dtype}{array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-    return f"{checksum:08x}"
 
 
 def dtype_of(leaf: Any) -> np.dtype:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hmcvae._digest import digest
 from hmcvae.training import Checkpoints, TrainState, adam, init_state
-from hmcvae.training.stored import digest
 from tests.support.trees import assert_same
 
 
