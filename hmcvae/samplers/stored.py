@@ -78,7 +78,7 @@ class Store:
             if not isinstance(found, dict) or not {"run", "draw"} <= found.keys():
                 raise ValueError("it has other contents")
             return found
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
     def begin(self, description: dict) -> None:
@@ -122,7 +122,7 @@ class Store:
         path = self.folder / DRAWS / f"{name}.npy"
         try:
             rows = np.load(path, mmap_mode="r")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # NumPy takes a broken file for an archive, a pickle or none
             raise ValueError(f"{path} cannot be read: {error}") from error
         if rows.ndim < 2 or len(rows) < count:
             raise ValueError(f"{path} must hold {count} draws, got shape {rows.shape}: it was cut")

@@ -130,7 +130,7 @@ class Checkpoints:
         """What `save` was told; those that older versions wrote count as good."""
         try:
             return bool(self._record(epoch).get("is_good", True))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return False
 
     def _record(self, epoch: int) -> Any:
@@ -150,7 +150,7 @@ class Checkpoints:
         epoch = self._known(epoch)
         try:
             return self._record(epoch).get("metadata")
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise ValueError(f"the checkpoint {self.folder / str(epoch)} cannot be read: {error}") from error
 
     def _known(self, epoch: int | None) -> int:
