@@ -2,7 +2,8 @@
 
 `import hmcvae` needs jax and jaxtyping alone. What leans on other libraries is imported by name:
 `hmcvae.networks` (Flax), `hmcvae.training` (Optax, Orbax), `hmcvae.data`; ArviZ is imported by `diagnose` and
-`to_arviz` when they are called, tqdm by `sample(…, progress=True)`, Flax and Orbax by `load`.
+`to_arviz` when they are called, NumPyro by `transforms` and `interop`, tqdm by `sample(…, progress=True)`, Flax and
+Orbax by `load`.
 """
 
 from hmcvae import (
@@ -11,12 +12,14 @@ from hmcvae import (
     evaluation,
     geodesics,
     integrators,
+    interop,
     likelihoods,
     metrics,
     posteriors,
     priors,
     samplers,
     solvers,
+    transforms,
     transitions,
     types,
 )
@@ -53,6 +56,7 @@ __all__ = [
     "geodesics",
     "hmc",
     "integrators",
+    "interop",
     "likelihoods",
     "load",
     "load_samples",
@@ -66,6 +70,7 @@ __all__ = [
     "samplers",
     "solvers",
     "to_arviz",
+    "transforms",
     "transitions",
     "types",
     "uniform_steps",

@@ -33,6 +33,9 @@ MAY_IMPORT = {
     "geodesics": {"types", "_checks"},
     "integrators": BASE | {"metrics"},
     "samplers": BASE | {"metrics", "integrators"},
+    "_numpyro": set(),
+    "transforms": BASE | {"_numpyro"},
+    "interop": BASE | {"_numpyro"},
     "likelihoods": BASE,
     "priors": BASE,
     "vae": BASE | {"likelihoods", "priors"},
@@ -117,6 +120,7 @@ def test_importing_the_package_is_light():
         "tensorflow_datasets",
         "tyro",
         "arviz",
+        "numpyro",
     )
     code = f"import sys, hmcvae; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run(
@@ -131,7 +135,7 @@ def test_importing_and_sampling_need_jax_and_jaxtyping_alone():
 import sys
 
 class Blocker:
-    names = {"tqdm", "flax", "optax", "orbax", "arviz", "matplotlib", "tyro", "xarray", "sklearn", "chex"}
+    names = {"tqdm", "flax", "optax", "orbax", "arviz", "matplotlib", "tyro", "xarray", "sklearn", "chex", "numpyro"}
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
@@ -146,6 +150,8 @@ assert samples.shape == (2, 10, 3)
 calls = {
     "tqdm": lambda: hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 3)), num_samples=3, progress=True),
     "ArviZ": lambda: hmcvae.diagnose(samples),
+    "NumPyro": lambda: hmcvae.transforms.positive(),
+    "NumPyro:": lambda: hmcvae.interop.numpyro_model(lambda: None),
 }
 for name, call in calls.items():
     try:

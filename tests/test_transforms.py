@@ -1,0 +1,158 @@
+"""Constrained parameters: bijections with their volumes, and densities over what lies behind them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import hmcvae
+from hmcvae import transforms
+
+constraints = pytest.importorskip("numpyro.distributions").constraints
+# NumPyro's own code promotes ranks.
+pytestmark = pytest.mark.usefixtures("promote_ranks")
+
+
+@pytest.fixture
+def promote_ranks():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+# What each is called with, the shape of one value, and the coordinates of it that are free.
+KINDS = {
+    "real": (transforms.real, (3,), lambda x: x),
+    "positive": (transforms.positive, (3,), lambda x: x),
+    "greater than": (lambda: transforms.greater_than(-2.0), (3,), lambda x: x),
+    "interval": (lambda: transforms.interval(-1.0, 3.0), (3,), lambda x: x),
+    "simplex": (transforms.simplex, (4,), lambda x: x[:-1]),
+    "ordered": (transforms.ordered, (4,), lambda x: x),
+    "cholesky correlation": (
+        transforms.cholesky_correlation,
+        (3, 3),
+        lambda x: x[jnp.tril_indices(3, -1)],
+    ),
+    "any of NumPyro's": (
+        lambda: transforms.from_constraint(constraints.positive_ordered_vector),
+        (3,),
+        lambda x: x,
+    ),
+}
+
+
+def holds(name, x):
+    """The constraint in its own words."""
+    if name == "positive":
+        return bool(jnp.all(x > 0))
+    if name == "greater than":
+        return bool(jnp.all(x > -2))
+    if name == "interval":
+        return bool(jnp.all((x > -1) & (x < 3)))
+    if name == "simplex":
+        return bool(jnp.all(x > 0)) and abs(float(jnp.sum(x)) - 1) < 1e-12
+    if name == "ordered":
+        return bool(jnp.all(jnp.diff(x) > 0))
+    if name == "cholesky correlation":
+        is_factor = bool(jnp.all(jnp.diagonal(x) > 0)) and float(jnp.abs(jnp.triu(x, 1)).max()) == 0
+        return is_factor and bool(jnp.allclose(jnp.diagonal(x @ x.T), 1.0, atol=1e-12))
+    return name == "real" or bool(jnp.all(jnp.diff(x) > 0) and x[0] > 0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+class TestTransforms:
+    def test_maps_onto_the_constraint_and_back_with_its_volume(self, name):
+        make, shape, free = KINDS[name]
+        transform = make()
+        u = jax.random.normal(jax.random.key(1), transform.unconstrained_shape(shape))
+        x = transform.forward(u)
+        assert x.shape == shape
+        assert holds(name, x)
+        np.testing.assert_allclose(transform.inverse(x), u, atol=1e-9)
+        # From differentiation: the determinant of the free coordinates by the unconstrained ones.
+        jacobian = jax.jacobian(lambda flat: free(transform.forward(flat.reshape(u.shape))).ravel())(
+            u.ravel()
+        )
+        np.testing.assert_allclose(transform.log_det(u), jnp.linalg.slogdet(jacobian)[1], rtol=1e-9)
+
+    def test_takes_many_values_and_keeps_float32(self, name):
+        make, shape, _ = KINDS[name]
+        transform = make()
+        us = jax.random.normal(jax.random.key(2), (2, 5, *transform.unconstrained_shape(shape)), jnp.float32)
+        xs = transform.forward(us)
+        assert xs.shape == (2, 5, *shape)
+        assert xs.dtype == transform.log_det(us).dtype == jnp.float32
+        np.testing.assert_allclose(xs[1, 3], transform.forward(us[1, 3]), rtol=1e-6)
+        total = sum(float(transform.log_det(u)) for u in us.reshape(10, *us.shape[2:]))
+        np.testing.assert_allclose(transform.log_det(us), total, rtol=1e-4, atol=1e-4)
+
+
+class TestDensities:
+    SPACE = transforms.over(
+        lambda x: (
+            2 * jnp.log(x["rate"]) - 3 * x["rate"] + jnp.sum(jnp.array([1.0, 2.0, 3.0]) * jnp.log(x["p"]))
+        ),
+        {"rate": transforms.positive(), "p": transforms.simplex()},
+    )
+
+    def test_samples_have_the_moments_of_the_constrained_density(self):
+        """Gamma(3, 3) and Dirichlet(2, 3, 4): skewed, and without the volume they would be others."""
+        algorithm = hmcvae.hmc(self.SPACE.logdensity_fn, 0.5, hmcvae.uniform_steps(1, 6))
+        starts = {"rate": jnp.zeros(16), "p": jnp.zeros((16, 2))}
+        samples = hmcvae.sample(jax.random.key(3), algorithm, starts, num_samples=400, num_warmup=60)
+        values = self.SPACE.constrain(samples.position)
+        assert values["p"].shape == (16, 400, 3)
+        exact = {"rate": (1.0, 3 / 9), "p": (np.array([2, 3, 4]) / 9, np.array([14, 18, 20]) / 810)}
+        for name, (mean, variance) in exact.items():
+            draws = np.asarray(values[name])
+            # The chains' own means tell how far the mean of all is off.
+            error = draws.mean(1).std(0, ddof=1) / 4
+            assert np.all(np.abs(draws.mean((0, 1)) - mean) < 4.5 * error)
+            np.testing.assert_allclose(draws.var((0, 1)), variance, rtol=0.15)
+
+    def test_one_transform_stands_for_all_below_it(self):
+        space = transforms.over(lambda x: -jnp.sum(x["a"]["b"]) - x["a"]["c"], {"a": transforms.positive()})
+        u = {"a": {"b": jnp.array([0.1, -0.2]), "c": jnp.array(0.3)}}
+        flat = ravel_pytree(u)[0]
+        np.testing.assert_allclose(space.logdensity_fn(u), jnp.sum(flat - jnp.exp(flat)))
+        back = space.unconstrain(space.constrain(u))
+        np.testing.assert_allclose(ravel_pytree(back)[0], flat, atol=1e-12)
+
+    def test_it_is_a_pure_function(self):
+        u = {"rate": jnp.array(0.3), "p": jnp.array([0.2, -0.4])}
+        gradient = jax.jit(jax.grad(self.SPACE.logdensity_fn))(u)
+        step = 1e-6
+        moved = {**u, "rate": u["rate"] + step}
+        numeric = (self.SPACE.logdensity_fn(moved) - self.SPACE.logdensity_fn(u)) / step
+        np.testing.assert_allclose(gradient["rate"], numeric, rtol=1e-4)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("call", "words"),
+        [
+            (lambda: transforms.interval(1.0, 1.0), "high must be a finite number greater than 1"),
+            (lambda: transforms.interval("a", 1.0), "low must be"),
+            (lambda: transforms.greater_than(jnp.inf), "low must be a finite number"),
+            (lambda: transforms.from_constraint("positive"), "expected one of numpyro"),
+            (lambda: transforms.from_constraint(constraints.boolean), "with a bijection"),
+            (lambda: transforms.over(jnp.sum, {"a": "positive"}), "transforms must be a tree"),
+            (lambda: transforms.over(jnp.sum, {}), "transforms must be a tree"),
+            (
+                lambda: transforms.positive().inverse(jnp.array([1.0, -1.0])),
+                "expected values that are positive",
+            ),
+            (lambda: transforms.simplex().inverse(jnp.array([0.5, 0.6])), "on a simplex"),
+            (
+                lambda: TestDensities.SPACE.constrain({"rate": jnp.zeros(())}),
+                "expected values of the transforms'",
+            ),
+            (
+                lambda: transforms.over(lambda x: x, transforms.positive()).logdensity_fn(jnp.zeros(2)),
+                "must return a scalar",
+            ),
+        ],
+    )
+    def test_bad_input_is_refused_in_words(self, call, words):
+        with pytest.raises(ValueError, match=words):
+            call()
