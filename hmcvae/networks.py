@@ -11,9 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
+from hmcvae._convolutions import convolve, convolve_transposed
 from hmcvae.likelihoods import Likelihood
 from hmcvae.transitions import ConditionalGaussian
 from hmcvae.types import PRNGKey, PyTree, Vector
@@ -94,6 +96,26 @@ class MLPDecoder(nn.Module):
         )
 
 
+class Convolution(nn.Module):
+    """`nn.Conv`'s parameters, "SAME" padding, [h, w, c] ↦ [⌈h/s⌉, ⌈w/s⌉, m] by the faster way of the platform; where it
+    is transposed, `nn.ConvTranspose`'s, ↦ [s h, s w, m]."""
+
+    maps: int
+    is_transposed: bool = False
+    size: int = 5
+    stride: int = 2
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: ImageArray) -> Float[Array, "p q m"]:
+        shape = (self.size, self.size, x.shape[-1], self.maps)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.maps,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        function = convolve_transposed if self.is_transposed else convolve
+        return function(x, kernel, self.stride) + bias[None, None]
+
+
 class ConvEncoder(nn.Module):
     """Three 5 × 5 convolutions of stride 2 with 16, 32, 32 maps and one dense layer of `hidden` units: the encoder of
     Salimans et al. (2015, section 5.1) and Caterini et al. (2018, section 4)."""
@@ -106,8 +128,8 @@ class ConvEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: ImageArray) -> tuple[Vector, Vector, Float[Array, " h"]]:
         h = x
-        for maps in CONV_MAPS:
-            h = self.activation(nn.Conv(maps, (5, 5), strides=(2, 2), dtype=self.dtype)(h))
+        for i, maps in enumerate(CONV_MAPS):
+            h = self.activation(Convolution(maps, dtype=self.dtype, name=f"Conv_{i}")(h))
         features = self.activation(nn.Dense(self.hidden, dtype=self.dtype)(h.reshape(-1)))
         return *GaussianHead(self.latent_dim)(features), features
 
@@ -135,7 +157,8 @@ class ConvDecoder(nn.Module):
         h = h.reshape(*sizes[-1], CONV_MAPS[-1])
         maps = (*CONV_MAPS[-2::-1], channels * self.num_outputs)
         for i, (rows, columns) in enumerate(sizes[-2::-1]):
-            h = nn.ConvTranspose(maps[i], (5, 5), strides=(2, 2), dtype=self.dtype)(h)[:rows, :columns]
+            layer = Convolution(maps[i], is_transposed=True, dtype=self.dtype, name=f"ConvTranspose_{i}")
+            h = layer(h)[:rows, :columns]
             h = h if i == len(CONV_MAPS) - 1 else self.activation(h)
         return numbers_per_pixel(h, self.num_outputs)
 

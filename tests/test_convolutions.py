@@ -1,0 +1,103 @@
+"""Convolutions as matrix products: XLA's values and derivatives, the parameters of Flax's layers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from hmcvae import _convolutions, networks
+
+AXES = ("NHWC", "HWIO", "NHWC")
+
+
+def by_xla(x, kernel, stride):
+    return lax.conv_general_dilated(x[None], kernel, (stride, stride), "SAME", dimension_numbers=AXES)[0]
+
+
+def by_xla_transposed(x, kernel, stride):
+    return lax.conv_transpose(x[None], kernel, (stride, stride), "SAME", dimension_numbers=AXES)[0]
+
+
+PAIRS = {
+    "strided": (_convolutions.strided, by_xla),
+    "transposed": (_convolutions.transposed, by_xla_transposed),
+}
+# [h, w, c], maps, size of the kernel, stride: those of the nets, and odd ones.
+CASES = [
+    ((28, 28, 1), 16, 5, 2),
+    ((7, 7, 3), 4, 5, 2),
+    ((14, 9, 2), 3, 5, 2),
+    ((8, 8, 2), 3, 4, 2),
+    ((9, 9, 2), 3, 3, 3),
+    ((9, 10, 2), 3, 2, 3),
+    ((8, 8, 2), 2, 3, 1),
+    ((5, 5, 1), 1, 7, 2),
+    ((1, 1, 2), 3, 5, 2),
+]
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(("shape", "maps", "size", "stride"), CASES)
+def test_values_are_those_of_xla(kind, shape, maps, size, stride):
+    mine, theirs = PAIRS[kind]
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, shape[-1], maps))
+    expected = theirs(x, kernel, stride)
+    assert expected.size
+    np.testing.assert_allclose(mine(x, kernel, stride), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_derivatives_are_those_of_xla(kind):
+    """Of both arguments, backwards, forwards, and of the second order, over a batch."""
+    xs = jax.random.normal(jax.random.key(2), (3, 7, 7, 2))
+    kernel = jax.random.normal(jax.random.key(3), (5, 5, 2, 4))
+
+    def results(function):
+        def total(xs, kernel):
+            return jnp.sum(jnp.sin(jax.vmap(lambda x: function(x, kernel, 2))(xs)))
+
+        gradient = jax.grad(total, (0, 1))
+        return *gradient(xs, kernel), *jax.jvp(gradient, (xs, kernel), (jnp.cos(xs), jnp.cos(kernel)))[1]
+
+    for mine, theirs in zip(*(jax.jit(lambda f=f: results(f))() for f in PAIRS[kind]), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-10)
+
+
+def test_layers_have_flaxs_parameters_and_values():
+    x = jax.random.normal(jax.random.key(4), (7, 9, 3))
+    for mine, theirs in (
+        (networks.Convolution(6), nn.Conv(6, (5, 5), strides=(2, 2))),
+        (networks.Convolution(6, is_transposed=True), nn.ConvTranspose(6, (5, 5), strides=(2, 2))),
+    ):
+        params, own = mine.init(jax.random.key(5), x), theirs.init(jax.random.key(5), x)
+        jax.tree.map(np.testing.assert_array_equal, params, own)
+        bias = {"params": params["params"] | {"bias": jnp.arange(6.0)}}
+        np.testing.assert_allclose(mine.apply(bias, x), theirs.apply(bias, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("maps", [1, 16])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_the_platform_and_the_layer_choose(monkeypatch, platform, maps):
+    """XLA's own on an accelerator, and onto few maps."""
+    monkeypatch.setattr(_convolutions, "_is_for_cpu", lambda: platform == "cpu")
+    for name, (function, is_product) in {
+        "strided": (_convolutions.convolve, platform == "cpu"),
+        "transposed": (_convolutions.convolve_transposed, platform == "cpu" and maps > 1),
+    }.items():
+        x, kernel = jnp.ones((7, 7, 16)), jnp.ones((5, 5, 16, maps))
+        program = str(jax.make_jaxpr(lambda x, k, f=function: f(x, k, 2))(x, kernel))
+        assert ("conv_general_dilated" not in program) == is_product
+        np.testing.assert_allclose(function(x, kernel, 2), PAIRS[name][1](x, kernel, 2), rtol=1e-6)
+
+
+def test_the_device_that_is_asked_for_counts(monkeypatch):
+    assert _convolutions._is_for_cpu()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not _convolutions._is_for_cpu()
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert _convolutions._is_for_cpu()
+    with jax.default_device("cpu"):
+        assert _convolutions._is_for_cpu()
