@@ -174,6 +174,18 @@ ROWS = [
     Row("sample.target_acceptance", lambda v: sample(target_acceptance=v), "share", 0.7, False),
     Row("metrics.diagonal.mass", lambda v: at(metrics.diagonal(v)), "positives", [1.0, 2.0]),
     Row(
+        "metrics.low_rank.mass",
+        lambda v: at(metrics.low_rank(v, [[0.6], [0.8]], [2.0])),
+        "positives",
+        [1.0, 2.0],
+    ),
+    Row(
+        "metrics.low_rank.eigenvalues",
+        lambda v: at(metrics.low_rank([1.0, 2.0], [[0.6, -0.8], [0.8, 0.6]], v)),
+        "positives",
+        [1.0, 2.0],
+    ),
+    Row(
         "metrics.hierarchical.first_mass",
         lambda v: metrics.hierarchical([0, 0, 1], jnp.sum, v).tensor(jnp.ones(3)),
         "positives",
