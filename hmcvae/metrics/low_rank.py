@@ -41,10 +41,8 @@ def low_rank(mass: ArrayLike, vectors: ArrayLike, eigenvalues: ArrayLike) -> "Lo
         ValueError: unless the shapes are these and, as far as they are concrete, mass and eigenvalues are finite and
             positive and vectors orthonormal.
     """
-    mass, vectors, eigenvalues = (
-        as_float(name, value)
-        for name, value in (("mass", mass), ("vectors", vectors), ("eigenvalues", eigenvalues))
-    )
+    mass, vectors = as_float("mass", mass), as_float("vectors", vectors)
+    eigenvalues = as_float("eigenvalues", eigenvalues)
     if mass.ndim != 1:
         raise ValueError(f"mass must have shape [d], got shape {tuple(mass.shape)}")
     d = mass.shape[0]
@@ -54,9 +52,9 @@ def low_rank(mass: ArrayLike, vectors: ArrayLike, eigenvalues: ArrayLike) -> "Lo
         raise ValueError(
             f"eigenvalues must have shape {vectors.shape[1:]}, got shape {tuple(eigenvalues.shape)}"
         )
-    mass = check_positive("mass", mass, is_array=True)
+    check_positive("mass", mass, is_array=True)
     if eigenvalues.size:
-        eigenvalues = check_positive("eigenvalues", eigenvalues, is_array=True)
+        check_positive("eigenvalues", eigenvalues, is_array=True)
     if is_concrete(vectors):
         _check_orthonormal(np.asarray(vectors, np.float64))
     dtype = jnp.result_type(mass, vectors, eigenvalues)

@@ -132,7 +132,7 @@ def hmc(
         return init_state(logdensity_fn, settings.step_size, metric, position)
 
     def kernel(
-        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
+        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None
     ) -> tuple[HMCState, HMCInfo]:
         # Inside `shard_map` all that meets in the loops below must vary over the same axes.
         state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
@@ -140,7 +140,8 @@ def hmc(
         check_dimension(metric, step_size, z)
         take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
-        num_steps = draw_num_steps(num_integration_steps, key_length)
+        if num_steps is None:
+            num_steps = draw_num_steps(num_integration_steps, key_length)
         start = set_out(key_momentum, state, metric)
         if settings.checks(take_step, metric):
             most = settings.tolerance(z.dtype)
@@ -155,9 +156,9 @@ def hmc(
         return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
 
     parts = identity_of(integrator), identity_of(num_integration_steps)
-    return as_algorithm(
-        logdensity_fn, init, kernel, ("hmc", *parts, *settings[1:]), settings.step_size, metric
-    )
+    key = ("hmc", *parts, *settings[1:])
+    common = num_integration_steps if getattr(num_integration_steps, "is_shared", False) else None
+    return as_algorithm(logdensity_fn, init, kernel, key, settings.step_size, metric, common)
 
 
 def _there_and_back(

@@ -64,11 +64,20 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
 
 
 def _of_warmup(samples: Samples, num_warmup: int, target: Any) -> list[str]:
-    if samples.adaptation.is_adapted is None or bool(samples.adaptation.is_adapted):
+    found = samples.adaptation
+    if found.has_moved is not None and not bool(found.has_moved):
+        return [
+            f"no chain moved in a warm-up of {num_warmup} transitions, so nothing was learned of step size and mass: "
+            "start elsewhere (samplers.find_start), or look whether log density and gradient are finite and right "
+            "around the starts"
+        ]
+    if found.is_adapted is None or bool(found.is_adapted):
         return []
+    # Of a vector of step sizes, the geometric mean.
+    step_size = float(np.exp(np.mean(np.log(np.asarray(found.step_size, np.float64)))))
     return [
         f"warm-up of {num_warmup} transitions has not brought the acceptance to its target of {float(target):g}, and "
-        f"left the step size at {float(samples.adaptation.step_size):.3g}: make num_warmup larger (hundreds)"
+        f"left the step size at {step_size:.3g}: make num_warmup larger (hundreds)"
     ]
 
 
