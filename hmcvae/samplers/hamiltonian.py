@@ -149,7 +149,7 @@ def hmc(
         else:
             end, solver = integrators.integrate(take_step, start, step_size, num_steps)
             retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
-        energies = _energy(metric, start), _energy(metric, end)
+        energies = integrators.energy(metric, start), integrators.energy(metric, end)
         threshold = settings.divergence_threshold
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, threshold)
         proposal = leave_out_momentum(end, unravel)
@@ -167,13 +167,6 @@ def _there_and_back(
     """A trajectory taken back: its end, the solves, and (by how much the way back missed, whether it is reversible)."""
     end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
     return end, solver, (back.error, back.converged & (back.excess <= most))
-
-
-def _energy(metric: Metric, state: IntegratorState) -> Scalar:
-    """H(z, v), in the position's dtype."""
-    factor = metric.carried_factor(state.position, state.geometry)
-    whitened = factor.sqrt_solve(state.momentum)
-    return 0.5 * jnp.dot(whitened, whitened) + 0.5 * factor.log_det - state.logdensity
 
 
 def _judge(

@@ -202,7 +202,7 @@ def _check_chains(positions: PyTree, mesh: Any) -> None:
 
 def _resolve_mass(adapt_mass: Any, algorithm: Any) -> Any:
     """The form of mass to adapt; None if there is nothing to tune."""
-    metric, shape = getattr(algorithm, "metric", None), jnp.shape(getattr(algorithm, "step_size", ()))
+    metric, shape = getattr(algorithm, "metric", None), np.shape(getattr(algorithm, "step_size", 1.0))
     if isinstance(adapt_mass, str) and adapt_mass == "auto":
         return "diagonal" if isinstance(metric, Identity) and not shape else None
     adapt.check_mass(adapt_mass, metric)

@@ -168,6 +168,13 @@ ROWS = [
     Row("mmala.step_size", lambda v: hmcvae.mmala(f, v, metrics.monge(f, 1.0)), "positive", 0.5),
     Row("uniform_steps.low", lambda v: hmcvae.uniform_steps(v, 9), "count >= 1", 2),
     Row("uniform_steps.high", lambda v: hmcvae.uniform_steps(1, v), "count >= 1", 2),
+    Row(
+        "samplers.find_start.num_steps",
+        lambda v: hmcvae.samplers.find_start(f, STARTS, num_steps=v),
+        "count >= 1",
+        2,
+        False,
+    ),
     Row("sample.num_samples", lambda v: sample(num_samples=v), "count >= 1", 4, False),
     Row("sample.num_warmup", lambda v: sample(num_warmup=v), "count >= 0", 0, False),
     Row("sample.thin", lambda v: sample(thin=v), "count >= 1", 2, False),
