@@ -55,7 +55,13 @@ def fit_diagonal(state: PairState, mass: Vector) -> Metric:
     """The metric of masses √(Var g_i / Var z_i)."""
     both = state.both
     deviation = jnp.sqrt(both.scatter / jnp.maximum(both.count - 1, 1)) * both.unit
+    deviation = jnp.where(deviation > _rounding(both.unit), deviation, 0)
     return metrics.diagonal(_masses(deviation[: len(mass)], deviation[len(mass) :], mass)[0])
+
+
+def _rounding(largest: Vector) -> Vector:
+    """What deviations from a mean are known to, of numbers up to the largest: below it a constant may seem to vary."""
+    return 8 * float(jnp.finfo(largest.dtype).eps) * largest
 
 
 def _masses(position: Vector, gradient: Vector, old: Vector) -> tuple[Vector, Bool[Array, " d"]]:
@@ -138,16 +144,17 @@ def fit_low_rank(state: DrawBuffer, num_chains: int, old: LowRank) -> tuple[LowR
 
     The masses are those of `fit_diagonal`; of the draws and gradients in units of these, Σ in the axes in which they
     vary most, and of Σ the eigenvalues beyond the cutoff, those farthest from 1 first. Both covariances have γ I added,
-    γ = 10⁻³ (axes / draws)², in units of their mean variance: with fewer draws than axes one of them may know nothing
-    of a direction, and would have Σ go to 0 or infinity there.
+    γ = 10⁻³ (axes / draws)²: with fewer draws than axes one of them may know nothing of a direction, and would have Σ
+    go to 0 or infinity there.
     """
     rows, slots = _slots(num_chains)
     filled = jnp.minimum(-(-state.count // state.stride), slots) * rows
     is_row = (jnp.arange(BUFFER_ROWS) < filled) & jnp.isfinite(state.draws).all(axis=1)
     is_row = is_row & jnp.isfinite(state.gradients).all(axis=1)
     n = jnp.sum(is_row).astype(old.mass.dtype)
-    away, away_g = (_centred(a, is_row, n) for a in (state.draws, state.gradients))
-    mass, is_known = _masses(_deviation(away, n), _deviation(away_g, n), old.mass)
+    x, g = (jnp.where(is_row[:, None], a, 0) for a in (state.draws, state.gradients))
+    away, away_g = _centred(x, is_row, n), _centred(g, is_row, n)
+    mass, is_known = _masses(_deviation(away, x, n), _deviation(away_g, g, n), old.mass)
     root = jnp.where(is_known, jnp.sqrt(mass), 0)
     x, s = away * root[None, :], away_g * jnp.where(is_known, 1 / jnp.sqrt(mass), 0)[None, :]
     axes = _axes(x, s)
@@ -166,14 +173,15 @@ def num_directions(dimension: int) -> int:
 
 
 def _centred(rows: Array, is_row: Array, n: Scalar) -> Array:
-    """Without their mean; rows that do not count are 0."""
-    rows = jnp.where(is_row[:, None], rows, 0)
+    """Without their mean; rows that do not count are 0, and stay it."""
     mean = jnp.sum(rows / jnp.maximum(n, 1), axis=0)
     return jnp.where(is_row[:, None], rows - mean[None, :], 0)
 
 
-def _deviation(away: Array, n: Scalar) -> Vector:
-    unit = power_of_two(away)
+def _deviation(away: Array, rows: Array, n: Scalar) -> Vector:
+    """Of rows, of which `away` is the distance from the mean; 0 where it is no more than rounding."""
+    largest = power_of_two(away)
+    unit = jnp.where(largest > _rounding(power_of_two(rows)), largest, 0)
     return unit * jnp.sqrt(
         jnp.sum((away / jnp.where(unit > 0, unit, 1)[None, :]) ** 2, axis=0) / jnp.maximum(n, 1)
     )
@@ -200,12 +208,12 @@ def _geometric_mean(
     """(eigenvalues, eigenvectors) of Cov(s)⁻¹ # Cov(x) = R⁻¹ (R Cov(x) R)^{1/2} R⁻¹, R = Cov(s)^{1/2}."""
     m = x.shape[1]
     eps = float(jnp.finfo(x.dtype).eps)
-    share = 1e-3 * (m / jnp.maximum(n, 1)) ** 2 + m * eps
+    gamma = 1e-3 * (m / jnp.maximum(n, 1)) ** 2
 
     def covariance(rows: Array) -> Array:
         matrix = rows.T @ rows / jnp.maximum(n, 1)
-        level = jnp.maximum(jnp.trace(matrix) / m, 1e-3)
-        return matrix + share * level * jnp.eye(m, dtype=rows.dtype)
+        # Not below what rounding leaves of the smallest eigenvalues.
+        return matrix + (gamma + eps * jnp.trace(matrix)) * jnp.eye(m, dtype=rows.dtype)
 
     values, V = jnp.linalg.eigh(covariance(s))
     root = jnp.sqrt(jnp.maximum(values, eps * values[-1]))

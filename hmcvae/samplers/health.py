@@ -13,7 +13,7 @@ from hmcvae.integrators.scales import NUM_ROUNDINGS
 from hmcvae.samplers.draws import Samples, SamplingWarning
 from hmcvae.types import PyTree
 
-# Below so many draws a chain that never moved may have been unlucky, and R̂ is noise.
+# Below so many draws, or transitions, a chain that never moved may have been unlucky, and R̂ is noise.
 FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
@@ -65,7 +65,7 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
 
 def _of_warmup(samples: Samples, num_warmup: int, target: Any) -> list[str]:
     found = samples.adaptation
-    if found.has_moved is not None and not bool(found.has_moved):
+    if num_warmup >= FEWEST_TO_BE_STUCK and found.has_moved is not None and not bool(found.has_moved):
         return [
             f"no chain moved in a warm-up of {num_warmup} transitions, so nothing was learned of step size and mass: "
             "start elsewhere (samplers.find_start), or look whether log density and gradient are finite and right "

@@ -15,6 +15,7 @@ from hmcvae._sharding import move_to, place
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.bars import Bar
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.health import FEWEST_TO_BE_STUCK
 from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, capacity, in_pieces
 from hmcvae.samplers.programs import drawing_programs, tuning_programs, zero_counts
 from hmcvae.samplers.run_folder import RunFolder
@@ -117,7 +118,9 @@ def _tune(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) ->
         tuned = jnp.exp(learned.step_size.log_step_size_average)
         tuned = tuned if units is None else tuned * units.astype(tuned.dtype)
         # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
-        tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
+        # Accepted without a move is what steps below the rounding of the positions are.
+        is_known = learned.is_working & (learned.has_moved | (plan.num_warmup < FEWEST_TO_BE_STUCK))
+        tuned = jnp.where(is_known, tuned, jnp.asarray(step_size, tuned.dtype))
         found: Metric = (
             learned.metric if plan.mass else jax.tree.unflatten(programs.structure, learned.metric)
         )
