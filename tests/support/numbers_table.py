@@ -199,6 +199,7 @@ ROWS = [
         [1.0, 2.0],
     ),
     Row("metrics.softabs.softness", lambda v: metrics.softabs(f, softness=v), "optional positive", 10.0),
+    Row("metrics.softabs.scale", lambda v: at(metrics.softabs(f, 1.0, v)), "optional positives", [1.0, 2.0]),
     Row("metrics.monge.alpha", lambda v: metrics.monge(f, v), "positive", 0.5),
     Row("solvers.fixed_point.tolerance", lambda v: solvers.fixed_point(v), "optional positive", 1e-6),
     Row(
