@@ -17,7 +17,7 @@ from hmcvae.samplers.bars import Bar
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
 from hmcvae.samplers.health import FEWEST_TO_BE_STUCK
 from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, capacity, in_pieces
-from hmcvae.samplers.programs import drawing_programs, tuning_programs, zero_counts
+from hmcvae.samplers.programs import Programs, drawing_programs, tuning_programs, zero_counts
 from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.types import Metric, PRNGKey, PyTree
 
@@ -48,6 +48,14 @@ class Moving(NamedTuple):
     common: Callable | None
     chain_keys: Array
     common_key: Array
+
+    @property
+    def keys(self) -> tuple[Array, Array]:
+        return self.chain_keys, self.common_key
+
+    def programs(self, parameters: tuple, plan: Plan) -> tuple[Programs, PyTree]:
+        """Those that draw, and the parameters in the form that they take."""
+        return drawing_programs(self.transition, parameters, plan.record, plan.mesh, self.common)
 
 
 class Tuned(NamedTuple):
@@ -91,8 +99,8 @@ def run_chains(
         keys = [(place(own, plan.mesh, spread), place(one, plan.mesh, whole)) for own, one in keys]
     warming, drawing = (Moving(transition, common, own, one) for own, one in keys)
     if plan.record is not None or folder is not None:  # what is wrong with it is told before the warm-up
-        programs, arrays = drawing_programs(transition, parameters, plan.record, plan.mesh, common)
-        record = programs.shapes((*drawing[2:], arrays), states)
+        programs, arrays = drawing.programs(parameters, plan)
+        record = programs.shapes((*drawing.keys, arrays), states)
         _check_record(record)
         if folder is not None:
             folder.describe(record)
@@ -110,7 +118,7 @@ def _tune(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) ->
     programs, arrays = tuning_programs(moving.transition, plan.mass, metric, plan.mesh, moving.common)
     schedule = _padded(adapt.window_schedule if plan.mass else adapt.step_size_schedule, plan.num_warmup)
     factor, units = _one_number(step_size)
-    inputs = (*moving[2:], schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target), units)
+    inputs = (*moving.keys, schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target), units)
     carry = (begin.states, programs.begin(begin.states, factor, arrays))
 
     def as_tuned(carry: tuple, counts: TransitionCounts) -> Tuned:
@@ -173,8 +181,8 @@ def _warm_up(
 def _throw_away(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) -> Tuned:
     """Warm-up draws of an algorithm that has nothing to tune."""
     # The same program as of the draws, so that it is compiled once.
-    programs, arrays = drawing_programs(moving.transition, begin.parameters, plan.record, plan.mesh)
-    inputs = (*moving[2:], arrays)
+    programs, arrays = moving.programs(begin.parameters, plan)
+    inputs = (*moving.keys, arrays)
     is_whole = not is_concrete((inputs, begin.states))
     most = plan.num_warmup if is_whole else capacity(programs.shapes(inputs, begin.states))
     if folder is not None and folder.stage == "draws":
@@ -191,10 +199,8 @@ def _throw_away(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | No
 
 
 def _draw(moving: Moving, tuned: Tuned, plan: Plan, folder: RunFolder | None) -> Samples:
-    programs, arrays = drawing_programs(
-        moving.transition, tuned.parameters, plan.record, plan.mesh, moving.common
-    )
-    inputs = (*moving[2:], arrays)
+    programs, arrays = moving.programs(tuned.parameters, plan)
+    inputs = (*moving.keys, arrays)
     record = programs.shapes(inputs, tuned.states)
     is_whole = not is_concrete((inputs, tuned.states))
     most = plan.num_samples if is_whole else capacity(record)
