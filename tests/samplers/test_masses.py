@@ -287,5 +287,9 @@ def test_a_vector_of_step_sizes_is_tuned_by_a_common_factor():
     assert 0.3 < float(found.step_size[1]) < 2
     assert isinstance(found.metric, metrics.Identity)
     assert abs(float(samples.counts.acceptance_rate) - 0.8) < 0.1
+    with pytest.warns(
+        SamplingWarning, match=r"2 transitions has not brought .* target of 0.8, and left the step"
+    ):
+        sample(jax.random.key(0), algorithm, starts, num_samples=2, num_warmup=2)
     with pytest.raises(ValueError, match=r'shape \(3,\), .* None or "auto" with them, got \'diagonal\''):
         sample(jax.random.key(0), algorithm, starts, num_samples=2, num_warmup=20, adapt_mass="diagonal")
