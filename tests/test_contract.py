@@ -14,6 +14,10 @@ METRICS = {
     "identity": (hmcvae.metrics.identity, np.eye(D)),
     "diagonal": (lambda: hmcvae.metrics.diagonal(jnp.array([2.0, 1.0, 0.5])), np.diag([2.0, 1.0, 0.5])),
     "dense": (lambda: hmcvae.metrics.dense(jnp.array(MASS)), MASS),
+    "low_rank": (
+        lambda: hmcvae.metrics.low_rank(jnp.full(D, 2.0), np.array([[0.6], [0.0], [0.8]]), jnp.array([3.0])),
+        2 * np.eye(D) + 4 * np.outer([0.6, 0.0, 0.8], [0.6, 0.0, 0.8]),
+    ),
 }
 
 

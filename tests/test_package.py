@@ -54,7 +54,7 @@ MAY_IMPORT = {
 LIBRARIES = {
     "networks": {"flax"},
     "training": {"optax", "orbax"},
-    "samplers": {"tqdm", "arviz"},
+    "samplers": {"tqdm", "arviz", "optax"},
     "saved": {"orbax"},
 }
 EVERYWHERE = {"jax", "jaxtyping", "numpy"} | set(sys.stdlib_module_names)
@@ -153,6 +153,7 @@ calls = {
     "ArviZ": lambda: hmcvae.diagnose(samples),
     "NumPyro": lambda: hmcvae.transforms.positive(),
     "NumPyro:": lambda: hmcvae.interop.numpyro_model(lambda: None),
+    "optax": lambda: hmcvae.samplers.find_start(lambda z: -0.5 * jnp.sum(z**2), jnp.ones((2, 3))),
 }
 for name, call in calls.items():
     try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from hmcvae._checks import check_count, check_vector, is_concrete
+from hmcvae._checks import check_count, check_flag, check_vector, is_concrete
 from hmcvae._sharding import vary_as
 from hmcvae.integrators.scales import distance, rounding, scales, squared_norm
 from hmcvae.metrics import check_is_metric, check_metric
@@ -94,6 +94,7 @@ def integrate(
     *,
     unroll: int | bool = 1,
     checkpoint: bool = False,
+    collect: bool = False,
 ) -> tuple[IntegratorState, SolverInfo]:
     """Take `num_steps` steps; the report holds all / sum / max over them.
 
@@ -108,11 +109,52 @@ def integrate(
         unroll: passed to `lax.scan`: how many steps a loop iteration holds.
         checkpoint: recompute the inside of each step in the backward pass, so that its memory grows by one
             state a step and not by all that the log density's evaluation holds.
+        collect: return the whole trajectory: states with a leading axis of num_steps + 1, the first of them `state`,
+            and the report of each step, with one of num_steps. Needs an int. The energies along it are
+            `jax.vmap(partial(energy, metric))(states)`. Each step is then taken by itself, so the last state is that of
+            collect=False to rounding.
 
     Raises:
-        ValueError: if num_steps is negative or not a whole number.
+        ValueError: if num_steps is negative or not a whole number, or is traced where steps are collected.
     """
+    if check_flag("collect", collect):
+        return _collect(step, state, step_size, num_steps, unroll, checkpoint)
     return _integrate(_as_step(step), state, step_size, num_steps, state, unroll, checkpoint)
+
+
+def _collect(
+    step: StepFn,
+    state: IntegratorState,
+    step_size: StepSize,
+    num_steps: ArrayLike,
+    unroll: int | bool,
+    checkpoint: bool,
+) -> tuple[IntegratorState, SolverInfo]:
+    """The states of all steps, the start first, and the report of each."""
+    if not is_concrete(num_steps):
+        raise ValueError("num_steps must be an int where the steps are collected, got a traced value")
+    num_steps = check_count("num_steps", num_steps, 0)
+
+    def one(start: IntegratorState, step_size: StepSize) -> tuple[IntegratorState, SolverInfo]:
+        return step(start, step_size)
+
+    take = jax.checkpoint(one, prevent_cse=False) if checkpoint else one
+
+    def body(carry: IntegratorState, _: None) -> tuple[IntegratorState, Any]:
+        new, info = take(carry, step_size)
+        new = vary_as(new, state, step_size)
+        return new, (new, info)
+
+    start = vary_as(state, state, step_size)
+    _, (states, infos) = lax.scan(body, start, None, length=num_steps, unroll=unroll)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states), infos
+
+
+def energy(metric: Metric, state: IntegratorState) -> Scalar:
+    """H(z, v) = -log p(z) + ½ log |G(z)| + ½ vᵀ G(z)⁻¹ v of a state, in the position's dtype."""
+    factor = metric.carried_factor(state.position, state.geometry)
+    whitened = factor.sqrt_solve(state.momentum)
+    return 0.5 * jnp.dot(whitened, whitened) + 0.5 * factor.log_det - state.logdensity
 
 
 class Retrace(NamedTuple):

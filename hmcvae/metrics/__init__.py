@@ -3,7 +3,7 @@
 The kinetic energy is ½ vᵀ G(z)⁻¹ v + ½ log |G(z)| with v ~ N(0, G(z)) (Girolami & Calderhead 2011, eq. 12;
 Neal 2011, section 4.1 for constant masses). All metrics are pytrees of arrays.
 
-Euclidean, G does not depend on z: `identity`, `diagonal`, `dense`.
+Euclidean, G does not depend on z: `identity`, `diagonal`, `dense`, `low_rank`.
 Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`; and `hierarchical`, whose masses of one block of
 coordinates depend on another block: `integrators.hierarchical_leapfrog` is explicit there.
 """
@@ -24,6 +24,7 @@ from hmcvae.metrics.euclidean import (
 from hmcvae.metrics.hessian import softabs
 from hmcvae.metrics.hierarchical import Hierarchical, LogLinear, block_numbers, hierarchical, log_linear
 from hmcvae.metrics.information import fisher
+from hmcvae.metrics.low_rank import LowRank, LowRankFactor, low_rank
 from hmcvae.metrics.riemannian import check_is_metric, check_metric, from_tensor, monge
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "Identity",
     "IdentityFactor",
     "LogLinear",
+    "LowRank",
+    "LowRankFactor",
     "block_numbers",
     "check_is_metric",
     "check_metric",
@@ -47,6 +50,7 @@ __all__ = [
     "hierarchical",
     "identity",
     "log_linear",
+    "low_rank",
     "monge",
     "softabs",
 ]

@@ -32,7 +32,7 @@ def diagonal(mass: ArrayLike) -> "Diagonal":
     Raises:
         ValueError: unless `mass` has shape [d] and, when it is concrete, is finite and positive.
     """
-    mass = _as_float("mass", mass)
+    mass = as_float("mass", mass)
     if mass.ndim != 1:
         raise ValueError(f"mass must have shape [d], got shape {tuple(mass.shape)}; use dense() for a matrix")
     mass = check_positive("mass", mass, is_array=True)
@@ -45,7 +45,7 @@ def dense(mass: ArrayLike) -> "Dense":
     Raises:
         ValueError: unless `mass` is square and, when it is concrete, symmetric and positive definite.
     """
-    mass = _as_float("mass", mass)
+    mass = as_float("mass", mass)
     if mass.ndim != 2 or mass.shape[0] != mass.shape[1]:
         raise ValueError(f"mass must have shape [d, d], got shape {tuple(mass.shape)}")
     if jnp.finfo(mass.dtype).bits < 32:
@@ -59,7 +59,7 @@ def dense(mass: ArrayLike) -> "Dense":
     return Dense(mass, lower, 0.5 * (inverse + inverse.T))
 
 
-def _as_float(name: str, value: ArrayLike) -> Array:
+def as_float(name: str, value: ArrayLike) -> Array:
     """`value` as a real floating-point array (whole numbers are taken as such), or a ValueError."""
     check_plain(name, value)
     try:
@@ -90,7 +90,7 @@ def _check_positive_definite(mass: np.ndarray) -> None:
         raise ValueError(f"mass must be positive definite, got smallest eigenvalue {smallest:.3g}") from None
 
 
-def _scale_rows(scale: Vector, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
+def scale_rows(scale: Vector, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
     """diag(scale) b for b of shape [d] or [d, k]."""
     return jax.vmap(jnp.multiply)(scale.astype(b.dtype), b)
 
@@ -196,13 +196,13 @@ class DiagonalFactor:
 
     def solve(self, b: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
         # A product, not a quotient: in a trajectory the reciprocal is the same at every step and leaves the loop.
-        return _scale_rows(1 / self.mass, b)
+        return scale_rows(1 / self.mass, b)
 
     def sqrt_matvec(self, e: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
-        return _scale_rows(jnp.sqrt(self.mass), e)
+        return scale_rows(jnp.sqrt(self.mass), e)
 
     def sqrt_solve(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
-        return _scale_rows(lax.rsqrt(self.mass), v)
+        return scale_rows(lax.rsqrt(self.mass), v)
 
 
 @jax.tree_util.register_dataclass
@@ -218,7 +218,7 @@ class Diagonal(GaussianMomentum):
         return jnp.diag(self.mass.astype(z.dtype))
 
     def matvec(self, z: Vector, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:
-        return _scale_rows(self.mass, v)
+        return scale_rows(self.mass, v)
 
     def quadratic_form(self, z: Vector, V: Float[Array, "d ..."]) -> Scalar:
         return jnp.sum(V * self.matvec(z, V))

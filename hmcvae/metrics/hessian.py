@@ -29,7 +29,7 @@ NEAR = 0.5
 SMALL = 0.35
 
 
-def softabs(logdensity_fn: LogDensityFn, softness: Any = None) -> "SoftAbs":
+def softabs(logdensity_fn: LogDensityFn, softness: Any = None, scale: Any = None) -> "SoftAbs":
     """G(z) = V diag(λ coth(αλ)) Vᵀ for the Hessian V diag(λ) Vᵀ of -log p at z.
 
     Eigenvalues |λ| ≫ 1/α keep their size and lose their sign; those near 0 become 1/α, which bounds the metric from
@@ -43,12 +43,20 @@ def softabs(logdensity_fn: LogDensityFn, softness: Any = None) -> "SoftAbs":
             eps |H|, |H| the largest |λ|, and a flat direction's 1/α must stand out from it: log |G| is then off by
             about eps α |H| for each of them, below 0.01 nats up to |H| = 100 (single) and 10⁷ (double). Where
             eps α |H| comes near 1 the metric need not be definite; give a steeper Hessian α ≈ 0.01 / (eps |H|).
+        scale: s, the typical size of each coordinate, [d] or a number for all: the eigenvalues are then those of the
+            Hessian in these units, S H S with S = diag(s), and G = S⁻¹ (S H S)coth(α S H S) S⁻¹, so that α is a number
+            without units and the metric that of the same problem in any others. None: 1.
 
     Raises:
-        ValueError: unless softness is None, or finite and positive.
+        ValueError: unless softness and scale are None, or finite and positive; when G is built, for a scale of another
+            dimension.
     """
     softness = check_positive("softness", softness, optional=True)
-    return SoftAbs(logdensity_fn, None if softness is None else jnp.asarray(softness, float))
+    scale = check_positive("scale", scale, optional=True, is_array=True)
+    softness, scale = (None if value is None else jnp.asarray(value, float) for value in (softness, scale))
+    if scale is not None and scale.ndim > 1:
+        raise ValueError(f"scale must be a number or have shape [d], got shape {tuple(scale.shape)}")
+    return SoftAbs(logdensity_fn, softness, scale)
 
 
 def default_softness(dtype: Any) -> float:
@@ -63,12 +71,16 @@ class SoftAbs(RiemannianMetric):
 
     logdensity_fn: LogDensityFn = field(metadata={"static": True})
     softness: Leaf | None
+    scale: Leaf | None = None
 
     def tensor(self, z: Vector) -> Float[Array, "d d"]:
         hessian = jax.hessian(self.logdensity_fn)(z)
+        s = jnp.ones_like(z) if self.scale is None else self.scale.astype(z.dtype) * jnp.ones_like(z)
+        # Rows and columns one after the other: their product may be beyond the dtype where the result is not.
+        hessian = s[:, None] * hessian * s[None, :]
         # log p or -log p: the function is even.
         alpha = jnp.asarray(default_softness(z.dtype) if self.softness is None else self.softness, z.dtype)
-        return matrix_function(alpha * 0.5 * (hessian + hessian.T)) / alpha
+        return matrix_function(alpha * 0.5 * (hessian + hessian.T)) / alpha / s[:, None] / s[None, :]
 
 
 def soft_absolute(a: Array) -> Array:

@@ -1,7 +1,8 @@
 """Samplers: Markov kernels on any log density, their warm-up, many chains, and what to make of the draws.
 
 `hmc`, `rmhmc`, `nuts` and `mmala` are pairs of pure functions by BlackJAX's conventions; `sample` runs many chains of
-one, with warm-up (`adaptation`); `diagnose` and `to_arviz` read the draws.
+one, with warm-up (`adaptation`), from starts that `find_start` may have moved uphill; `diagnose` and `to_arviz` read
+the draws.
 """
 
 from hmcvae.samplers import adaptation
@@ -15,6 +16,7 @@ from hmcvae.samplers.nuts import NUTSInfo, nuts
 from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.run_folder import load_samples
 from hmcvae.samplers.sampling import sample
+from hmcvae.samplers.starts import StartInfo, find_start
 
 __all__ = [
     "Adaptation",
@@ -24,10 +26,12 @@ __all__ = [
     "Samples",
     "SamplingAlgorithm",
     "SamplingWarning",
+    "StartInfo",
     "TransitionCounts",
     "adaptation",
     "concatenate",
     "diagnose",
+    "find_start",
     "hmc",
     "load_samples",
     "mmala",

@@ -1,4 +1,4 @@
-"""Warm-up: the step size by dual averaging, the mass matrix from the draws.
+"""Warm-up: the step size by dual averaging, the mass matrix from the draws, or from the draws and their gradients.
 
 Pure functions of explicit states, pooled over the chains: one step size and one mass matrix serve all of them,
 so that their mean acceptance probability drives the step size and the draws of all of them feed the
@@ -9,21 +9,17 @@ moments in units of the draws' own size, so that no scale that the dtype can hol
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from hmcvae import metrics
-from hmcvae._checks import check_count
-from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
-from hmcvae.samplers import hierarchical
+from hmcvae.samplers import masses
+from hmcvae.samplers.masses import Mass, check_mass
 from hmcvae.samplers.moments import (
     WelfordState,
     metric_from_covariance,
@@ -31,6 +27,7 @@ from hmcvae.samplers.moments import (
     welford_init,
     welford_update,
 )
+from hmcvae.samplers.schedules import Schedule, step_size_schedule, window_schedule
 from hmcvae.samplers.step_size import (
     DualAveragingState,
     dual_averaging_at,
@@ -50,6 +47,7 @@ __all__ = [
     "WelfordState",
     "adaptation_init",
     "adaptation_update",
+    "check_mass",
     "dual_averaging_init",
     "dual_averaging_update",
     "metric_from_covariance",
@@ -62,8 +60,6 @@ __all__ = [
     "window_schedule",
 ]
 
-# The form of an adapted mass matrix; None keeps the metric as it is.
-Mass = Literal["diagonal", "dense", "hierarchical"] | None
 # Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
 # one that is too short to have found anything.
 NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
@@ -71,99 +67,41 @@ NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
 FIRST_LOOK = 1_819_242_347
 
 
-class Schedule(NamedTuple):
-    """What each warm-up transition does; three bool arrays [num_warmup].
-
-    collects: its draws feed the covariance.
-    ends_window: after it the mass is set and the covariance starts afresh.
-    restarts: before it a reasonable step size is sought and dual averaging starts afresh.
-    """
-
-    collects: np.ndarray
-    ends_window: np.ndarray
-    restarts: np.ndarray
-
-
-def step_size_schedule(num_warmup: Any) -> Schedule:
-    """The step size alone, from the first transition to the last.
-
-    Raises:
-        ValueError: for a negative count.
-    """
-    num_warmup = check_count("num_warmup", num_warmup, 0)
-    collects, ends, restarts = (np.zeros(num_warmup, bool) for _ in range(3))
-    restarts[:1] = True
-    return Schedule(collects, ends, restarts)
-
-
-def window_schedule(num_warmup: Any, *, initial: Any = 75, window: Any = 25, final: Any = 50) -> Schedule:
-    """Stan's three stages (reference manual, "HMC algorithm parameters: automatic parameter tuning").
-
-    First the step size alone, to reach the typical set; then windows of draws for the mass, each twice as long
-    as the one before, the last one stretched to the end of its stage; at last the step size alone. A warm-up
-    too short for the given lengths splits 15 : 75 : 10, with ten transitions at least for the last stage: a step size
-    is not found in fewer. One under 20 transitions adapts the step size alone.
-
-    Raises:
-        ValueError: for a negative count, or a window without transitions.
-    """
-    schedule = step_size_schedule(num_warmup)
-    num_warmup = len(schedule.restarts)
-    initial, final = check_count("initial", initial, 0), check_count("final", final, 0)
-    window = check_count("window", window, 1)
-    if num_warmup < 20:
-        return schedule
-    if initial + window + final > num_warmup:
-        initial, final = int(0.15 * num_warmup), max(10, int(0.1 * num_warmup))
-        window = num_warmup - initial - final
-    start, stop = initial, num_warmup - final
-    schedule.collects[start:stop] = True
-    while start < stop:
-        # A window is stretched when the next, twice as long, would not fit behind it.
-        end = start + window if start + 3 * window <= stop else stop
-        schedule.ends_window[end - 1] = True
-        schedule.restarts[end : end + 1] = True
-        start, window = end, 2 * window
-    return schedule
-
-
 class AdaptationState(NamedTuple):
     """What warm-up has learned: the step size, the draws' moments (None if the mass is kept) and the metric.
 
     is_working: whether `settle` found the averaged step size, or a smaller one, to be accepted.
     is_adapted: whether it found the acceptance probability at the averaged one near the target.
+    num_moves: of all the chains in this window.  has_moved: whether any chain has, at all.
     """
 
     step_size: DualAveragingState
-    moments: WelfordState | hierarchical.HierarchicalMoments | None
+    moments: Any
     metric: Metric
     is_working: Bool[Array, ""]
     is_adapted: Bool[Array, ""]
+    num_moves: Int[Array, ""]
+    has_moved: Bool[Array, ""]
 
 
 def adaptation_init(
     step_size: Any, metric: Metric, position: Vector, mass: Any = "diagonal"
 ) -> AdaptationState:
-    """Begin from a step size and a metric; a mass that is to be adapted begins at the metric's own tensor, a
-    hierarchical one at the metric itself.
+    """Begin from a step size and a metric; a mass that is to be adapted begins at the metric's own tensor, or at its
+    diagonal, a hierarchical one at the metric itself.
 
     Raises:
-        ValueError: if `mass` is not "diagonal", "dense", "hierarchical" or None; for "hierarchical", unless the metric
-            is hierarchical with log-linear masses; for another one, if the metric depends on the position.
+        ValueError: if `mass` is not one of `Mass`; for "hierarchical", unless the metric is hierarchical with
+            log-linear masses; for another one, if the metric depends on the position.
     """
     check_mass(mass, metric)
     dtype = jnp.promote_types(position.dtype, jnp.float32)
     dual = dual_averaging_init(step_size, dtype)
-    no = jnp.asarray(False)
-    if mass is None:
-        return AdaptationState(dual, None, metric, no, no)
-    if isinstance(metric, metrics.Hierarchical):
-        masses = jnp.broadcast_to(metric.first_mass, (len(metric.blocks[0]),))
-        start = jax.tree.map(lambda leaf: leaf.astype(dtype), replace(metric, first_mass=masses))
-        return AdaptationState(dual, hierarchical.moments_init(start, dtype), start, no, no)
-    tensor = metric.tensor(position).astype(dtype)
-    start = metrics.dense(tensor) if mass == "dense" else metrics.diagonal(jnp.diagonal(tensor))
-    return AdaptationState(dual, welford_init(position.shape[0], mass, dtype), start, no, no)
+    moments, start = None, metric
+    if mass is not None:
+        moments, start = masses.begin(mass, metric, position, dtype)
+    no, zero = jnp.asarray(False), jnp.zeros((), jnp.int32)
+    return AdaptationState(dual, moments, start, no, no, zero, no)
 
 
 def adaptation_update(
@@ -174,9 +112,15 @@ def adaptation_update(
     ends_window: Any,
     target: ArrayLike = 0.8,
     gradients: Any = None,
+    num_moves: Any = None,
 ) -> AdaptationState:
-    """Learn from one transition of all the chains; `collects` and `ends_window` come from the schedule. Hierarchical
-    masses are learned from the `gradients` of the log density at the positions, [chain, d]."""
+    """Learn from one transition of all the chains; `collects` and `ends_window` come from the schedule.
+
+    Args:
+        gradients: of the log density at the positions, [chain, d]; for masses that are learned from them.
+        num_moves: chains that have moved; None: all. In a window without a move the mass stays what it was: the
+            positions of chains that stand are where they began, and say nothing of the posterior.
+    """
     dual = dual_averaging_update(state.step_size, acceptance_rate, target)
     # Where everything is accepted, or nothing, ε runs away: it stays where the positions' dtype can follow.
     smallest, largest = log_limits(positions.dtype)
@@ -184,37 +128,23 @@ def adaptation_update(
         log_step_size=jnp.clip(dual.log_step_size, smallest, largest),
         log_step_size_average=jnp.clip(dual.log_step_size_average, smallest, largest),
     )
+    num_moves = jnp.asarray(positions.shape[0] if num_moves is None else num_moves, jnp.int32)
+    state = state._replace(step_size=dual, has_moved=state.has_moved | (num_moves > 0))
     if state.moments is None:
-        return state._replace(step_size=dual)
-    old: Any = state.moments
-    metric: Any = state.metric
-    if isinstance(metric, metrics.Hierarchical):
-        updated: Any = hierarchical.moments_update(old, metric, positions, gradients)
-    else:
-        updated = welford_update(old, positions)
-    moments = jax.tree.map(lambda new, old: jnp.where(collects, new, old), updated, old)
+        return state
+    moments = masses.update(state.moments, state.metric, positions, gradients, collects)
+    moves = state.num_moves + jnp.where(collects, num_moves, 0)
 
-    def set_mass() -> tuple[Any, Metric]:
-        if isinstance(metric, metrics.Hierarchical):
-            found = hierarchical.fit(moments, metric)
-            mass = jax.vmap(found.masses)(positions.astype(metric.first_mass.dtype))
-        else:
-            found: Any = metric_from_covariance(welford_covariance(moments))
-            mass = jnp.diagonal(found.mass) if found.mass.ndim == 2 else found.mass
-        is_usable = _fits(found, mass, positions.dtype)
-        found = jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), found, metric)
-        return jax.tree.map(jnp.zeros_like, moments), found
+    def set_mass() -> Metric:
+        found, is_usable = masses.fit(moments, state.metric, positions)
+        is_usable = is_usable & (moves > 0)
+        return jax.tree.map(lambda new, old: jnp.where(is_usable, new, old), found, state.metric)
 
-    moments, metric = lax.cond(ends_window, set_mass, lambda: (moments, metric))
-    return state._replace(step_size=dual, moments=moments, metric=metric)
-
-
-def _fits(metric: Any, mass: Array, dtype: Any) -> Bool[Array, ""]:
-    """Whether masses and their reciprocals are finite and not 0 in the positions' dtype."""
-    info = jnp.finfo(dtype)
-    smallest = max(4 * float(info.tiny), 4 / float(info.max))
-    is_inside = (mass > smallest) & (mass < 1 / smallest)
-    return is_inside.all() & all_finite(*jax.tree.leaves(metric))
+    return state._replace(
+        metric=lax.cond(ends_window, set_mass, lambda: state.metric),
+        moments=masses.reset(moments, ends_window),
+        num_moves=jnp.where(ends_window, 0, moves),
+    )
 
 
 def warmup_transition(
@@ -248,18 +178,32 @@ def warmup_transition(
     dual, is_working, is_adapted = _reconsider(
         kernel, rng_keys, states, learned, flags.restarts, target, settles, pool
     )
+    before = ravel_chains(states.position)
     states, info = jax.vmap(kernel, (0, 0, None, None))(
         rng_keys, states, jnp.exp(dual.log_step_size), learned.metric
     )
     learned = learned._replace(step_size=dual, is_working=is_working, is_adapted=is_adapted)
     own, gradients = ravel_chains(states.position), None
-    if isinstance(learned.moments, hierarchical.HierarchicalMoments):
+    if masses.needs_gradients(learned.moments):
+        if not hasattr(states, "logdensity_grad"):
+            raise ValueError(
+                "masses that are learned from gradients need an algorithm whose state has logdensity_grad, got "
+                f"{type(states).__name__}"
+            )
         gradients = pool(ravel_chains(states.logdensity_grad))
-    positions, rates = pool((own, info.acceptance_rate))
+    moved = jnp.any(own != before, axis=1)
+    positions, rates, moved = pool((own, info.acceptance_rate, moved))
     updated = adaptation_update(
-        learned, _mean_rate(rates), positions, flags.collects, flags.ends_window, target, gradients
+        learned,
+        _mean_rate(rates),
+        positions,
+        flags.collects,
+        flags.ends_window,
+        target,
+        gradients,
+        jnp.where(settles, 0, jnp.sum(moved, dtype=jnp.int32)),
     )
-    if gradients is not None:
+    if updated.metric.is_position_dependent and updated.moments is not None:
         # What the states keep of the metric is of the new one from here on.
         states = states._replace(geometry=jax.vmap(updated.metric.carry)(own))
     dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), dual, updated.step_size)
@@ -325,23 +269,3 @@ def _mean_rate(rates: Array) -> Scalar:
 def ravel_chains(positions: PyTree) -> Float[Array, "chain d"]:
     """Each chain's position as a row."""
     return jax.vmap(lambda position: ravel_pytree(position)[0])(positions)
-
-
-def check_mass(mass: Any, metric: Any) -> None:
-    """Raise ValueError unless `mass` names a form that can replace the metric."""
-    if mass not in ("diagonal", "dense", "hierarchical", None):
-        raise ValueError(
-            f'the adapted mass must be "diagonal", "dense", "hierarchical" or None, got {mass!r}'
-        )
-    if mass == "hierarchical":
-        functions = getattr(metric, "mass_fns", ())
-        if not functions or not all(isinstance(function, metrics.LogLinear) for function in functions):
-            raise ValueError(
-                "hierarchical masses are tuned where all mass functions are log-linear, as in "
-                f"metrics.hierarchical(blocks), got {type(metric).__name__}"
-            )
-        return
-    if mass is not None and getattr(metric, "is_position_dependent", False):
-        raise ValueError(
-            f"a metric that depends on the position has no mass to adapt, got {mass!r} for {type(metric).__name__}"
-        )

@@ -46,6 +46,8 @@ class SamplingAlgorithm(NamedTuple):
     kernel: `(rng_key, state, step_size, metric) -> (HMCState, info)`, of which step is the case with
     step_size: ε as given, and
     metric: as given.
+    common: `rng_key -> x`, where all the chains of a transition share something that is drawn; `sample` then draws x
+        once and gives it to each chain's kernel as a fifth argument. None: they share nothing.
     """
 
     init: Callable
@@ -53,6 +55,7 @@ class SamplingAlgorithm(NamedTuple):
     kernel: Callable
     step_size: Any
     metric: Metric
+    common: Callable | None = None
 
 
 class Settings(NamedTuple):
@@ -99,7 +102,13 @@ def check_settings(
 
 
 def as_algorithm(
-    logdensity_fn: LogDensityFn, init: Callable, kernel: Callable, key: tuple, step_size: Any, metric: Metric
+    logdensity_fn: LogDensityFn,
+    init: Callable,
+    kernel: Callable,
+    key: tuple,
+    step_size: Any,
+    metric: Metric,
+    common: Callable | None = None,
 ) -> SamplingAlgorithm:
     """The algorithm of a kernel. What is built anew of the same density and an equal `key`, which is all that the
     kernel depends on beside its arguments, has the same kernel, and so compiles nothing."""
@@ -109,7 +118,7 @@ def as_algorithm(
     def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, Any]:
         return own_kernel(rng_key, state, step_size, metric)
 
-    return SamplingAlgorithm(own_init, step, own_kernel, step_size, metric)
+    return SamplingAlgorithm(own_init, step, own_kernel, step_size, metric, common)
 
 
 def _check_integrator(integrator: Any) -> None:

@@ -46,6 +46,7 @@ class Adaptation(NamedTuple):
     there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's counts.
 
     is_adapted: whether the acceptance probability at that step size is near the target; None if nothing was tuned.
+    has_moved: whether any chain moved in the warm-up; None if nothing was tuned.
 
     Can always be pickled: a metric that holds functions which cannot be (a lambda, a closure) is left behind, and a
     `MissingMetric` that describes it comes back.
@@ -55,9 +56,16 @@ class Adaptation(NamedTuple):
     metric: Any
     warmup: TransitionCounts
     is_adapted: Any = None
+    has_moved: Any = None
 
     def __reduce__(self) -> tuple:
-        return Adaptation, (self.step_size, _as_data(self.metric), self.warmup, self.is_adapted)
+        return Adaptation, (
+            self.step_size,
+            _as_data(self.metric),
+            self.warmup,
+            self.is_adapted,
+            self.has_moved,
+        )
 
     # Copies within one process keep the metric.
     def __copy__(self) -> "Adaptation":

@@ -132,7 +132,7 @@ def hmc(
         return init_state(logdensity_fn, settings.step_size, metric, position)
 
     def kernel(
-        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
+        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None
     ) -> tuple[HMCState, HMCInfo]:
         # Inside `shard_map` all that meets in the loops below must vary over the same axes.
         state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
@@ -140,7 +140,8 @@ def hmc(
         check_dimension(metric, step_size, z)
         take_step = build(flatten(logdensity_fn, unravel), metric)
         key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
-        num_steps = draw_num_steps(num_integration_steps, key_length)
+        if num_steps is None:
+            num_steps = draw_num_steps(num_integration_steps, key_length)
         start = set_out(key_momentum, state, metric)
         if settings.checks(take_step, metric):
             most = settings.tolerance(z.dtype)
@@ -148,16 +149,16 @@ def hmc(
         else:
             end, solver = integrators.integrate(take_step, start, step_size, num_steps)
             retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
-        energies = _energy(metric, start), _energy(metric, end)
+        energies = integrators.energy(metric, start), integrators.energy(metric, end)
         threshold = settings.divergence_threshold
         info = _judge(key_accept, end, energies, solver, retrace, num_steps, threshold)
         proposal = leave_out_momentum(end, unravel)
         return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
 
     parts = identity_of(integrator), identity_of(num_integration_steps)
-    return as_algorithm(
-        logdensity_fn, init, kernel, ("hmc", *parts, *settings[1:]), settings.step_size, metric
-    )
+    key = ("hmc", *parts, *settings[1:])
+    common = num_integration_steps if getattr(num_integration_steps, "is_shared", False) else None
+    return as_algorithm(logdensity_fn, init, kernel, key, settings.step_size, metric, common)
 
 
 def _there_and_back(
@@ -166,13 +167,6 @@ def _there_and_back(
     """A trajectory taken back: its end, the solves, and (by how much the way back missed, whether it is reversible)."""
     end, solver, back = integrators.integrate_retraced(take_step, metric, start, step_size, num_steps)
     return end, solver, (back.error, back.converged & (back.excess <= most))
-
-
-def _energy(metric: Metric, state: IntegratorState) -> Scalar:
-    """H(z, v), in the position's dtype."""
-    factor = metric.carried_factor(state.position, state.geometry)
-    whitened = factor.sqrt_solve(state.momentum)
-    return 0.5 * jnp.dot(whitened, whitened) + 0.5 * factor.log_det - state.logdensity
 
 
 def _judge(

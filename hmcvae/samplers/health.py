@@ -13,7 +13,7 @@ from hmcvae.integrators.scales import NUM_ROUNDINGS
 from hmcvae.samplers.draws import Samples, SamplingWarning
 from hmcvae.types import PyTree
 
-# Below so many draws a chain that never moved may have been unlucky, and R̂ is noise.
+# Below so many draws, or transitions, a chain that never moved may have been unlucky, and R̂ is noise.
 FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
@@ -64,11 +64,20 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
 
 
 def _of_warmup(samples: Samples, num_warmup: int, target: Any) -> list[str]:
-    if samples.adaptation.is_adapted is None or bool(samples.adaptation.is_adapted):
+    found = samples.adaptation
+    if num_warmup >= FEWEST_TO_BE_STUCK and found.has_moved is not None and not bool(found.has_moved):
+        return [
+            f"no chain moved in a warm-up of {num_warmup} transitions, so nothing was learned of step size and mass: "
+            "start elsewhere (samplers.find_start), or look whether log density and gradient are finite and right "
+            "around the starts"
+        ]
+    if found.is_adapted is None or bool(found.is_adapted):
         return []
+    # Of a vector of step sizes, the geometric mean.
+    step_size = float(np.exp(np.mean(np.log(np.asarray(found.step_size, np.float64)))))
     return [
         f"warm-up of {num_warmup} transitions has not brought the acceptance to its target of {float(target):g}, and "
-        f"left the step size at {float(samples.adaptation.step_size):.3g}: make num_warmup larger (hundreds)"
+        f"left the step size at {step_size:.3g}: make num_warmup larger (hundreds)"
     ]
 
 

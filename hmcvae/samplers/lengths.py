@@ -9,22 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from hmcvae._checks import check_count, is_concrete
+from hmcvae._checks import check_count, check_flag, is_concrete
 from hmcvae.types import PRNGKey
 
 NumStepsFn = Callable[[PRNGKey], Any]
 
 
-def uniform_steps(low: Any, high: Any) -> NumStepsFn:
+def uniform_steps(low: Any, high: Any, *, shared: bool = False) -> NumStepsFn:
     """The number of integration steps drawn uniformly from {low, …, high}, both included, each transition.
 
     A random length spares the chain the resonances of a fixed one (Mackenzie 1989; Neal 2011, section 3.2).
 
+    Args:
+        low, high: both included.
+        shared: `sample` draws one length for all the chains of a transition: they run in step, and none waits for the
+            longest. Each chain is as valid as with lengths of its own, which depend on no state either way; what the
+            chains share is the sequence of lengths. A `step` that is called by hand draws its own all the same.
+
     Raises:
-        ValueError: unless 1 ≤ low ≤ high are whole numbers.
+        ValueError: unless 1 ≤ low ≤ high are whole numbers, and shared is True or False.
     """
     low = check_count("low", low, 1)
-    return _Uniform(low, check_count("high", high, low))
+    return _Uniform(low, check_count("high", high, low), check_flag("shared", shared))
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class _Uniform:
 
     low: int
     high: int
+    is_shared: bool = False
 
     def __call__(self, rng_key: PRNGKey) -> Int[Array, ""]:
         return jax.random.randint(rng_key, (), self.low, self.high + 1)

@@ -33,7 +33,11 @@ class Programs(NamedTuple):
 
 
 def drawing_programs(
-    transition: Callable, parameters: tuple, record: Callable | None, mesh: Mesh | None
+    transition: Callable,
+    parameters: tuple,
+    record: Callable | None,
+    mesh: Mesh | None,
+    common: Callable | None = None,
 ) -> tuple[Programs, PyTree]:
     """The functions that draw with one transition `(rng_key, state, *parameters) -> (state, info)`, and the parameters
     in the form that they take.
@@ -44,18 +48,23 @@ def drawing_programs(
     Args:
         record: what is kept of a chain's state; None: its position.
         mesh: of devices of which each runs its own chains.
+        common: `rng_key -> x`, drawn once for all the chains of a transition, which takes x as its last argument.
     """
     arrays, structure = jax.tree.flatten(parameters)
-    make = partial(_drawing_programs, structure, record, mesh)
-    return kept(transition, ("draw", structure, record, mesh), make), arrays
+    make = partial(_drawing_programs, structure, record, mesh, common)
+    return kept(transition, ("draw", structure, record, mesh, common), make), arrays
 
 
 def _drawing_programs(
-    structure: Any, record: Callable | None, mesh: Mesh | None, transition: Callable
+    structure: Any,
+    record: Callable | None,
+    mesh: Mesh | None,
+    common: Callable | None,
+    transition: Callable,
 ) -> Programs:
     def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
-        chain_keys, arrays = inputs
-        parameters = jax.tree.unflatten(structure, arrays)
+        chain_keys, common_key, arrays = inputs
+        parameters = (*jax.tree.unflatten(structure, arrays), *_drawn_once(common, common_key, index))
         keys = transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
@@ -87,15 +96,17 @@ class Tuning(NamedTuple):
 
 
 def tuning_programs(
-    kernel: Callable, mass: adapt.Mass, metric: Metric, mesh: Mesh | None
+    kernel: Callable, mass: adapt.Mass, metric: Metric, mesh: Mesh | None, common: Callable | None = None
 ) -> tuple[Tuning, PyTree]:
     """The same for the warm-up of one kernel, and the metric's arrays."""
     arrays, structure = jax.tree.flatten(metric)
-    make = partial(_tuning_programs, mass, structure, mesh)
-    return kept(kernel, ("tune", mass, structure, mesh), make), arrays
+    make = partial(_tuning_programs, mass, structure, mesh, common)
+    return kept(kernel, ("tune", mass, structure, mesh, common), make), arrays
 
 
-def _tuning_programs(mass: adapt.Mass, structure: Any, mesh: Mesh | None, kernel: Callable) -> Tuning:
+def _tuning_programs(
+    mass: adapt.Mass, structure: Any, mesh: Mesh | None, common: Callable | None, kernel: Callable
+) -> Tuning:
     # A metric that is kept goes in and out as its arrays alone, as above; an adapted one has no functions in it.
     def pack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
         return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
@@ -114,14 +125,19 @@ def _tuning_programs(mass: adapt.Mass, structure: Any, mesh: Mesh | None, kernel
         )
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
-        chain_keys, schedule, num_warmup, target = inputs
+        chain_keys, common_key, schedule, num_warmup, target, units = inputs
         states, learned = carry
         keys = transition_keys(chain_keys, index)
+        once = _drawn_once(common, common_key, index)
+
+        def move(rng_key: Any, state: Any, step_size: Any, metric: Metric) -> tuple[Any, Any]:
+            return kernel(rng_key, state, step_size if units is None else step_size * units, metric, *once)
+
         # One row more than there are transitions, at least: the look at what they have found.
         settles = index == num_warmup
         flags = jax.tree.map(lambda flag: flag[index], schedule)
         (states, learned), info = adapt.warmup_transition(
-            kernel, keys, states, unpack(learned), flags, target, settles, pool
+            move, keys, states, unpack(learned), flags, target, settles, pool
         )
         return (states, pack(learned)), info
 
@@ -201,6 +217,11 @@ def _write(draws: Array, draw: Array, index: Any) -> Array:
 def transition_keys(chain_keys: Array, index: Any) -> Array:
     """A key for this transition of each chain."""
     return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
+
+
+def _drawn_once(common: Callable | None, rng_key: Any, index: Any) -> tuple:
+    """What all the chains of this transition share, if anything."""
+    return () if common is None else (common(jax.random.fold_in(rng_key, index)),)
 
 
 def zero_counts() -> TransitionCounts:

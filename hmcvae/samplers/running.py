@@ -15,13 +15,16 @@ from hmcvae._sharding import move_to, place
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.bars import Bar
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.health import FEWEST_TO_BE_STUCK
 from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, capacity, in_pieces
-from hmcvae.samplers.programs import drawing_programs, tuning_programs, zero_counts
+from hmcvae.samplers.programs import Programs, drawing_programs, tuning_programs, zero_counts
 from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.types import Metric, PRNGKey, PyTree
 
 # Warm-up schedules are padded to whole multiples of so many, so that their length compiles nothing anew.
 SCHEDULE_ROWS = 1024
+# What is folded into a stage's key in place of the number of a chain.
+COMMON = 2**32 - 1
 
 
 class Plan(NamedTuple):
@@ -38,6 +41,23 @@ class Plan(NamedTuple):
     around: Mesh | None
 
 
+class Moving(NamedTuple):
+    """How the chains go on: keys of the chains and of what they share, `common` as in `SamplingAlgorithm`."""
+
+    transition: Callable
+    common: Callable | None
+    chain_keys: Array
+    common_key: Array
+
+    @property
+    def keys(self) -> tuple[Array, Array]:
+        return self.chain_keys, self.common_key
+
+    def programs(self, parameters: tuple, plan: Plan) -> tuple[Programs, PyTree]:
+        """Those that draw, and the parameters in the form that they take."""
+        return drawing_programs(self.transition, parameters, plan.record, plan.mesh, self.common)
+
+
 class Tuned(NamedTuple):
     """Where the chains stand after warm-up, what they draw with, and the warm-up's counts."""
 
@@ -45,11 +65,17 @@ class Tuned(NamedTuple):
     parameters: tuple
     warmup: TransitionCounts
     is_adapted: Any
+    has_moved: Any = None
 
 
 def chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
     """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
+
+
+def _common_key(rng_key: PRNGKey, stage: int) -> Array:
+    """Of what all the chains share; the number of no chain."""
+    return jax.random.fold_in(jax.random.fold_in(rng_key, stage), COMMON)
 
 
 def run_chains(
@@ -61,46 +87,52 @@ def run_chains(
 ) -> Samples:
     """The samples of chains that stand at `states`."""
     num_chains = jax.tree.leaves(states)[0].shape[0]
-    warmup_keys, draw_keys = (chain_keys(rng_key, stage, num_chains) for stage in range(2))
-    transition, parameters = algorithm.step, ()
+    keys = [(chain_keys(rng_key, stage, num_chains), _common_key(rng_key, stage)) for stage in range(2)]
+    transition, parameters, common = algorithm.step, (), None
     if hasattr(algorithm, "kernel"):
         transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
+        common = getattr(algorithm, "common", None)
     if plan.around is not None:
         parameters = move_to(parameters, plan.around)
     if plan.mesh is not None:
-        spread = PartitionSpec(plan.mesh.axis_names)
-        warmup_keys, draw_keys = place((warmup_keys, draw_keys), plan.mesh, spread)
+        spread, whole = PartitionSpec(plan.mesh.axis_names), PartitionSpec()
+        keys = [(place(own, plan.mesh, spread), place(one, plan.mesh, whole)) for own, one in keys]
+    warming, drawing = (Moving(transition, common, own, one) for own, one in keys)
     if plan.record is not None or folder is not None:  # what is wrong with it is told before the warm-up
-        programs, arrays = drawing_programs(transition, parameters, plan.record, plan.mesh)
-        record = programs.shapes((draw_keys, arrays), states)
+        programs, arrays = drawing.programs(parameters, plan)
+        record = programs.shapes((*drawing.keys, arrays), states)
         _check_record(record)
         if folder is not None:
             folder.describe(record)
     tuned = Tuned(states, parameters, zero_counts(), None)
     if plan.num_warmup and parameters:
-        tuned = _tune(warmup_keys, transition, tuned, plan, folder)
+        tuned = _tune(warming, tuned, plan, folder)
     elif plan.num_warmup:
-        tuned = _throw_away(warmup_keys, transition, tuned, plan, folder)
-    return _draw(draw_keys, transition, tuned, plan, folder)
+        tuned = _throw_away(warming, tuned, plan, folder)
+    return _draw(drawing, tuned, plan, folder)
 
 
-def _tune(keys: Array, kernel: Callable, begin: Tuned, plan: Plan, folder: RunFolder | None) -> Tuned:
+def _tune(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) -> Tuned:
     """The warm-up, or what is left of it."""
     step_size, metric = begin.parameters
-    programs, arrays = tuning_programs(kernel, plan.mass, metric, plan.mesh)
+    programs, arrays = tuning_programs(moving.transition, plan.mass, metric, plan.mesh, moving.common)
     schedule = _padded(adapt.window_schedule if plan.mass else adapt.step_size_schedule, plan.num_warmup)
-    inputs = (keys, schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target))
-    carry = (begin.states, programs.begin(begin.states, step_size, arrays))
+    factor, units = _one_number(step_size)
+    inputs = (*moving.keys, schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target), units)
+    carry = (begin.states, programs.begin(begin.states, factor, arrays))
 
     def as_tuned(carry: tuple, counts: TransitionCounts) -> Tuned:
         states, learned = carry
         tuned = jnp.exp(learned.step_size.log_step_size_average)
+        tuned = tuned if units is None else tuned * units.astype(tuned.dtype)
         # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
-        tuned = jnp.where(learned.is_working, tuned, jnp.asarray(step_size, tuned.dtype))
+        # Accepted without a move is what steps below the rounding of the positions are.
+        is_known = learned.is_working & (learned.has_moved | (plan.num_warmup < FEWEST_TO_BE_STUCK))
+        tuned = jnp.where(is_known, tuned, jnp.asarray(step_size, tuned.dtype))
         found: Metric = (
             learned.metric if plan.mass else jax.tree.unflatten(programs.structure, learned.metric)
         )
-        return Tuned(states, (tuned, found), counts, learned.is_adapted)
+        return Tuned(states, (tuned, found), counts, learned.is_adapted, learned.has_moved)
 
     if folder is not None and folder.stage == "draws":
         return folder.restored(as_tuned(carry, zero_counts()))
@@ -108,6 +140,16 @@ def _tune(keys: Array, kernel: Callable, begin: Tuned, plan: Plan, folder: RunFo
     carry, counts = _warm_up(run, carry, plan, folder)
     (_, learned), _, _ = run(carry, None, zero_counts(), plan.num_warmup, plan.num_warmup + 1)
     return as_tuned((carry[0], learned), counts)
+
+
+def _one_number(step_size: Any) -> tuple[Any, Any]:
+    """(what is tuned, what it is multiplied by): the geometric mean of a vector of step sizes, and the vector in units
+    of that; None for a number."""
+    if not jnp.ndim(step_size):
+        return step_size, None
+    logarithms = jnp.log(jnp.asarray(step_size))
+    mean = jnp.mean(logarithms)
+    return jnp.exp(mean), jnp.exp(logarithms - mean)
 
 
 def _warm_up(
@@ -136,14 +178,12 @@ def _warm_up(
         )
 
 
-def _throw_away(
-    keys: Array, transition: Callable, begin: Tuned, plan: Plan, folder: RunFolder | None
-) -> Tuned:
+def _throw_away(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) -> Tuned:
     """Warm-up draws of an algorithm that has nothing to tune."""
     # The same program as of the draws, so that it is compiled once.
-    programs, arrays = drawing_programs(transition, begin.parameters, plan.record, plan.mesh)
-    inputs = (keys, arrays)
-    is_whole = not is_concrete((keys, begin.states, arrays))
+    programs, arrays = moving.programs(begin.parameters, plan)
+    inputs = (*moving.keys, arrays)
+    is_whole = not is_concrete((inputs, begin.states))
     most = plan.num_warmup if is_whole else capacity(programs.shapes(inputs, begin.states))
     if folder is not None and folder.stage == "draws":
         return folder.restored(begin)
@@ -158,11 +198,11 @@ def _throw_away(
     return begin._replace(states=state, warmup=counts)
 
 
-def _draw(keys: Array, transition: Callable, tuned: Tuned, plan: Plan, folder: RunFolder | None) -> Samples:
-    programs, arrays = drawing_programs(transition, tuned.parameters, plan.record, plan.mesh)
-    inputs = (keys, arrays)
+def _draw(moving: Moving, tuned: Tuned, plan: Plan, folder: RunFolder | None) -> Samples:
+    programs, arrays = moving.programs(tuned.parameters, plan)
+    inputs = (*moving.keys, arrays)
     record = programs.shapes(inputs, tuned.states)
-    is_whole = not is_concrete((keys, tuned.states, arrays))
+    is_whole = not is_concrete((inputs, tuned.states))
     most = plan.num_samples if is_whole else capacity(record)
     start, states, counts = 0, tuned.states, zero_counts()
     taken: list[Piece] = []
@@ -206,7 +246,7 @@ def _draw(keys: Array, transition: Callable, tuned: Tuned, plan: Plan, folder: R
         draws = folder.draws(record, plan.num_samples)
     position, logdensity, info = draws
     step_size, metric = tuned.parameters or (None, None)
-    adaptation = Adaptation(step_size, metric, tuned.warmup, tuned.is_adapted)
+    adaptation = Adaptation(step_size, metric, tuned.warmup, tuned.is_adapted, tuned.has_moved)
     return Samples(position, logdensity, info, counts, adaptation, states.position)
 
 

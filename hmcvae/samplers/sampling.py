@@ -76,13 +76,17 @@ def sample(
             is nothing to tune, and warm-up draws are only thrown away.
         initial_positions: pytree of positions with a leading chain axis; a 1-d array is so many chains of a scalar.
         num_samples: draws of each chain.
-        num_warmup: transitions before them, to tune the step size and the mass (`samplers.adaptation`). Where they are
+        num_warmup: transitions before them, to tune the step size and the mass (`samplers.adaptation`); of a vector of
+            step sizes a common factor. Where they are
             too few to find a step size near the target, the one that is left is accepted at half of it at least, and
             `samples.adaptation.is_adapted` is False.
         target_acceptance: mean acceptance probability that the step size is tuned to.
-        adapt_mass: "diagonal", "dense", or None to keep the metric; "hierarchical" for one of `metrics.hierarchical`
-            with log-linear masses (`samplers.hierarchical`). "auto" is "diagonal" for an algorithm with the identity
-            metric, and otherwise None: a metric that was chosen is kept.
+        adapt_mass: what the mass is estimated by; None keeps the metric. "diagonal", "dense": the inverse of the
+            draws' (co)variance. "diagonal_fisher", "low_rank": draws and gradients together
+            (`samplers.fisher_masses`), a diagonal, or one and a few directions (`metrics.low_rank`). "hierarchical":
+            for a metric of `metrics.hierarchical` with log-linear masses (`samplers.hierarchical`). "auto" is
+            "diagonal" for an algorithm with the identity metric and one step size, and otherwise None: a metric that
+            was chosen is kept.
         thin: transitions a draw, of which the last is kept; counts are of all of them.
         record: `state -> what is kept` of a chain's state in place of its position, any pytree of arrays: for chains
             too large to be kept whole. `samples.position` is then that, and `samples.end` where the chains stand.
@@ -98,12 +102,13 @@ def sample(
     Warns:
         SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
             failed to solve or to retrace, or whose tree (`nuts`) was cut off at its largest depth, chains that disagree
-            (R̂ > 1.1, in runs of 100 draws and more), and a warm-up that has not adapted; and before it for a log
+            (R̂ > 1.1, in runs of 100 draws and more), and a warm-up that has not adapted, or in which no chain
+            moved; and before it for a log
             density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:
         ValueError: for counts below 1 (0 for num_warmup), a target outside (0, 1), an unknown adapt_mass or
-            one for a metric that depends on the position, a vector of step sizes with a warm-up, something that is no
+            one for a metric that depends on the position or together with a vector of step sizes, something that is no
             key, positions without a common chain axis, starts where the position, the log density or the metric is not
             finite or the metric not positive definite; a progress bar or a folder inside `jit`; a folder that holds
             another run, or more draws than are asked for, or that another process writes to, and resume without one.
@@ -115,9 +120,7 @@ def sample(
     num_warmup = check_count("num_warmup", num_warmup, 0)
     if is_concrete(target_acceptance):
         check_real("target_acceptance", target_acceptance, 0, 1, is_open=True)
-    if num_warmup and jnp.ndim(getattr(algorithm, "step_size", 0.0)):
-        raise ValueError(f"warm-up tunes one number as step_size, got shape {jnp.shape(algorithm.step_size)}")
-    mass = _resolve_mass(adapt_mass, getattr(algorithm, "metric", None))
+    mass = _resolve_mass(adapt_mass, algorithm)
     thin = check_count("thin", thin, 1)
     if record is not None:
         check_function("record", record, "state -> what is kept of it")
@@ -197,11 +200,17 @@ def _check_chains(positions: PyTree, mesh: Any) -> None:
         )
 
 
-def _resolve_mass(adapt_mass: Any, metric: Any) -> Any:
+def _resolve_mass(adapt_mass: Any, algorithm: Any) -> Any:
     """The form of mass to adapt; None if there is nothing to tune."""
+    metric, shape = getattr(algorithm, "metric", None), np.shape(getattr(algorithm, "step_size", 1.0))
     if isinstance(adapt_mass, str) and adapt_mass == "auto":
-        return "diagonal" if isinstance(metric, Identity) else None
+        return "diagonal" if isinstance(metric, Identity) and not shape else None
     adapt.check_mass(adapt_mass, metric)
+    if adapt_mass is not None and shape:
+        raise ValueError(
+            f"step sizes of each coordinate, of shape {shape}, are masses of another form: adapt_mass must be None or "
+            f'"auto" with them, got {adapt_mass!r}'
+        )
     return None if metric is None else adapt_mass
 
 

@@ -126,7 +126,9 @@ def euler(state: IntegratorState, step_size) -> tuple[IntegratorState, SolverInf
     return IntegratorState(position, momentum, logdensity, -position), info
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+pytest.mark.parametrize("checkpoint", [False, True])
+
+
 def test_plain_function_as_step(checkpoint: bool):
     """A custom step needs no class; its reports are joined by all / sum / max."""
     start = IntegratorState(
@@ -150,6 +152,46 @@ def test_plain_function_as_step(checkpoint: bool):
     chex.assert_trees_all_close(static, expected, rtol=1e-14)
     chex.assert_trees_all_close(dynamic, expected, rtol=1e-14)
     chex.assert_trees_all_equal_shapes_and_dtypes(static, dynamic)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_collected_steps(case: Case, step, checkpoint):
+    """Every state is the end of a shorter trajectory, and their energies are those of momentum and density."""
+    collect = jax.jit(partial(integrators.integrate, step, num_steps=4, collect=True, checkpoint=checkpoint))
+    start = case.start()
+    states, infos = collect(start, 0.1)
+    assert infos.converged.shape == (4,)
+    assert states.position.shape == (5, *start.position.shape)
+    for index in range(5):
+        expected, _ = static_integrate(step, index)(start, 0.1)
+        chex.assert_trees_all_close(jax.tree.map(lambda a, i=index: a[i], states), expected, rtol=1e-12)
+    energies = jax.vmap(partial(integrators.energy, case.metric))(states)
+    kinetic = jax.vmap(case.metric.kinetic_energy)(states.momentum, states.position)
+    np.testing.assert_allclose(energies, kinetic - states.logdensity, rtol=1e-12)
+    assert 0 < np.ptp(energies) < 0.1
+
+
+def test_collected_reports_are_of_each_step():
+    """The third step of five fails: the report of all says that one did, that of each says which."""
+
+    def failing(state: IntegratorState, step_size) -> tuple[IntegratorState, SolverInfo]:
+        info = exact_info(state.position.dtype)
+        moved = state._replace(position=state.position + step_size)
+        return moved, info._replace(converged=moved.position[0] != 3)
+
+    start = IntegratorState(jnp.zeros(1), jnp.zeros(1), jnp.zeros(()), jnp.zeros(1))
+    states, infos = integrators.integrate(failing, start, 1.0, 5, collect=True)
+    assert infos.converged.tolist() == [True, True, False, True, True]
+    assert states.position[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    states, infos = integrators.integrate(failing, start, 1.0, 0, collect=True)
+    assert (states.position.shape, infos.converged.shape) == ((1, 1), (0,))
+
+
+def test_collected_steps_need_a_count(case: Case, step):
+    with pytest.raises(ValueError, match="must be an int where the steps are collected"):
+        jax.eval_shape(
+            lambda n: integrators.integrate(step, case.start(), 0.1, n, collect=True), jnp.asarray(2)
+        )
 
 
 @pytest.mark.parametrize("num_steps", [1, 200, jnp.asarray(200)])

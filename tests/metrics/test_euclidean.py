@@ -14,7 +14,7 @@ from hmcvae import metrics
 from hmcvae.types import Factor, Metric
 
 DIM = 4
-KINDS = ["identity", "diagonal", "dense"]
+KINDS = ["identity", "diagonal", "dense", "low_rank"]
 DTYPES = [np.float32, np.float64]
 
 
@@ -26,7 +26,20 @@ def mass_matrix(kind: str, dim: int = DIM) -> np.ndarray:
     if kind == "diagonal":
         return np.diag(np.geomspace(0.2, 7.0, dim))
     root = rng.normal(size=(dim, dim))
+    if kind == "low_rank":
+        scale, vectors = np.geomspace(0.4, 3.0, dim), np.linalg.qr(root[:, :2])[0]
+        return (np.eye(dim) + (vectors * np.array([5.0, -0.9])) @ vectors.T) * np.outer(scale, scale)
     return root @ root.T + 0.5 * np.eye(dim)
+
+
+def low_rank(mass: jax.Array) -> Metric:
+    """Of a full matrix, with as many directions as there are coordinates but one."""
+    scale = jnp.sqrt(jnp.diagonal(mass))
+    values, vectors = jnp.linalg.eigh(mass / jnp.outer(scale, scale))
+    # G = D^{1/2} (V diag(values) Vᵀ) D^{1/2}: what one value is goes into D, and its direction out of U.
+    return metrics.low_rank(
+        jnp.diagonal(mass) * values[1], vectors[:, [0, 2, 3]], values[jnp.array([0, 2, 3])] / values[1]
+    )
 
 
 def build(kind: str, mass: jax.Array) -> Metric:
@@ -35,6 +48,7 @@ def build(kind: str, mass: jax.Array) -> Metric:
         "identity": lambda: metrics.identity(),
         "diagonal": lambda: metrics.diagonal(jnp.diagonal(mass)),
         "dense": lambda: metrics.dense(mass),
+        "low_rank": lambda: low_rank(mass),
     }[kind]()
 
 
@@ -87,10 +101,14 @@ def test_tensor_matvec_quadratic_form(case, dtype):
     assert not np.any(jax.grad(metric.quadratic_form)(z, V))
 
 
-def test_factor(case, dtype):
+def test_factor(case, dtype, kind):
     metric, G, z, v = case
     factor = metric.factor(z)
-    L = np.linalg.cholesky(G)
+    # Any square root will do; Cholesky's is that of all the others.
+    L = np.asarray(factor.sqrt_matvec(jnp.eye(DIM, dtype=dtype)), float)
+    close(jnp.asarray(L @ L.T, dtype), G)
+    if kind != "low_rank":
+        close(jnp.asarray(L, dtype), np.linalg.cholesky(G))
     close(factor.log_det, np.linalg.slogdet(G)[1])
     assert factor.log_det.dtype == dtype
     for b in (v, jnp.stack([v, z, v - 2 * z], axis=1)):
@@ -206,7 +224,7 @@ def test_vmap_over_a_batch_of_metrics(kind):
     chex.assert_trees_all_close(energies, jnp.stack([build(kind, m).kinetic_energy(z, z) for m in masses]))
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+@pytest.mark.parametrize("kind", ["diagonal", "dense", "low_rank"])
 def test_gradients_through_masses(kind):
     """Reverse mode through everything against central differences, along random symmetric directions."""
     rng = np.random.default_rng(5)
@@ -238,7 +256,7 @@ def test_pytree_registration(kind):
     """Leaves are the arrays; flattening and back gives an equal metric of the same class."""
     metric = build(kind, jnp.asarray(mass_matrix(kind)))
     leaves, treedef = jax.tree.flatten(metric)
-    assert len(leaves) == {"identity": 0, "diagonal": 1, "dense": 3}[kind]
+    assert len(leaves) == {"identity": 0, "diagonal": 1, "dense": 3, "low_rank": 3}[kind]
     again = jax.tree.unflatten(treedef, leaves)
     assert type(again) is type(metric)
     chex.assert_trees_all_equal(again, metric)
@@ -273,6 +291,32 @@ def test_whole_numbers_are_masses():
         (metrics.dense, np.array([[1.0, 2.0], [2.0, 1.0]]), "positive definite, got smallest eigenvalue -1"),
         (metrics.dense, np.zeros((2, 2)), "positive definite"),
         (metrics.dense, np.array([[1.0, np.nan], [np.nan, 1.0]]), "must be finite"),
+        (
+            lambda mass: metrics.low_rank(mass, np.ones((2, 1)), np.ones(1)),
+            np.ones(2),
+            "orthonormal .* off by 1",
+        ),
+        (lambda mass: metrics.low_rank(mass, np.full((2, 1), np.nan), np.ones(1)), np.ones(2), "orthonormal"),
+        (
+            lambda mass: metrics.low_rank(np.ones(2), np.eye(2), mass),
+            np.array([1.0, 0.0]),
+            "eigenvalues .* greater",
+        ),
+        (
+            lambda mass: metrics.low_rank(np.ones(2), np.eye(2), mass),
+            np.ones(1),
+            r"shape \(2,\), got shape \(1,\)",
+        ),
+        (
+            lambda mass: metrics.low_rank(mass, np.eye(2), np.ones(2)),
+            np.ones(1),
+            r"\[1, k\], k ≤ 1, got .*\(2, 2\)",
+        ),
+        (
+            lambda mass: metrics.low_rank(mass, np.eye(2), np.ones(2)),
+            np.eye(2),
+            r"shape \[d\], got shape \(2, 2\)",
+        ),
         (metrics.dense, np.array([[True, False], [False, True]]), r"real numbers, got (?s:.*)bool"),
     ],
 )
@@ -286,7 +330,7 @@ def test_bad_shape_is_seen_while_tracing():
         jax.eval_shape(metrics.dense, jnp.ones((2, 3)))
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "dense"])
+@pytest.mark.parametrize("kind", ["diagonal", "dense", "low_rank"])
 def test_a_mass_of_another_dimension_is_an_error(kind):
     metric = build(kind, jnp.asarray(mass_matrix(kind)))
     z = jnp.ones(DIM + 1)

@@ -27,6 +27,19 @@ class TestSoftAbs:
         metric = metrics.softabs(lambda z: jnp.sum(z) * 0.0, 4.0)
         np.testing.assert_allclose(metric.tensor(jnp.zeros(3)), np.eye(3) / 4, rtol=1e-13)
 
+    def test_scaled_is_that_of_the_problem_in_these_units(self):
+        """G_z = S⁻¹ G_y S⁻¹ with y = S⁻¹ z and the same softness; and the user's scale is checked."""
+        s = np.array([0.1, 3.0, 40.0])
+        in_units = metrics.softabs(lambda y: FUNNEL(y * s.astype(y.dtype)), 2.0)
+        for dtype, rtol in ((jnp.float64, 1e-10), (jnp.float32, 1e-4)):
+            z = jnp.asarray(Z, dtype)
+            expected = np.asarray(in_units.tensor(jnp.asarray(Z / s)), float) / np.outer(s, s)
+            came = metrics.softabs(FUNNEL, 2.0, s).tensor(z)
+            assert came.dtype == dtype
+            np.testing.assert_allclose(came * np.outer(s, s), expected * np.outer(s, s), rtol=rtol, atol=rtol)
+        with pytest.raises(ValueError, match=r"number or have shape \[d\], got shape \(2, 2\)"):
+            metrics.softabs(FUNNEL, 2.0, np.ones((2, 2)))
+
     # At the origin all but one eigenvalue are equal; on the axis too; elsewhere all but two.
     PLACES: ClassVar = {
         "origin-4": np.zeros(4),

@@ -26,6 +26,7 @@ from hmcvae import (
     solvers,
     transitions,
 )
+from hmcvae.samplers import find_start
 from hmcvae.training import Checkpoints, Pixels, Settings, adam, make_monitor
 from tests.support.number_kinds import Row, complaints
 
@@ -39,7 +40,7 @@ def at(metric: Any) -> Any:
     return metric.tensor(jnp.ones(2))
 
 
-KEY = jax.random.key(0)
+KEY, EYE = jax.random.key(0), jnp.eye(2)
 BERNOULLI = likelihoods.bernoulli()
 VAE = hmcvae.VAE(lambda p, x: (x[:2], x[:2], x), lambda p, z: jnp.concatenate([z, z]), BERNOULLI, 2)
 PARAMS = {"vae": {}, "bound": {"posterior": {}}}
@@ -168,11 +169,14 @@ ROWS = [
     Row("mmala.step_size", lambda v: hmcvae.mmala(f, v, metrics.monge(f, 1.0)), "positive", 0.5),
     Row("uniform_steps.low", lambda v: hmcvae.uniform_steps(v, 9), "count >= 1", 2),
     Row("uniform_steps.high", lambda v: hmcvae.uniform_steps(1, v), "count >= 1", 2),
+    Row("find_start.num_steps", lambda v: find_start(f, STARTS, num_steps=v), "count >= 1", 2, False),
     Row("sample.num_samples", lambda v: sample(num_samples=v), "count >= 1", 4, False),
     Row("sample.num_warmup", lambda v: sample(num_warmup=v), "count >= 0", 0, False),
     Row("sample.thin", lambda v: sample(thin=v), "count >= 1", 2, False),
     Row("sample.target_acceptance", lambda v: sample(target_acceptance=v), "share", 0.7, False),
     Row("metrics.diagonal.mass", lambda v: at(metrics.diagonal(v)), "positives", [1.0, 2.0]),
+    Row("metrics.low_rank.mass", lambda v: at(metrics.low_rank(v, EYE, EYE[0] + 1)), "positives", [1.0, 2.0]),
+    Row("low_rank.eigenvalues", lambda v: at(metrics.low_rank(EYE[0] + 1, EYE, v)), "positives", [1.0, 2.0]),
     Row(
         "metrics.hierarchical.first_mass",
         lambda v: metrics.hierarchical([0, 0, 1], jnp.sum, v).tensor(jnp.ones(3)),
@@ -180,6 +184,7 @@ ROWS = [
         [1.0, 2.0],
     ),
     Row("metrics.softabs.softness", lambda v: metrics.softabs(f, softness=v), "optional positive", 10.0),
+    Row("metrics.softabs.scale", lambda v: at(metrics.softabs(f, 1.0, v)), "optional positives", [1.0, 2.0]),
     Row("metrics.monge.alpha", lambda v: metrics.monge(f, v), "positive", 0.5),
     Row("solvers.fixed_point.tolerance", lambda v: solvers.fixed_point(v), "optional positive", 1e-6),
     Row(
