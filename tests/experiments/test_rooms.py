@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "comparison": BASE | {"runs"},
     "study": BASE | {"runs"},
     "samplers": {"support", "reporting"},
-    "benchmarks": {"support", "reporting", "samplers"},
+    "benchmarks": BASE | {"runs", "samplers"},
     "claims": {"support", "reporting", "comparison", "study", "samplers", "benchmarks"},
 }
 MAX_LINES = 350
