@@ -112,6 +112,7 @@ def dynamics_rows() -> list[Row]:
         ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
         ("bounds.hvi, full covariance", lambda **o: bounds.hvi(VAE, posterior=AMORTISED, **o)),
         ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, posterior=AMORTISED, **o)),
+        ("bounds.uha", lambda **o: bounds.uha(VAE, **o)),
     ):
         numbers = {
             "num_steps": ("count >= 0", 2),
