@@ -123,7 +123,9 @@ def importance_weighted(bound: Bound, num_samples: int, *, gradient: str = TOTAL
     if not bound.is_unbiased:
         raise ValueError(f"{bound.name} cannot be importance weighted: exp of it is no estimate of p(x)")
     if gradient == DOUBLY and bound.path_draw is None:
-        raise ValueError(f'gradient="{DOUBLY}" needs an elbo of a posterior that is not distilled, got {bound.name}')
+        raise ValueError(
+            f'gradient="{DOUBLY}" needs an elbo of a posterior that is not distilled, got {bound.name}'
+        )
     if gradient == TOTAL and bound.gradient != TOTAL:
         raise ValueError(
             f'the gradient of {bound.name} would be biased by importance weights with gradient="{TOTAL}": give '

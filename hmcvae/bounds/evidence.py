@@ -11,7 +11,9 @@ from hmcvae.types import ArrayLike, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import VAE
 
 
-def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled", gradient: str = TOTAL) -> Bound:
+def elbo(
+    vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled", gradient: str = TOTAL
+) -> Bound:
     """The evidence lower bound of a VAE (Kingma & Welling 2014, eq. 2-3).
 
         kl="sampled":   log p(x, z) - log q(z | x),  z ~ q;   E[exp] = p(x)
@@ -42,7 +44,9 @@ def elbo(vae: VAE, *, posterior: Posterior | None = None, kl: str = "sampled", g
     has_path = kl == "sampled" and not posterior.is_taught
     if gradient == PATH and not has_path:
         came = 'kl="analytic"' if kl == "analytic" else "a distilled posterior"
-        raise ValueError(f'gradient="{PATH}" needs kl="sampled" and a posterior that is not distilled, got {came}')
+        raise ValueError(
+            f'gradient="{PATH}" needs kl="sampled" and a posterior that is not distilled, got {came}'
+        )
 
     def cost_of(target: Target, y: Vector, z: Vector, is_path: bool) -> Scalar:
         q, example = target.coordinates, target.example

@@ -69,14 +69,14 @@ def uha(
     """Uncorrected Hamiltonian Annealing (Geffner & Domke 2021, algorithm 2), or Differentiable AIS (Zhang et al. 2021;
     Thin et al. 2021, without momentum).
 
-    From y_0 ~ q(y | x), one leapfrog step with a partial refreshment of the momentum (`transitions.underdamped`) at each
-    of T temperatures of a learned path to p(x, y),
+    From y_0 ~ q(y | x), one leapfrog step with a partial refreshment of the momentum (`transitions.underdamped`) at
+    each of T temperatures of a learned path to p(x, y),
 
         L = log p(x, y_T) - log q(y_0 | x) + Σ_t [log N(w_t; 0, I) - log N(w'_t; 0, I)],
 
     for T + 1 gradients of log p(x, ·). The papers count K densities between q and p, with K - 1 = T of these
-    transitions: K = 1 is the ELBO. Step sizes, masses and η are learned for each transition; the papers share masses and
-    η among them, and hold the path's coordinates to z itself, which is the posterior's default here.
+    transitions: K = 1 is the ELBO. Step sizes, masses and η are learned for each transition; the papers share masses
+    and η among them, and hold the path's coordinates to z itself, which is the posterior's default here.
 
     Args:
         vae, posterior, latent_dim: see `hvi`.

@@ -31,8 +31,8 @@ def underdamped(
     max_step_size: float = 1.0,
     persistence: float | None = None,
 ) -> Transition:
-    """A leapfrog step after a partial refreshment of the momentum: a move of underdamped Langevin dynamics, as Uncorrected
-    Hamiltonian Annealing takes at each temperature (Geffner & Domke 2021, section 3; Zhang et al. 2021; Horowitz 1991).
+    """A leapfrog step after a partial refreshment of the momentum: a move of underdamped Langevin dynamics, which
+    Uncorrected Hamiltonian Annealing takes at each temperature (Geffner & Domke 2021, section 3; Horowitz 1991).
 
     With w the momentum whitened by the learned masses M, v = M^{1/2} w, and w_0 ~ N(0, I),
 
@@ -73,7 +73,11 @@ def underdamped(
         y, dtype = state.position, state.position.dtype
         epsilon = step_size(params, max_step_size).astype(dtype)
         root = jnp.exp(0.5 * params["log_mass"]).astype(dtype)
-        eta = jnp.asarray(held, dtype) if held is not None else jax.nn.sigmoid(params["persistence"]).astype(dtype)
+        eta = (
+            jnp.asarray(held, dtype)
+            if held is not None
+            else jax.nn.sigmoid(params["persistence"]).astype(dtype)
+        )
         eta = jnp.where(state.has_momentum, eta, 0.0)
         noise = jax.random.normal(rng_key, y.shape, dtype)
         w = eta * state.momentum + jnp.sqrt(1 - eta**2) * noise

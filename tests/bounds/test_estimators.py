@@ -97,9 +97,9 @@ def test_the_doubly_reparameterised_gradient_has_less_variance_with_many_samples
         bound = make(posteriors.mean_field(), VAE, 16, gradient)
 
         def one(key, b=bound):
-            slopes = jax.grad(
-                lambda e: b({"vae": PARAMS | e, "bound": {"posterior": {}}}, key, X)[0]
-            )({name: PARAMS[name] for name in names})
+            slopes = jax.grad(lambda e: b({"vae": PARAMS | e, "bound": {"posterior": {}}}, key, X)[0])(
+                {name: PARAMS[name] for name in names}
+            )
             return jnp.concatenate([slopes[name].reshape(-1) for name in names])
 
         found = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 4000))
@@ -144,13 +144,22 @@ def test_the_posterior_is_built_once_for_all_draws():
 def test_what_makes_no_sense_is_refused():
     taught = posteriors.gauss_newton(posteriors.distilled(posteriors.mean_field(whitened=True)))
     cases = (
-        (lambda: bounds.elbo(VAE, gradient="score"), 'gradient must be "total" or "sticking_the_landing", got \'score'),
+        (
+            lambda: bounds.elbo(VAE, gradient="score"),
+            'gradient must be "total" or "sticking_the_landing", got \'score',
+        ),
         (lambda: bounds.elbo(VAE, kl="analytic", gradient=PATH), 'needs kl="sampled".* got kl="analytic"'),
         (lambda: bounds.elbo(VAE, posterior=taught, gradient=PATH), "got a distilled posterior"),
-        (lambda: bounds.iwae(VAE, num_samples=2, gradient=PATH), 'must be "total" or "doubly_rep.* got \'sticking'),
+        (
+            lambda: bounds.iwae(VAE, num_samples=2, gradient=PATH),
+            'must be "total" or "doubly_rep.* got \'sticking',
+        ),
         (lambda: bounds.iwae(VAE, num_samples=2, posterior=taught, gradient=DOUBLY), "needs an elbo"),
         (lambda: bounds.importance_weighted(bounds.hvi(VAE), 2, gradient=DOUBLY), "needs an elbo .* got hvi"),
-        (lambda: bounds.importance_weighted(bounds.elbo(VAE, gradient=PATH), 2), "would be biased by importance"),
+        (
+            lambda: bounds.importance_weighted(bounds.elbo(VAE, gradient=PATH), 2),
+            "would be biased by importance",
+        ),
     )
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
