@@ -59,7 +59,9 @@ def test_it_is_the_update_of_the_paper(kind):
     params = jax.tree.map(jnp.asarray, NET)
     posterior = posteriors.gauss_newton(posteriors.fisher(D), T, fresh=True)
     own = posterior.init(jax.random.key(0)) | {"step": jnp.log(RATES / (MAX_STEP - RATES))}
-    gaussian = jax.jit(lambda own: posterior.build(own, jax.random.key(1), vae.encoded(params, jnp.asarray(x))))(own)
+    gaussian = jax.jit(
+        lambda own: posterior.build(own, jax.random.key(1), vae.encoded(params, jnp.asarray(x)))
+    )(own)
     np.testing.assert_allclose(gaussian.center, centers[-1], rtol=1e-9)
     np.testing.assert_allclose(gaussian.scale @ gaussian.scale.T, covariance, rtol=1e-9)
     np.testing.assert_allclose(gaussian.log_det, 0.5 * np.linalg.slogdet(covariance)[1], rtol=1e-9)
