@@ -1,7 +1,7 @@
 """The nets of published tables, one a row: what they are, and the figures that others have of them."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from experiments.configs.config import TrainConfig
 from experiments.configs.methods import Method
@@ -57,30 +57,26 @@ class Net:
     batch_size: int = 100
     num_validation: int = 1000
 
-    def config(self, method: Method, training: Options | None = None, **changes) -> TrainConfig:
+    def config(self, method: Method, training: Options | None = None, **changes: Any) -> TrainConfig:
         """A run of a method on this net."""
         if training is None:
             training = Options(
                 num_epochs=100, batch_size=self.batch_size, learning_rate=1e-3, clip_norm=100.0
             )
-        own = {
+        own: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("dataset", "likelihood", "latent_dim", "architecture", "hidden", "activation")
         }
-        return TrainConfig(
-            method=method,
-            training=training,
-            **own,
-            **({"num_validation": self.num_validation} | changes),
-        )
+        own |= {"num_validation": self.num_validation} | changes
+        return TrainConfig(method=method, training=training, **own)
 
 
 def _uha_row(method: str, bound: float, log_likelihood: float) -> Published:
     return Published(method, bound, log_likelihood, "AIS, 2000 temperatures", _UHA, _EPOCHS)
 
 
-_BURDA = {"hidden": (200, 200), "latent_dim": 50, "activation": "tanh"}
-_CONV = {"latent_dim": 32, "activation": "softplus", "architecture": "conv"}
+_BURDA: dict[str, Any] = {"hidden": (200, 200), "latent_dim": 50, "activation": "tanh"}
+_CONV: dict[str, Any] = {"latent_dim": 32, "activation": "softplus", "architecture": "conv"}
 
 
 def _salimans(hidden: int, *rows: tuple[str, float | None, float]) -> Net:

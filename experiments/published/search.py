@@ -112,10 +112,10 @@ def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, An
         run = trained(
             run_config(options, name, options.seeds[0], setting, num_epochs, f"search/{name}-{index}")
         )
-        trials.append(asdict(setting) | {"log_likelihood": held_out(run), "epochs": len(run.records())})
-    scores = [
-        trial["log_likelihood"] if np.isfinite(trial["log_likelihood"]) else -np.inf for trial in trials
-    ]
+        value = held_out(run)
+        figures = {"log_likelihood": value if np.isfinite(value) else None, "epochs": len(run.records())}
+        trials.append(asdict(setting) | figures)
+    scores = [-np.inf if trial["log_likelihood"] is None else trial["log_likelihood"] for trial in trials]
     chosen = asdict(tried[int(np.argmax(scores))])
     record = {"asked": asked, "trials": trials, "chosen": chosen}
     write_json(path, record)

@@ -150,7 +150,8 @@ def latex(report: dict) -> str:
         annealed = own["ais"] or {"log_likelihood": None, "gap": None}
         values = [own["bound"], own["log_likelihood"], annealed["log_likelihood"], annealed["gap"]]
         lines.append(_line(own["method"], [_math(figure(value)) for value in values]))
-    lines.append(r"\midrule")
+    if report["published"]:
+        lines.append(r"\midrule")
     for own in report["published"]:
         values = [cell(own[key], ".2f", ABSENT) for key in ("bound", "log_likelihood")]
         is_annealed = own["how"].startswith("AIS")

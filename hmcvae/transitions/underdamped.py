@@ -84,7 +84,7 @@ def underdamped(
         log_q_fn = target.coordinates.log_prob
 
         def tempered(log_p: Array, log_q: Array) -> Array:
-            return (1 - beta) * log_q + beta * log_p
+            return jnp.asarray((1 - beta) * log_q + beta * log_p)
 
         log_q, slope = jax.value_and_grad(log_q_fn)(y)
         first = tempered(state.logdensity, log_q)

@@ -121,6 +121,9 @@ def dynamics_rows() -> list[Row]:
         }
         if name.startswith("bounds"):
             numbers["num_transitions"] = ("count >= 0", 2)
+        if name == "bounds.uha":  # one step a transition
+            del numbers["num_steps"]
+            numbers["persistence"] = ("optional share, closed", 0.5)
         rows += [
             Row(f"{name}.{n}", lambda v, n=n, make=make: make(**{n: v}), kind, good)
             for n, (kind, good) in numbers.items()
@@ -255,6 +258,13 @@ ROWS = [
     Row(
         "transitions.learned_decoder_metric.position_dependence",
         lambda v: transitions.learned_decoder_metric(2, v),
+        "optional share, closed",
+        0.5,
+    ),
+    Row("transitions.underdamped.latent_dim", transitions.underdamped, "optional count >= 1", 2),
+    Row(
+        "transitions.underdamped.persistence",
+        lambda v: transitions.underdamped(2, persistence=v),
         "optional share, closed",
         0.5,
     ),
