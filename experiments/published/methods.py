@@ -10,7 +10,7 @@ def _laplace(num_updates: int) -> Method:
 _RECENTRED = FullCovariance(num_centre_steps=2)
 _AMORTISED = Hvi(_RECENTRED, initial_step_size=0.3)
 
-# The peers', then ours. Laplace posteriors of T updates are the VLAE's, with learned steps, weight and scales.
+# The peers', then ours.
 METHODS: dict[str, Method] = {
     "vae": Elbo(),
     "iwae5": Elbo(num_samples=5),
@@ -40,3 +40,12 @@ METHODS: dict[str, Method] = {
     "fisher_iw5": Elbo(Fisher(num_centre_steps=1), num_samples=5),
     "fisher_hvi4": Hvi(Fisher(num_centre_steps=1), initial_step_size=0.3),
 }
+
+
+def label(name: str) -> str:
+    """As a table names it: of the peers' by the papers' names where ours are others."""
+    method = METHODS[name]
+    if isinstance(method.posterior, Fisher) and method.posterior.fresh:
+        # The paper's posterior, but for what is learned of it: the steps, the metric's weight and scales.
+        return f"VLAE, T = {method.posterior.num_centre_steps}"
+    return method.label

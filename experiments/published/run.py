@@ -11,7 +11,7 @@ from typing import Any
 from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import evaluated
 from experiments.published.figures import draw
-from experiments.published.methods import METHODS
+from experiments.published.methods import METHODS, label
 from experiments.published.search import Setting, run_config, search, settings, trained
 from experiments.published.table import latex, markdown, row
 from experiments.reporting.reports import command_line, make_report, write_report
@@ -90,7 +90,7 @@ def _report(
     curves: dict[str, list],
 ) -> dict:
     rows = [
-        row(name, METHODS[name].label, pace[name], list(found[name].values()), searches[name])
+        row(name, label(name), pace[name], list(found[name].values()), searches[name])
         for name in options.names
         if found[name]
     ]

@@ -13,7 +13,7 @@ from experiments.published import run as published_run
 from experiments.published import search as searching
 from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import in_pieces
-from experiments.published.methods import METHODS
+from experiments.published.methods import METHODS, label
 from experiments.published.search import settings
 from experiments.published.table import latex, markdown, row
 from experiments.runs.folder import RunFolder
@@ -59,7 +59,8 @@ def test_methods_survive_json_and_have_labels_of_their_own():
         assert method_from_json(json.loads(json.dumps(method_to_json(method)))) == method
         method.check(50)
         assert isinstance(method, BaseMethod)
-    assert len({method.label for method in METHODS.values()}) == len(METHODS)
+    assert len({label(name) for name in METHODS}) == len(METHODS)
+    assert label("vlae2") == "VLAE, T = 2"
     assert len({(method.tag, method.num_samples) for method in METHODS.values()}) == len(METHODS)
     # A run of before knew none of what was added since.
     values = method_to_json(Elbo(Fisher(num_centre_steps=1)))
