@@ -107,3 +107,8 @@ def test_each_temperature_costs_one_gradient():
     jax.block_until_ready(counted(params, jax.random.key(0), X)[0])
     jax.effects_barrier()
     assert len(calls) == 6
+
+
+def test_a_momentum_that_is_never_drawn_anew_is_refused():
+    with pytest.raises(ValueError, match="persistence must be less than 1, got 1.0"):
+        make(2, persistence=1.0)

@@ -112,6 +112,7 @@ def dynamics_rows() -> list[Row]:
         ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
         ("bounds.hvi, full covariance", lambda **o: bounds.hvi(VAE, posterior=AMORTISED, **o)),
         ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, posterior=AMORTISED, **o)),
+        ("transitions.underdamped", lambda **o: transitions.underdamped(2, **o)),
         ("bounds.uha", lambda **o: bounds.uha(VAE, **o)),
     ):
         numbers = {
@@ -121,7 +122,7 @@ def dynamics_rows() -> list[Row]:
         }
         if name.startswith("bounds"):
             numbers["num_transitions"] = ("count >= 0", 2)
-        if name == "bounds.uha":  # one step a transition
+        if name in ("transitions.underdamped", "bounds.uha"):  # of one step
             del numbers["num_steps"]
             numbers["persistence"] = ("optional share, closed", 0.5)
         rows += [
@@ -262,12 +263,7 @@ ROWS = [
         0.5,
     ),
     Row("transitions.underdamped.latent_dim", transitions.underdamped, "optional count >= 1", 2),
-    Row(
-        "transitions.underdamped.persistence",
-        lambda v: transitions.underdamped(2, persistence=v),
-        "optional share, closed",
-        0.5,
-    ),
+    Row("bounds.uha.latent_dim", lambda v: bounds.uha(VAE, latent_dim=v), "optional count >= 1", 2),
     Row("transitions.hierarchical.latent_dim", transitions.hierarchical, "count >= 2", 2),
     Row(
         "transitions.learned_hierarchical_metric.latent_dim",
