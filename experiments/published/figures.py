@@ -31,7 +31,8 @@ def draw(report: dict, path: Path) -> None:
     axes.set_xlabel("seconds of training, at the method's pace")
     axes.set_ylabel("log p(x) of held-out training images, nats")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, ncols=2)
+    if axes.lines:
+        axes.legend(fontsize=7, ncols=2)
     axes.set_title(report["net"]["summary"], fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)

@@ -18,6 +18,7 @@ from experiments.reporting.reports import command_line, make_report, write_repor
 from experiments.runs.folder import RunFolder
 from experiments.runs.pace import seconds_per_epoch
 from experiments.support.files import check_writable, read_json, write_json
+from hmcvae.training import NotFiniteError
 
 # Images of an epoch that is timed: the pace is in proportion.
 NUM_TIMED = 3000
@@ -62,6 +63,7 @@ def published(options: PublishedConfig, command: str) -> dict:
     found: dict[str, dict[int, dict]] = {name: {} for name in options.names}
     curves: dict[str, list] = {name: [] for name in options.names}
     searches: dict[str, Any] = {}
+    failed: list[dict] = []
     report: dict = {}
     # Seed by seed: a comparison that is cut off is then one of fewer seeds.
     for seed in options.seeds:
@@ -72,10 +74,14 @@ def published(options: PublishedConfig, command: str) -> dict:
             config = run_config(
                 options, name, seed, setting, epochs_of(options, pace[name]), f"{name}-seed{seed}"
             )
-            run = trained(config)
-            found[name][seed] = evaluated(options, run)
-            curves[name].append(_curve(run, pace[name]))
-            report = _report(options, command, pace, searches, found, curves)
+            try:
+                run = trained(config)
+            except NotFiniteError as error:  # told in the report; the others go on
+                failed.append({"method": label(name), "seed": seed, "why": str(error)})
+            else:
+                found[name][seed] = evaluated(options, run)
+                curves[name].append(_curve(run, pace[name]))
+            report = _report(options, command, pace, searches, found, curves) | {"failed": failed}
             write_report(options.stem, report, markdown, draw)
             options.stem.with_suffix(".tex").write_text(latex(report))
     return report

@@ -12,6 +12,7 @@ from experiments.published.methods import METHODS
 from experiments.runs.folder import RunFolder
 from experiments.runs.training import train
 from experiments.support.files import read_json, write_json
+from hmcvae.training import NotFiniteError
 
 STEP = "initial_step_size"
 # By what a step size is divided in every second trial.
@@ -92,7 +93,7 @@ def trained(config: TrainConfig) -> RunFolder:
 
 def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, Any]:
     """The trials of a method with the first seed, as the record has them: {"trials": [setting and log p(x) of held-out
-    images, …], "chosen": the best setting}.
+    images, None where it could not be trained, …], "chosen": the best setting}.
 
     Raises:
         ValueError: if the search that is there is another one.
@@ -109,12 +110,13 @@ def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, An
         return found
     trials = []
     for index, setting in enumerate(tried):
-        run = trained(
-            run_config(options, name, options.seeds[0], setting, num_epochs, f"search/{name}-{index}")
-        )
-        value = held_out(run)
-        figures = {"log_likelihood": value if np.isfinite(value) else None, "epochs": len(run.records())}
-        trials.append(asdict(setting) | figures)
+        place = f"search/{name}-{index}"
+        try:
+            run = trained(run_config(options, name, options.seeds[0], setting, num_epochs, place))
+            value = held_out(run)
+        except NotFiniteError:  # of a rate too high, say: a trial like any other, and the worst
+            value = np.nan
+        trials.append(asdict(setting) | {"log_likelihood": value if np.isfinite(value) else None})
     scores = [-np.inf if trial["log_likelihood"] is None else trial["log_likelihood"] for trial in trials]
     chosen = asdict(tried[int(np.argmax(scores))])
     record = {"asked": asked, "trials": trials, "chosen": chosen}

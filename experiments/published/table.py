@@ -91,7 +91,12 @@ def markdown(report: dict) -> str:
     options, rows, net = report["config"], report["rows"], report["net"]
     lines = [f"{net['summary']} ({net['source']}). Nats on the test set.", ""]
     lines += markdown_table(COLUMNS, [_cells(own) for own in rows])
-    lines += ["", " ".join(notes(options, rows)), ""]
+    lines += ["", " ".join(notes(options, rows)) if rows else "No method has been trained.", ""]
+    lines += [
+        line
+        for own in report["failed"]
+        for line in (f"**Failed**: {own['method']}, seed {own['seed']}: {own['why']}", "")
+    ]
     if report["published"]:
         columns = ["published", "bound", "log p(x)", "estimator", "source", "what differs"]
         lines += markdown_table(columns, [_published_cells(own) for own in report["published"]], len(columns))

@@ -19,6 +19,7 @@ from experiments.published.table import latex, markdown, row
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import describe_model
 from hmcvae.bounds.base import DOUBLY, PATH, TOTAL
+from hmcvae.training import NotFiniteError
 from tests.support.runs import made_up
 
 
@@ -104,12 +105,14 @@ def test_every_method_has_the_same_number_of_trials():
 
 
 def test_the_best_trial_is_taken_and_kept(tmp_path, monkeypatch):
-    own = options(tmp_path, num_trials=3)
+    own = options(tmp_path, num_trials=4)
     (tmp_path / "runs/search").mkdir(parents=True)
     asked = []
 
     def trained(config):
         asked.append(config)
+        if config.training.learning_rate == 4e-3:
+            raise NotFiniteError("too fast")
         run = RunFolder(config.folder)
         run.records = lambda: [None]  # type: ignore[method-assign]
         return run
@@ -119,11 +122,11 @@ def test_the_best_trial_is_taken_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(searching, "held_out", lambda run: scores[asked[-1].training.learning_rate])
     found = searching.search(own, "vae", 1)
     assert found["chosen"] == {"learning_rate": 5e-4, "initial_step_size": None}
-    assert [trial["log_likelihood"] for trial in found["trials"]] == [-90.0, None, -80.0]
-    assert len(asked) == 3
+    assert [trial["log_likelihood"] for trial in found["trials"]] == [-90.0, None, -80.0, None]
+    assert len(asked) == 4
     assert all(config.num_validation and config.training.schedule == "cosine" for config in asked)
     assert searching.search(own, "vae", 1) == found
-    assert len(asked) == 3
+    assert len(asked) == 4
     with pytest.raises(ValueError, match="is another one; give another --folder"):
         searching.search(own, "vae", 2)
     assert searching.search(dataclasses.replace(own, num_trials=0), "vae", 1)["trials"] == []
@@ -201,12 +204,14 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
         "rows": [own],
         "net": {"summary": net.summary, "source": net.source},
         "published": [row._asdict() for row in net.published],
+        "failed": [{"method": "IWAE", "seed": 1, "why": "20 bad steps"}],
         "command": "the command",
         "environment": {"device": "cpu", "num_cpus": 2, "jax": "0"},
     }
     page, table = markdown(report), latex(report)
     assert "| HVI & co | 2 | -85.20 ± 0.20 | -84.20 ± 0.20 (200) | -83.95 ± 0.20 | 0.50 ± 0.00 |" in page
     assert "| 10 | 120 | 0.002, ε 0.1 |" in page
+    assert "**Failed**: IWAE, seed 1: 20 bad steps" in page
     assert "| IWAE, K = 50 | - | -84.78 | 5000 importance samples | Burda et al. 2016 |" in page
     assert "up to 25% of the images (HVI & co) have fewer than 100" in page
     assert r"HVI \& co & $-85.20 \pm 0.20$ & $-84.20 \pm 0.20$ & $-83.95 \pm 0.20$ &" in table
@@ -215,6 +220,22 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
     without = {name: value for name, value in _result(-84.0).items() if name != "ais"}
     alone = report | {"rows": [row("vae", "VAE", 1.0, [without], chosen)]}
     assert "| VAE | 1 | -85.00 | -84.00 (200) | - | - | - |" in markdown(alone)
+
+
+def test_a_method_that_cannot_be_trained_is_told_and_stops_no_other(tmp_path, monkeypatch):
+    own = options(tmp_path, num_trials=0, methods=("vae", "iwae5"), num_epochs=1)
+    tried = []
+
+    def trained(config):
+        tried.append(config.method)
+        raise NotFiniteError("all steps were bad")
+
+    monkeypatch.setattr(published_run, "trained", trained)
+    monkeypatch.setattr(published_run, "seconds_per_epoch", lambda configs, **_: dict.fromkeys(configs, 1.0))
+    report = published_run.published(own, "the command")
+    assert tried == [METHODS["vae"], METHODS["iwae5"]]
+    assert [failure["method"] for failure in report["failed"]] == ["VAE", "IWAE, K = 5"]
+    assert "No method has been trained." in own.stem.with_suffix(".md").read_text()
 
 
 @pytest.mark.slow
