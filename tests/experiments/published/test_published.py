@@ -43,7 +43,15 @@ def test_the_nets_are_those_of_the_papers():
     assert [NETS[name].activation for name in expected] == ["tanh", "relu", "relu"]
     assert NETS["burda_static"].dataset == "binarized_mnist"
     assert [NETS[f"salimans_{width}"].hidden for width in (300, 450, 800)] == [(300,), (450,), (800,)]
-    assert NETS["cifar10"].likelihood == "discretised_logistic"
+    cifar = NETS["cifar10"]
+    assert (cifar.likelihood, cifar.architecture, cifar.activation) == (
+        "discretised_logistic",
+        "conv",
+        "softplus",
+    )
+    vae, init_params, _ = describe_model(cifar.config(Elbo()), made_up("cifar10")).build()
+    assert vae.latent_dim == 128
+    assert jax.tree.leaves(jax.eval_shape(init_params, jax.random.key(0)))
 
 
 def test_an_activation_reaches_the_net_and_its_folder():
