@@ -8,11 +8,8 @@ NAME.md and NAME.png into --results, by default --folder.
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import jax.numpy as jnp
 
 from experiments.comparison.table import WARM, markdown, over, plain_vae, plan_epochs, row
 from experiments.configs import MAX_TEMPERATURES, TrainConfig, differences, preset
@@ -20,13 +17,11 @@ from experiments.reporting import curves
 from experiments.reporting.reports import command_line, make_report, write_report
 from experiments.runs.evaluation import EvaluateConfig, evaluate_run, evaluation_name
 from experiments.runs.folder import RunFolder
-from experiments.runs.model import build, load_data
+from experiments.runs.pace import seconds_per_epoch
 from experiments.runs.training import train
 from experiments.support.checks import check_fields, check_images, check_number, check_whole
 from experiments.support.files import check_writable, read_json, write_json
 from experiments.support.records import EpochRecord
-from experiments.support.timing import seconds_of
-from hmcvae import training
 from hmcvae._checks import check_seed
 
 
@@ -164,7 +159,7 @@ def make_plan(options: CompareConfig) -> None:
                 "give all presets, and another --folder"
             )
         return
-    pace = time_epochs(options, num_images=6000)
+    pace = seconds_per_epoch(_timed(options), num_images=6000)
     epochs = plan_epochs(dataclasses.asdict(options), pace)
     options.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, own | {"epochs": epochs, "seconds_per_epoch": pace})
@@ -214,24 +209,11 @@ def _is_of(result: dict, config: TrainConfig) -> bool:
     )
 
 
-def time_epochs(options: CompareConfig, num_rounds: int = 3, num_images: int = 0) -> dict[str, float]:
-    """Seconds of an epoch by preset, the fastest of some rounds. Every round times each method once, so that
-    whatever else the machine does falls on all of them; the trainings' own clocks ran at different times.
-    With num_images, the epochs timed are of so many and the seconds in proportion."""
-    epochs, factors = {}, {}
-    for name in options.presets:
-        config = dataclasses.replace(preset(name), data_dir=options.data_dir, download=options.download)
-        dataset = load_data(config)
-        model = build(config, dataset)
-        optimizer = config.training.optimizer(len(dataset.train) // config.training.batch_size)
-        epoch = training.make_epoch(model.bound, optimizer, config.training, model.preprocess)
-        state = training.init_state(model.params, optimizer, 0)
-        images = jnp.asarray(dataset.train[: num_images or None])
-        factors[name] = len(dataset.train) / len(images)
-        epochs[name] = partial(epoch, state, images)
-        seconds_of(epochs[name])  # compile
-    rounds = [{name: seconds_of(call) for name, call in epochs.items()} for _ in range(num_rounds)]
-    return {name: factors[name] * min(taken[name] for taken in rounds) for name in epochs}
+def _timed(options: CompareConfig) -> dict[str, TrainConfig]:
+    return {
+        name: dataclasses.replace(preset(name), data_dir=options.data_dir, download=options.download)
+        for name in options.presets
+    }
 
 
 def compare(options: CompareConfig, command: str) -> list[dict]:
@@ -250,7 +232,7 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
         for name in options.presets
     ]
     plan = read_json(options.plan_path) if options.seconds else None
-    seconds = plan["seconds_per_epoch"] if plan else time_epochs(options)
+    seconds = plan["seconds_per_epoch"] if plan else seconds_per_epoch(_timed(options))
     for name, values in zip(options.presets, rows, strict=True):
         values["seconds_per_epoch"] = seconds[name]
         values["seconds"] = options.epochs(name) * seconds[name]

@@ -10,7 +10,8 @@ from experiments.configs.config import (
     to_json,
 )
 from experiments.configs.limits import MAX_LOOP, MAX_TEMPERATURES, MAX_WIDTH
-from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
+from experiments.configs.methods import Elbo, Hvi, Method, Rhvi, Uha
+from experiments.configs.nets import NETS, Net, Published
 from experiments.configs.posteriors import (
     Encoder,
     Fisher,
@@ -26,6 +27,7 @@ __all__ = [
     "MAX_LOOP",
     "MAX_TEMPERATURES",
     "MAX_WIDTH",
+    "NETS",
     "PRESETS",
     "TABLE",
     "Elbo",
@@ -35,11 +37,14 @@ __all__ = [
     "Hvi",
     "MeanField",
     "Method",
+    "Net",
     "Options",
     "Posterior",
+    "Published",
     "Rhvi",
     "SketchedFisher",
     "TrainConfig",
+    "Uha",
     "differences",
     "from_json",
     "method_from_json",

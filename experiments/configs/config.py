@@ -16,6 +16,8 @@ from hmcvae import data, networks
 from hmcvae._checks import check_flag
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
+# Of methods and posteriors, what a later version added, at the value that those of before had.
+LATER: dict[str, Any] = {"path_gradient": False, "fresh": False}
 # Where a run is and how it is shown; two runs that differ here alone give the same numbers.
 NOT_THE_MODEL = (
     "run_dir",
@@ -52,6 +54,7 @@ class TrainConfig:
         latent_dim: the dimension d of z.
         architecture: mlp or conv.
         hidden: widths of the encoder's dense layers, mirrored in the decoder; one width for conv.
+        activation: tanh, softplus, relu or elu; None: tanh for mlp, softplus for conv.
         compute_dtype: float32, or bfloat16 for the networks' layers alone: densities and dynamics stay in float32.
         training: how to train.
         monitor_samples: K, draws for each of a few test images in an estimate of log p(x) after every epoch; 0: none.
@@ -78,6 +81,7 @@ class TrainConfig:
     latent_dim: int = 8
     architecture: Literal["mlp", "conv"] = "mlp"
     hidden: tuple[int, ...] = (100, 100)
+    activation: Literal["tanh", "softplus", "relu", "elu"] | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     training: Options = field(default_factory=lambda: Options(num_epochs=200, batch_size=100))
     monitor_samples: int = 0
@@ -108,6 +112,10 @@ class TrainConfig:
         if self.architecture not in networks.ARCHITECTURES:
             raise ValueError(
                 f"architecture must be one of {', '.join(networks.ARCHITECTURES)}, got {self.architecture!r}"
+            )
+        if self.activation not in (None, *networks.ACTIVATIONS):
+            raise ValueError(
+                f"activation must be None or one of {', '.join(networks.ACTIVATIONS)}, got {self.activation!r}"
             )
         # What is needed only after hours of training is checked before them.
         check_fields(
@@ -144,6 +152,7 @@ class TrainConfig:
             return Path(self.run_dir)
         widths = "-".join(map(str, self.hidden))
         name = f"{Path(self.dataset).stem}-{self.method.tag}-{self.architecture}{widths}-d{self.latent_dim}"
+        name += f"-{self.activation}" if self.activation else ""
         name += f"-{self.compute_dtype}" if self.compute_dtype != "float32" else ""
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
@@ -207,7 +216,8 @@ def _made(what: str, kinds: Mapping[str, type], values: Any, convert: Any) -> An
     if not isinstance(values, Mapping) or values.get("kind") not in list(kinds):
         raise ValueError(f"a run's {what} must have a kind among {', '.join(kinds)}, got {values!r}")
     kind = kinds[values["kind"]]
-    own = {name: value for name, value in values.items() if name != "kind"}
+    later = {name: value for name, value in LATER.items() if name in _names(kind)}
+    own = later | {name: value for name, value in values.items() if name != "kind"}
     _check_names(f"a run's {what}", own, _names(kind))
     return kind(**{name: convert(name, value) for name, value in own.items()})
 

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from experiments.configs.evidence import BaseMethod, Elbo, dimension, sigmoid
 from experiments.configs.limits import MAX_LOOP, MAX_WIDTH
-from experiments.configs.posteriors import Encoder, Fisher, Posterior
+from experiments.configs.posteriors import Fisher, Posterior
 from experiments.support.checks import check_above_zero, check_fields, check_number, check_whole
 from hmcvae import bounds, networks, solvers
 from hmcvae._checks import check_flag
@@ -15,97 +16,7 @@ from hmcvae.vae import VAE
 
 
 @dataclass(frozen=True)
-class _Method:
-    """What all methods share.
-
-    Attributes:
-        posterior: q(z | x), and its coordinates.
-        num_samples: K, draws of the bound in one importance-weighted term; 1: the plain bound.
-    """
-
-    posterior: Posterior = field(default_factory=Encoder)
-    num_samples: int = 1
-
-    def __post_init__(self):
-        check_fields(self, {"num_samples": check_whole(1, MAX_LOOP)})
-
-    def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """The bound of a single draw; for evaluation, implicit solves are to tolerance and nothing is distilled."""
-        raise NotImplementedError
-
-    def build(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """The bound that is trained, or with `for_evaluation` evaluated."""
-        bound = self.one_draw(vae, num_features, for_evaluation=for_evaluation)
-        return bounds.importance_weighted(bound, self.num_samples) if self.num_samples > 1 else bound
-
-    def proposals(self, vae: VAE, num_features: int) -> dict[str, Bound]:
-        """Bounds of a single draw whose weights estimate p(x): the posterior's own, first."""
-        posterior = self.posterior.build(num_features, _dimension(vae), for_evaluation=True)
-        return {"encoder": bounds.elbo(vae, posterior=posterior)}
-
-    def check(self, latent_dim: int) -> None:
-        """Raise ValueError for settings that do not fit the latent dimension."""
-        self.posterior.check(latent_dim)
-
-    @property
-    def _samples_label(self) -> str:
-        return f", K = {self.num_samples}" if self.num_samples > 1 else ""
-
-    @property
-    def differs_in_evaluation(self) -> bool:
-        """Whether the bound that is evaluated is not the one that is trained."""
-        return self.posterior.differs_in_evaluation
-
-    @property
-    def is_plain_vae(self) -> bool:
-        """Whether this is the bound of Kingma & Welling (2014)."""
-        return False
-
-    @property
-    def chain_length(self) -> tuple[int, int]:
-        """(T, L): transitions of the chain, and steps of each."""
-        return 0, 0
-
-    def learned(self, params: Any) -> dict:
-        """What was learned, from the bound's parameters, as JSON values."""
-        return self.posterior.learned(params["posterior"])
-
-
-@dataclass(frozen=True)
-class Elbo(_Method):
-    """The evidence lower bound: a VAE, or with several samples an importance-weighted auto-encoder (IWAE)."""
-
-    def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """See `_Method.one_draw`."""
-        posterior = self.posterior.build(num_features, _dimension(vae), for_evaluation=for_evaluation)
-        return bounds.elbo(vae, posterior=posterior)
-
-    @property
-    def label(self) -> str:
-        """As a table names it."""
-        own = "IWAE" if self.num_samples > 1 else "VAE"
-        name = f"Gaussian ({self.posterior.label})" if self.posterior.label else own
-        return name + self._samples_label
-
-    @property
-    def tag(self) -> str:
-        """As the names of run folders have it."""
-        own = "iwae" if self.num_samples > 1 else "vae"
-        return "-".join(part for part in (own, self.posterior.tag) if part)
-
-    @property
-    def is_plain_vae(self) -> bool:
-        """Whether this is the bound of Kingma & Welling (2014)."""
-        return isinstance(self.posterior, Encoder) and self.num_samples == 1
-
-    def derivatives(self, latent_dim: int) -> int:
-        """How often the bound of one image differentiates log p(x, ·) or the decoder, besides the loss's own gradient,
-        which counts as one for each sample where there is nothing else."""
-        return self.num_samples * max(self.posterior.derivatives(latent_dim), 1)
-
-
-@dataclass(frozen=True)
-class _Dynamics(_Method):
+class _Dynamics(BaseMethod):
     """What flat and Riemannian dynamics share.
 
     Attributes:
@@ -150,7 +61,7 @@ class _Dynamics(_Method):
 
     def dynamics(self, vae: VAE, num_features: int, for_evaluation: bool) -> dict[str, Any]:
         """The arguments that `bounds.hvi` and `bounds.rhvi` share."""
-        d = _dimension(vae)
+        d = dimension(vae)
         conditional = networks.reverse_model(num_features, d, self.reverse_hidden)
         return {
             "posterior": self.posterior.build(num_features, d, for_evaluation=for_evaluation),
@@ -205,7 +116,7 @@ class _Dynamics(_Method):
         """Step sizes, masses and inverse temperatures too."""
         chain = params["chain"]
         found = super().learned(params) | {
-            "step_sizes": (self.max_step_size * _sigmoid(chain["step_size"])).tolist()
+            "step_sizes": (self.max_step_size * sigmoid(chain["step_size"])).tolist()
         }
         if self.annealed:
             found["inverse_temperatures"] = np.asarray(
@@ -235,7 +146,7 @@ class Hvi(_Dynamics):
         check_fields(self, {"per_coordinate_steps": check_flag})
 
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """See `_Method.one_draw`."""
+        """See `BaseMethod.one_draw`."""
         dynamics = self.dynamics(vae, num_features, for_evaluation)
         return bounds.hvi(vae, per_coordinate_steps=self.per_coordinate_steps, **dynamics)
 
@@ -262,7 +173,7 @@ class Rhvi(_Dynamics):
         check_fields(self, checks | {"num_iterations": check_whole(0, MAX_LOOP)})
 
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
-        """See `_Method.one_draw`."""
+        """See `BaseMethod.one_draw`."""
         solver = solvers.DEFAULT
         if self.num_iterations and not for_evaluation:
             solver = solvers.fixed_point(num_iterations=self.num_iterations, differentiate="unrolled")
@@ -292,19 +203,87 @@ class Rhvi(_Dynamics):
         if "log_mass" in metric:
             found["log_masses"] = np.asarray(metric["log_mass"]).tolist()
         if "dependence" in metric:
-            found["position_dependence"] = _sigmoid(metric["dependence"]).tolist()
+            found["position_dependence"] = sigmoid(metric["dependence"]).tolist()
         return found
 
 
-Method = Elbo | Hvi | Rhvi
-METHODS = {own.__name__: own for own in (Elbo, Hvi, Rhvi)}
+@dataclass(frozen=True)
+class Uha(BaseMethod):
+    """Uncorrected Hamiltonian annealing: single leapfrog steps along a learned path, between which a learned share of
+    the momentum is kept.
+
+    Attributes:
+        num_transitions: T, temperatures with a step; K = T + 1 of the papers.
+        persistence: share of the momentum that is kept, in [0, 1); None: learned.
+        initial_step_size: of the learned steps, in units of the coordinates over the square root of the masses.
+        max_step_size: the bound that the learned steps stay below.
+    """
+
+    num_transitions: int = 3
+    persistence: float | None = None
+    initial_step_size: float = 0.1
+    max_step_size: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        checks = {
+            "num_transitions": check_whole(1, MAX_LOOP),
+            "persistence": check_number(0, 1, optional=True),
+        }
+        positive = {"initial_step_size": check_above_zero, "max_step_size": check_above_zero}
+        check_fields(self, checks | positive)
+
+    def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
+        """See `BaseMethod.one_draw`."""
+        d = dimension(vae)
+        return bounds.uha(
+            vae,
+            posterior=self.posterior.build(num_features, d, for_evaluation=for_evaluation),
+            num_transitions=self.num_transitions,
+            persistence=self.persistence,
+            initial_step_size=self.initial_step_size,
+            max_step_size=self.max_step_size,
+        )
+
+    def proposals(self, vae: VAE, num_features: int) -> dict[str, Bound]:
+        """The posterior's own draws, and those of the chain's end."""
+        own = self.one_draw(vae, num_features, for_evaluation=True)
+        return super().proposals(vae, num_features) | {"uha": own}
+
+    @property
+    def label(self) -> str:
+        """As a table names it."""
+        name = "UHA" if self.persistence is None else f"DAIS, η = {self.persistence:g}"
+        name += f" ({self.posterior.label})" if self.posterior.label else ""
+        return f"{name}, {self.num_transitions + 1} densities" + self._samples_label
+
+    @property
+    def tag(self) -> str:
+        """As the names of run folders have it."""
+        held = "" if self.persistence is None else f"keep{self.persistence:g}"
+        return "-".join(part for part in ("uha", self.posterior.tag, f"{self.num_transitions}{held}") if part)
+
+    @property
+    def chain_length(self) -> tuple[int, int]:
+        """(T, L): transitions of the chain, and steps of each."""
+        return self.num_transitions, 1
+
+    def derivatives(self, latent_dim: int) -> int:
+        """See `Elbo.derivatives`: one for each transition, and one for the start."""
+        return self.num_samples * (self.posterior.derivatives(latent_dim) + self.num_transitions + 1)
+
+    def learned(self, params: Any) -> dict:
+        """Step sizes, masses, the momentum's persistence and inverse temperatures too."""
+        chain = params["chain"]
+        found = super().learned(params) | {
+            "step_sizes": (self.max_step_size * sigmoid(chain["step_size"])).tolist(),
+            "log_masses": np.asarray(chain["log_mass"]).tolist(),
+            "inverse_temperatures": np.asarray(bounds.inverse_temperatures(params["schedule"])).tolist(),
+        }
+        return found | (
+            {"persistence": sigmoid(chain["persistence"]).tolist()} if self.persistence is None else {}
+        )
 
 
-def _sigmoid(raw: Any) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.asarray(raw)))
-
-
-def _dimension(vae: VAE) -> int:
-    if vae.latent_dim is None:
-        raise ValueError("a method needs a VAE that says its latent_dim, got None")
-    return vae.latent_dim
+Method = Elbo | Hvi | Rhvi | Uha
+METHODS = {own.__name__: own for own in (Elbo, Hvi, Rhvi, Uha)}

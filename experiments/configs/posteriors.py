@@ -91,7 +91,7 @@ class Whitened:
                 posterior, num_features, latent_dim, self.rank, random_directions=self.random_directions
             )
         if self.num_centre_steps:
-            posterior = posteriors.gauss_newton(posterior, self.num_centre_steps)
+            posterior = posteriors.gauss_newton(posterior, self.num_centre_steps, fresh=self.is_fresh)
         if self.distillation and not for_evaluation:
             posterior = posteriors.distilled(posterior, self.distillation)
         return posterior
@@ -102,12 +102,18 @@ class Whitened:
             raise ValueError(f"rank must be at most latent_dim = {latent_dim}, got {self.rank}")
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether its metric is made anew at each new centre."""
+        return False
+
+    @property
     def label(self) -> str:
         """As a table names it."""
         parts = [self.title]
         parts += [f"{'random ' if self.random_directions else ''}rank {self.rank}"] if self.rank else []
         parts += ["distilled"] if self.distillation else []
-        parts += [f"recentred × {self.num_centre_steps}"] if self.num_centre_steps else []
+        afresh = " afresh" if self.is_fresh else ""
+        parts += [f"recentred × {self.num_centre_steps}{afresh}"] if self.num_centre_steps else []
         return ", ".join(parts)
 
     @property
@@ -118,7 +124,7 @@ class Whitened:
     @property
     def tag(self) -> str:
         """As the names of run folders have it."""
-        parts = [f"{self.name}{self.num_centre_steps}"]
+        parts = [f"{self.name}{self.num_centre_steps}{'fresh' if self.is_fresh else ''}"]
         parts += [f"{'random' if self.random_directions else 'rank'}{self.rank}"] if self.rank else []
         parts += [f"distilled{self.distillation:g}"] if self.distillation else []
         return "-".join(parts)
@@ -127,7 +133,8 @@ class Whitened:
         """Of log p(x, ·) or of the decoder, for one image: one for each step of the centre, one for each direction of a
         correction, one for distillation, and those of its metric."""
         own = self.num_centre_steps + self.rank + (1 if self.distillation else 0)
-        return own + self.base_derivatives(latent_dim)
+        num_metrics = 1 + (self.num_centre_steps if self.is_fresh else 0)
+        return own + num_metrics * self.base_derivatives(latent_dim)
 
     def start_encoder(self, encoder: Any) -> Any:
         """A trained plain encoder, as this posterior reads it."""
@@ -177,10 +184,28 @@ class FullCovariance(Whitened):
 
 @dataclass(frozen=True)
 class Fisher(Whitened):
-    """A Gaussian whose precision is the decoder's Fisher information at the encoder's mean."""
+    """A Gaussian whose precision is the decoder's Fisher information at the encoder's mean.
+
+    Attributes:
+        fresh: make the precision anew at each new centre: with T steps of the centre, the Laplace approximation of the
+            Variational Laplace Auto-encoder (Park, Kim & Kim 2019), with learned steps, weight and scales.
+    """
+
+    fresh: bool = False
 
     name: ClassVar[str] = "fisher"
     title: ClassVar[str] = "Fisher"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_fields(self, {"fresh": check_flag})
+        if self.fresh and not self.num_centre_steps:
+            raise ValueError("fresh needs num_centre_steps of at least 1, got 0")
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether its metric is made anew at each new centre."""
+        return self.fresh
 
     def base(self, num_features: int, latent_dim: int) -> posteriors.Posterior:
         """See `Whitened.base`."""

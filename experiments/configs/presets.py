@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from experiments.configs.config import TrainConfig
 from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
+from experiments.configs.nets import NETS
 from experiments.configs.posteriors import Fisher, FullCovariance, SketchedFisher
 from experiments.configs.training import Options
 
@@ -80,6 +81,12 @@ TABLE: dict[str, Preset] = {
     "cifar10_vae": Preset(_cifar(Elbo())),
     "cifar10_hvi": Preset(_cifar(Hvi())),
     "cifar10_amortised": Preset(_cifar(_CONV_AMORTISED)),
+    # A plain VAE on each of the published nets; `experiments.published` trains all methods on them.
+    **{
+        f"{net.dataset.partition('_')[0]}_{name}_vae": Preset(net.config(Elbo()))
+        for name, net in NETS.items()
+        if name not in ("digits", "cifar10")
+    },
 }
 PRESETS: dict[str, TrainConfig] = {name: own.config for name, own in TABLE.items()}
 

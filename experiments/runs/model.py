@@ -109,6 +109,7 @@ def describe_model(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> 
         {"min_scale": MIN_SCALE} if config.likelihood == "gaussian" else None,
         config.architecture,
         config.hidden,
+        config.activation,
         max_value=dataset.max_value,
         compute_dtype=config.compute_dtype,
     )

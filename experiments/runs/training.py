@@ -39,8 +39,8 @@ from hmcvae import data, training
 from hmcvae._random import stream
 
 
-def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
-    """Train, evaluate and draw; returns the run folder and the evaluation.
+def train(config: TrainConfig, *, quiet: bool = False, is_evaluated: bool = True) -> tuple[Path, dict]:
+    """Train, evaluate and draw; returns the run folder and the evaluation, which is empty where it is not asked for.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
@@ -60,6 +60,8 @@ def train(config: TrainConfig, *, quiet: bool = False) -> tuple[Path, dict]:
         enter_on_first(stack, run.held())
         training.on_first(lambda: run.create(config, dataset, describe_model(config, dataset).to_json()))
         state = train_epochs(config, run, dataset, model, params, monitor, quiet, mesh)
+        if not is_evaluated:
+            return run.folder, {}
         state = jax.device_get(training.gathered(state))
         # By the first process alone, on its own device: the others wait.
         result = training.on_first(lambda: finish(config, run, dataset, model, state, quiet))

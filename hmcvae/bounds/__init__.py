@@ -7,7 +7,7 @@ E[log_weight] ≤ log p(x) is the bound, and E[exp(log_weight)] = p(x) (except f
 from hmcvae.bounds.base import Bound, BoundInfo, check_params, importance_weighted, log_mean_exp
 from hmcvae.bounds.chain import inverse_temperatures, markov_chain
 from hmcvae.bounds.evidence import elbo, iwae
-from hmcvae.bounds.hamiltonian import hvi, rhvi
+from hmcvae.bounds.hamiltonian import hvi, rhvi, uha
 
 __all__ = [
     "Bound",
@@ -21,4 +21,5 @@ __all__ = [
     "log_mean_exp",
     "markov_chain",
     "rhvi",
+    "uha",
 ]

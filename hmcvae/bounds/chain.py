@@ -71,7 +71,7 @@ def markov_chain(
         annealed: transition t moves on (1 - β_t) log q(y | x) + β_t log p(x, y), with β learned
             (`inverse_temperatures`), as in annealed importance sampling (Neal 2001) and its differentiable kin (Geffner
             & Domke 2021); the bound is the same formula, since it holds for any moves. Each transition then costs one
-            gradient more.
+            gradient more, unless it can go on from one temperature to the next (`transitions.underdamped`).
         name: of the bound, in reports.
 
     Raises:
@@ -128,8 +128,10 @@ def _run(
         zero = jnp.zeros((), start.dtype)
         return _End(start, target.logdensity_fn(start), zero, zero, exact_info(start.dtype))
     keys = jax.random.split(rng_key, num_transitions)
+    betas = None
     if "schedule" in params:
         betas = inverse_temperatures(params["schedule"]).astype(start.dtype)
+    if betas is not None and transition.anneal is None:
 
         def move_annealed(position: Vector, inputs: tuple[PyTree, PRNGKey, Scalar]):
             own, key, beta = inputs
@@ -142,12 +144,15 @@ def _run(
         logdensity = target.logdensity_fn(position)
     else:
 
-        def move(state: Any, inputs: tuple[PyTree, PRNGKey]):
-            own, key = inputs
-            return transition.step(own, key, target, state)
+        def move(state: Any, inputs: tuple):
+            own, key, beta = inputs
+            if beta is None:
+                return transition.step(own, key, target, state)
+            assert transition.anneal is not None
+            return transition.anneal(own, key, target, beta, state)
 
         state = transition.begin(target.logdensity_fn, start)
-        state, infos = _scan(move, state, (params["chain"], keys), num_transitions)
+        state, infos = _scan(move, state, (params["chain"], keys, betas), num_transitions)
         position, logdensity = state.position, state.logdensity
     log_ratio = jnp.sum(infos.log_reverse - infos.log_forward)
     energy_error = jnp.mean(jnp.abs(infos.energy_error))

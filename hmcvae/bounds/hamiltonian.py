@@ -8,7 +8,7 @@ from hmcvae.bounds.base import Bound
 from hmcvae.bounds.chain import markov_chain
 from hmcvae.posteriors import Posterior
 from hmcvae.solvers import Solver
-from hmcvae.transitions import hamiltonian, learned_decoder_metric, riemannian
+from hmcvae.transitions import hamiltonian, learned_decoder_metric, riemannian, underdamped
 from hmcvae.vae import VAE
 
 
@@ -54,6 +54,43 @@ def hvi(
     dimension = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
     transition = hamiltonian(dimension, reverse, momentum, num_steps, **options)
     return markov_chain(vae, transition, num_transitions, posterior=posterior, annealed=annealed, name="hvi")
+
+
+def uha(
+    vae: VAE,
+    *,
+    posterior: Posterior | None = None,
+    num_transitions: int = 1,
+    persistence: float | None = None,
+    latent_dim: int | None = None,
+    annealed: bool = True,
+    **options: Any,
+) -> Bound:
+    """Uncorrected Hamiltonian Annealing (Geffner & Domke 2021, algorithm 2), or Differentiable AIS (Zhang et al. 2021;
+    Thin et al. 2021, without momentum).
+
+    From y_0 ~ q(y | x), one leapfrog step with a partial refreshment of the momentum (`transitions.underdamped`) at
+    each of T temperatures of a learned path to p(x, y),
+
+        L = log p(x, y_T) - log q(y_0 | x) + Σ_t [log N(w_t; 0, I) - log N(w'_t; 0, I)],
+
+    for T + 1 gradients of log p(x, ·). The papers count K densities between q and p, with K - 1 = T of these
+    transitions: K = 1 is the ELBO. Step sizes, masses and η are learned for each transition; the papers share masses
+    and η among them, and hold the path's coordinates to z itself, which is the posterior's default here.
+
+    Args:
+        vae, posterior, latent_dim: see `hvi`.
+        num_transitions: T ≥ 0.
+        persistence: η to hold; None: learned.
+        annealed: False moves on p(x, ·) itself at every transition.
+        options: initial_step_size, max_step_size: see `transitions.underdamped`.
+
+    Raises:
+        ValueError: see `hvi` and `transitions.underdamped`.
+    """
+    dimension = vae.latent_dim if latent_dim is None else check_count("latent_dim", latent_dim, 1)
+    transition = underdamped(dimension, persistence=persistence, **options)
+    return markov_chain(vae, transition, num_transitions, posterior=posterior, annealed=annealed, name="uha")
 
 
 def rhvi(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from hmcvae.priors import gaussian_log_prob
@@ -51,6 +52,17 @@ class Gaussian(NamedTuple):
         """log N(y; m, s²). In z it is this minus `log_det`."""
         return gaussian_log_prob(y, self.mean, self.log_scale)
 
+    def score(self, y: Vector) -> Vector:
+        """∇_z log q(z | x) = -A⁻ᵀ (y - m) / s², at z = c + A y."""
+        whitened = (self.mean - y) * jnp.exp(-2 * self.log_scale)
+        return whitened if self.scale is None else jnp.linalg.solve(self.scale.T, whitened)
+
+    def path_log_prob(self, y: Vector) -> Scalar:
+        """log q(z | x) at z = c + A y, whose gradient goes through z alone: the parameters of q itself are held."""
+        z, held, fixed = self.to_position(y), lax.stop_gradient(self), lax.stop_gradient(y)
+        # The score is taken for the derivative in z: A⁻¹ would have to be differentiated otherwise.
+        return held.log_prob(fixed) - held.log_det + held.score(fixed) @ (z - lax.stop_gradient(z))
+
     def kl_divergence(self, mean: Vector, log_scale: Vector) -> Scalar:
         """KL(q(z | x) ‖ N(n, diag(t)²)) in closed form, in nats; of a prior with mean n and log_scale log t.
 
@@ -80,11 +92,14 @@ class Posterior:
     build: `(params, rng_key, example) -> Gaussian`; an `Example` is what `VAE.encoded` returns.
     is_whitened: whether A carries the scales of q, so that in y it is near N(0, I). What refines a posterior needs
         that, and a centre at the mean.
+    is_taught: whether `log_det` carries a gradient that is not its own (`distilled`), which an estimator of gradients
+        that holds q's parameters would lose.
     """
 
     init: Callable[[PRNGKey], PyTree]
     build: Callable[[PyTree, PRNGKey, Example], Gaussian]
     is_whitened: bool = True
+    is_taught: bool = False
 
 
 def check_whitened(name: str, posterior: Posterior) -> None:

@@ -182,4 +182,4 @@ def low_rank(
         T, log_det = along(example, base, moved, weight).inverse_root(jnp.zeros(k, dtype))
         return base._replace(scale=A + (moved @ T - moved) @ B.T, log_det=base.log_det + log_det)
 
-    return Posterior(init, build)
+    return Posterior(init, build, is_taught=posterior.is_taught)

@@ -69,7 +69,7 @@ def gauss_newton(posterior: Posterior, num_steps: int = 1, *, fresh: bool = Fals
                 found = found._replace(center=center)
         return found
 
-    return Posterior(init, build)
+    return Posterior(init, build, is_taught=posterior.is_taught)
 
 
 def step_sizes(params: PyTree) -> jax.Array:
@@ -109,4 +109,4 @@ def distilled(posterior: Posterior, weight: float = 1.0) -> Posterior:
         # Zero, with the gradient of -cost.
         return found._replace(log_det=found.log_det - (cost - lax.stop_gradient(cost)))
 
-    return Posterior(posterior.init, build)
+    return Posterior(posterior.init, build, is_taught=True)

@@ -23,6 +23,7 @@ from hmcvae.transitions.gaussian import gaussian_kernel
 from hmcvae.transitions.hierarchical import MassModel, hierarchical, learned_hierarchical_metric
 from hmcvae.transitions.leapfrog import hamiltonian
 from hmcvae.transitions.position_dependent import learned_decoder_metric, riemannian
+from hmcvae.transitions.underdamped import persistence_of, underdamped
 
 __all__ = [
     "ConditionalGaussian",
@@ -37,7 +38,9 @@ __all__ = [
     "hierarchical",
     "learned_decoder_metric",
     "learned_hierarchical_metric",
+    "persistence_of",
     "riemannian",
     "standard_normal",
     "step_size",
+    "underdamped",
 ]

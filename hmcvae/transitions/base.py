@@ -60,11 +60,15 @@ class Transition(NamedTuple):
     """init: `rng_key -> params` of one transition.
     begin: `(logdensity_fn, y [d]) -> state`, any pytree with fields `position` and `logdensity`.
     step: `(params, rng_key, target, state) -> (state, TransitionInfo)`.
+    anneal: `(params, rng_key, target, beta, state) -> (state, TransitionInfo)`, a step on `target.tempered(beta)` from
+        a state that `begin` has made of the target itself, for a transition that keeps more of it than the position
+        from one temperature to the next; None: it begins anew at each.
     """
 
     init: Callable[[PRNGKey], PyTree]
     begin: Callable[[LogDensityFn, Vector], Any]
     step: Callable[[PyTree, PRNGKey, Target, Any], tuple[Any, TransitionInfo]]
+    anneal: Callable[[PyTree, PRNGKey, Target, Any, Any], tuple[Any, TransitionInfo]] | None = None
 
 
 class LearnedMetric(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.comparison.run import CompareConfig
+from experiments.published.config import PublishedConfig
 from experiments.samplers.comparison import SamplersConfig
 from experiments.samplers.logistic import LogisticConfig
 from experiments.study.report import ReportConfig
@@ -51,6 +52,7 @@ def test_nothing_published_is_written_over_by_default():
         LogisticConfig().results,
         CompareConfig().results,
         ReportConfig(Path("s")).results,
+        PublishedConfig("burda").results,
     ]
     for name in ("bounds", "training", "integrators", "riemannian"):
         own.append(importlib.import_module(f"experiments.benchmarks.{name}.config").Config().folder)

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "runs": BASE,
     "comparison": BASE | {"runs"},
     "study": BASE | {"runs"},
+    "published": BASE | {"runs"},
     "samplers": {"support", "reporting"},
     "benchmarks": BASE | {"runs", "samplers"},
     "claims": {"support", "reporting", "comparison", "study", "samplers", "benchmarks"},

@@ -112,6 +112,8 @@ def dynamics_rows() -> list[Row]:
         ("bounds.hvi", lambda **o: bounds.hvi(VAE, **o)),
         ("bounds.hvi, full covariance", lambda **o: bounds.hvi(VAE, posterior=AMORTISED, **o)),
         ("bounds.rhvi", lambda **o: bounds.rhvi(VAE, posterior=AMORTISED, **o)),
+        ("transitions.underdamped", lambda **o: transitions.underdamped(2, **o)),
+        ("bounds.uha", lambda **o: bounds.uha(VAE, **o)),
     ):
         numbers = {
             "num_steps": ("count >= 0", 2),
@@ -120,6 +122,9 @@ def dynamics_rows() -> list[Row]:
         }
         if name.startswith("bounds"):
             numbers["num_transitions"] = ("count >= 0", 2)
+        if name in ("transitions.underdamped", "bounds.uha"):  # of one step
+            del numbers["num_steps"]
+            numbers["persistence"] = ("optional share, closed", 0.5)
         rows += [
             Row(f"{name}.{n}", lambda v, n=n, make=make: make(**{n: v}), kind, good)
             for n, (kind, good) in numbers.items()
@@ -257,6 +262,8 @@ ROWS = [
         "optional share, closed",
         0.5,
     ),
+    Row("transitions.underdamped.latent_dim", transitions.underdamped, "optional count >= 1", 2),
+    Row("bounds.uha.latent_dim", lambda v: bounds.uha(VAE, latent_dim=v), "optional count >= 1", 2),
     Row("transitions.hierarchical.latent_dim", transitions.hierarchical, "count >= 2", 2),
     Row(
         "transitions.learned_hierarchical_metric.latent_dim",

@@ -86,7 +86,9 @@ def annealed(vae, params, seed, name, examples, num_simulated, *, num_temperatur
 @pytest.mark.slow
 def test_at_equal_seconds_the_others_go_on_from_the_vae(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "anneal", annealed)
-    monkeypatch.setattr(compare_bounds, "time_epochs", lambda *_, **__: {"digits_vae": 1.0, "digits": 2.0})
+    monkeypatch.setattr(
+        compare_bounds, "seconds_per_epoch", lambda *_, **__: {"digits_vae": 1.0, "digits": 2.0}
+    )
     own = options(tmp_path, seconds=4.0, warm_start=0.5, seeds=(0,), eval_temperatures=5)
     rows = compare(own, "the command")
     plan = json.loads((tmp_path / "runs/plan.json").read_text())

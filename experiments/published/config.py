@@ -1,0 +1,120 @@
+"""What a comparison on a published net is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net
+from experiments.published.methods import METHODS
+from experiments.support.checks import check_fields, check_images, check_number, check_whole
+from hmcvae._checks import check_seed
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """Train all methods on a published net for equal seconds or equal epochs, each after the same small search, and put
+    them beside the published figures.
+
+    Attributes:
+        net: see `experiments.configs.nets`.
+        methods: see `experiments.published.methods`; none given: all of them.
+        seeds: how often each is trained.
+        seconds: of each training, at the pace that its method has when all are timed in turns.
+        num_epochs: the same for all, instead of seconds; 0: by seconds.
+        learning_rate: Adam's at its highest, around which is searched; it falls to zero as a half cosine.
+        kl_warmup_epochs: see `hmcvae.training.Settings`.
+        num_trials: of each method's search, on held-out training images; 0: no search.
+        trial_share: of the seconds or epochs, for each trial.
+        patience: epochs without a better bound on held-out training images after which a training stops; 0: off. The
+            parameters kept are the best on them in any case.
+        monitor_samples: draws in the estimate of log p(x) of 200 held-out images after every epoch, by which trials are
+            compared.
+        bound_samples: draws of the bound for each test image.
+        eval_samples: draws for each test image of the method's own posterior, for log p(x).
+        eval_images: test images; 0: all.
+        ais_images: of them, for log p(x) by annealing.
+        ais_temperatures, ais_chains: of annealing; no temperatures: none.
+        made_images: that each model makes, for the sandwich.
+        steps_per_save: save long epochs after so many steps, too; 0: only whole epochs.
+        num_train: training images to take; 0: all.
+        data_dir: the data's folder.
+        download: let tensorflow-datasets download the data.
+        folder: where the runs are; by default runs/published-NET.
+        results: where the tables and the picture go, by default the folder.
+    """
+
+    net: str
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seconds: float = 3600.0
+    num_epochs: int = 0
+    learning_rate: float = 1e-3
+    kl_warmup_epochs: int = 0
+    num_trials: int = 4
+    trial_share: float = 0.05
+    patience: int = 0
+    monitor_samples: int = 100
+    bound_samples: int = 10
+    eval_samples: int = 5000
+    eval_images: int = 0
+    ais_images: int = 1000
+    ais_temperatures: int = 1000
+    ais_chains: int = 8
+    made_images: int = 100
+    steps_per_save: int = 0
+    num_train: int = 0
+    data_dir: Path | None = None
+    download: bool = False
+    folder: Path | None = None
+    results: Path | None = None
+
+    def __post_init__(self):
+        if self.net not in NETS:
+            raise ValueError(f"net must be one of {', '.join(NETS)}, got {self.net!r}")
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
+        if not self.seeds:
+            raise ValueError("expected at least one seed, got none")
+        positive = check_number(0, is_open=True)
+        whole = {"num_epochs": 0, "kl_warmup_epochs": 0, "num_trials": 0, "patience": 0, "monitor_samples": 1}
+        whole |= {
+            "bound_samples": 1,
+            "eval_samples": 1,
+            "steps_per_save": 0,
+            "num_train": 0,
+            "made_images": 2,
+        }
+        check_fields(
+            self,
+            {name: check_whole(low) for name, low in whole.items()}
+            | {
+                "seeds": check_seed,
+                "seconds": positive,
+                "learning_rate": positive,
+                "trial_share": check_number(0, 1, is_open=True),
+                "eval_images": check_images(),
+                "ais_images": check_images(),
+                "ais_temperatures": check_whole(0, MAX_TEMPERATURES),
+                "ais_chains": check_whole(1, MAX_LOOP),
+            },
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The methods' names."""
+        return self.methods or tuple(METHODS)
+
+    @property
+    def own(self) -> Net:
+        """The net."""
+        return NETS[self.net]
+
+    @property
+    def place(self) -> Path:
+        """The runs' folder."""
+        return Path(self.folder or f"runs/published-{self.net}")
+
+    @property
+    def stem(self) -> Path:
+        """Of the results' files."""
+        return Path(self.results or self.place) / f"published_{self.net}"

@@ -1,0 +1,38 @@
+"""log p(x) of held-out images along the trainings."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.reporting.plots import save_figure
+
+# Of the values from a quarter of the seconds on: what comes before does not set the limits.
+SHOWN_FROM = 0.25
+
+
+def draw(report: dict, path: Path) -> None:
+    """A line for each method and seed, against seconds at the method's pace."""
+    figure, axes = plt.subplots(figsize=(8, 5))
+    labels = {own["name"]: own["method"] for own in report["rows"]}
+    shown: list[float] = []
+    for index, (name, curves) in enumerate(report["curves"].items()):
+        style = {"color": f"C{index % 10}", "ls": ("-", "--", ":")[index // 10 % 3], "lw": 1.3}
+        for number, curve in enumerate(curves):
+            seconds, values = np.asarray(curve, float).reshape(-1, 2).T
+            label = labels[name] if number == 0 else None
+            axes.plot(seconds, values, marker="o" if len(seconds) == 1 else None, ms=3, label=label, **style)
+            late = values[seconds >= SHOWN_FROM * seconds.max(initial=0.0)]
+            shown += late[np.isfinite(late)].tolist()
+    if shown:
+        margin = 0.05 * (max(shown) - min(shown)) + 0.05
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("seconds of training, at the method's pace")
+    axes.set_ylabel("log p(x) of held-out training images, nats")
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(fontsize=7, ncols=2)
+    axes.set_title(report["net"]["summary"], fontsize=10)
+    figure.tight_layout()
+    save_figure(figure, path)

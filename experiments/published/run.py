@@ -1,0 +1,128 @@
+"""All methods on a published net: `python -m experiments.published NET --data-dir DIR`.
+
+Paces are timed in turns; each method gets the same small search on held-out training images, then is trained for
+the same seconds (or epochs) with several seeds; the test set is looked at once, at the end. Every training is an
+ordinary run under --folder, and what is there is not repeated: a comparison that was killed goes on where it was, by
+the same command. Writes published_NET.json, .md, .tex and .png, after each method and seed anew.
+"""
+
+from typing import Any
+
+from experiments.published.config import PublishedConfig
+from experiments.published.evaluation import evaluated
+from experiments.published.figures import draw
+from experiments.published.methods import METHODS, label
+from experiments.published.search import Setting, run_config, search, settings, trained
+from experiments.published.table import latex, markdown, row
+from experiments.reporting.reports import command_line, make_report, write_report
+from experiments.runs.folder import RunFolder
+from experiments.runs.pace import seconds_per_epoch
+from experiments.support.files import check_writable, read_json, write_json
+from hmcvae.training import NotFiniteError
+
+# Images of an epoch that is timed: the pace is in proportion.
+NUM_TIMED = 3000
+
+
+def paces(options: PublishedConfig) -> dict[str, float]:
+    """Seconds of an epoch of each method, timed in turns once.
+
+    Raises:
+        ValueError: if methods are asked for that were not timed with the others.
+    """
+    path = options.place / "paces.json"
+    if path.is_file():
+        found = read_json(path)
+        missing = set(options.names) - set(found)
+        if missing:
+            raise ValueError(
+                f"{path} has no pace of {', '.join(sorted(missing))}: all methods are timed in turns, so give all of "
+                "them, and another --folder"
+            )
+        return found
+    configs = {}
+    for name in options.names:
+        first = settings(METHODS[name], 1, options.learning_rate)[0]
+        configs[name] = run_config(options, name, options.seeds[0], first, 1, f"timed/{name}")
+    found = seconds_per_epoch(configs, num_images=NUM_TIMED)
+    write_json(path, found)
+    return found
+
+
+def epochs_of(options: PublishedConfig, pace: float, share: float = 1.0) -> int:
+    """Epochs of a training, or of a trial with a share of it."""
+    whole = options.num_epochs or options.seconds / pace
+    return max(1, round(share * whole))
+
+
+def published(options: PublishedConfig, command: str) -> dict:
+    """Train and evaluate what is missing; the report."""
+    check_writable(options.place)
+    check_writable(options.stem.parent)
+    pace = paces(options)
+    found: dict[str, dict[int, dict]] = {name: {} for name in options.names}
+    curves: dict[str, list] = {name: [] for name in options.names}
+    searches: dict[str, Any] = {}
+    failed: list[dict] = []
+    report: dict = {}
+    # Seed by seed: a comparison that is cut off is then one of fewer seeds.
+    for seed in options.seeds:
+        for name in options.names:
+            if name not in searches:
+                searches[name] = search(options, name, epochs_of(options, pace[name], options.trial_share))
+            setting = Setting(**searches[name]["chosen"])
+            config = run_config(
+                options, name, seed, setting, epochs_of(options, pace[name]), f"{name}-seed{seed}"
+            )
+            try:
+                run = trained(config)
+            except NotFiniteError as error:  # told in the report; the others go on
+                failed.append({"method": label(name), "seed": seed, "why": str(error)})
+            else:
+                found[name][seed] = evaluated(options, run)
+                curves[name].append(_curve(run, pace[name]))
+            report = _report(options, command, pace, searches, found, curves) | {"failed": failed}
+            write_report(options.stem, report, markdown, draw)
+            options.stem.with_suffix(".tex").write_text(latex(report))
+    return report
+
+
+def _report(
+    options: PublishedConfig,
+    command: str,
+    pace: dict[str, float],
+    searches: dict[str, Any],
+    found: dict[str, dict[int, dict]],
+    curves: dict[str, list],
+) -> dict:
+    rows = [
+        row(name, label(name), pace[name], list(found[name].values()), searches[name])
+        for name in options.names
+        if found[name]
+    ]
+    net = options.own
+    theirs = [own._asdict() for own in net.published]
+    description = {"summary": net.summary, "source": net.source}
+    figures = {"net": description, "rows": rows, "published": theirs, "curves": curves}
+    return make_report(command, options, figures)
+
+
+def _curve(run: RunFolder, pace: float) -> list[list[float]]:
+    """[seconds at the method's pace, log p(x) of held-out images] after each epoch."""
+    return [
+        [record.epoch * pace, record.monitored.likelihood.log_likelihood]
+        for record in run.records()
+        if record.monitored.likelihood is not None
+    ]
+
+
+def main() -> None:
+    import tyro
+
+    options = tyro.cli(
+        PublishedConfig,
+        prog="python -m experiments.published",
+        config=(tyro.conf.PositionalRequiredArgs,),
+    )
+    published(options, command_line("published", options.data_dir))
+    print(options.stem.with_suffix(".md").read_text())

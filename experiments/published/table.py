@@ -1,0 +1,188 @@
+"""A row for each method, and the published figures below them, in Markdown and in LaTeX."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from experiments.reporting.reports import cell, device_line, markdown_table, plural
+
+ABSENT = "-"
+COLUMNS = ["method", "seeds", "bound", "log p(x), importance (ESS)", "log p(x), annealing", "gap", "sandwich"]
+COLUMNS += ["epochs", "seconds", "rate"]
+
+
+def row(name: str, label: str, pace: float, found: list[dict], search: dict) -> dict:
+    """One method's figures: means over its seeds, with standard errors over them."""
+    annealed = [own["ais"] for own in found if "ais" in own]
+
+    def of(key: str) -> dict:
+        return over_seeds([own[key]["mean"] for own in found])
+
+    own: dict[str, Any] = {
+        "name": name,
+        "method": label,
+        "num_seeds": len(found),
+        "bound": of("bound"),
+        "log_likelihood": of("log_likelihood"),
+        "error_over_images": float(np.mean([values["log_likelihood"]["error"] for values in found])),
+        "ais": None,
+        "seconds_per_epoch": pace,
+        "search": search,
+    }
+    for key in (
+        "ess",
+        "low_ess",
+        "nonfinite",
+        "active_units",
+        "skipped_steps",
+        "epochs",
+        "epoch",
+        "num_images",
+    ):
+        own[key] = float(np.mean([values[key] for values in found]))
+    if annealed:
+        own["ais"] = {
+            "log_likelihood": over_seeds([values["mean"] for values in annealed]),
+            "gap": over_seeds([values["gap"]["mean"] for values in annealed]),
+            "width": over_seeds([values["width"]["mean"] for values in annealed]),
+            "num_images": annealed[0]["num_images"],
+            "num_made": annealed[0]["num_made"],
+            "ess": float(np.mean([values["effective_sample_size"] for values in annealed])),
+        }
+    return own
+
+
+def over_seeds(values: list[float]) -> dict:
+    """Their mean, its standard error (None for one seed, which has none), and themselves."""
+    error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "error": error, "values": [float(value) for value in values]}
+
+
+def figure(value: dict | None) -> str:
+    """mean ± error, the mean alone of a single seed, or that it was not measured."""
+    if value is None:
+        return ABSENT
+    return f"{value['mean']:.2f}" + (f" ± {value['error']:.2f}" if value["error"] is not None else "")
+
+
+def _cells(own: dict) -> list[str]:
+    annealed = own["ais"] or {"log_likelihood": None, "gap": None, "width": None}
+    chosen = own["search"]["chosen"]
+    step = chosen["initial_step_size"]
+    return [
+        *(own["method"], f"{own['num_seeds']}", figure(own["bound"])),
+        f"{figure(own['log_likelihood'])} ({own['ess']:.0f})",
+        *(figure(annealed[key]) for key in ("log_likelihood", "gap", "width")),
+        *(f"{own['epochs']:.0f}", f"{own['epochs'] * own['seconds_per_epoch']:.0f}"),
+        f"{chosen['learning_rate']:g}" + (f", ε {step:.2g}" if step is not None else ""),
+    ]
+
+
+def _published_cells(own: dict) -> list[str]:
+    return [
+        *(own["method"], cell(own["bound"], ".2f", ABSENT), cell(own["log_likelihood"], ".2f", ABSENT)),
+        *(own["how"], own["source"], own["differs"]),
+    ]
+
+
+def markdown(report: dict) -> str:
+    """The page: our rows, the published ones, and how both came about."""
+    options, rows, net = report["config"], report["rows"], report["net"]
+    lines = [f"{net['summary']} ({net['source']}). Nats on the test set.", ""]
+    lines += markdown_table(COLUMNS, [_cells(own) for own in rows])
+    lines += ["", " ".join(notes(options, rows)) if rows else "No method has been trained.", ""]
+    lines += [
+        line
+        for own in report["failed"]
+        for line in (f"**Failed**: {own['method']}, seed {own['seed']}: {own['why']}", "")
+    ]
+    if report["published"]:
+        columns = ["published", "bound", "log p(x)", "estimator", "source", "what differs"]
+        lines += markdown_table(columns, [_published_cells(own) for own in report["published"]], len(columns))
+        lines += ["", "Published figures are quoted from their sources; none was run here.", ""]
+    else:
+        lines += ["No figures are published on this net.", ""]
+    lines += [f"`{report['command']}`, {device_line(report['environment'])}."]
+    return "\n".join(lines) + "\n"
+
+
+def notes(options: dict, rows: list[dict]) -> list[str]:
+    """How our rows came about, in sentences."""
+    first = rows[0]
+    spent = f"{options['num_epochs']} epochs" if options["num_epochs"] else f"{options['seconds']:g} seconds"
+    found = [
+        f"Each method was trained for {spent}, Adam's rate falling to zero as a half cosine; the parameters kept are "
+        "the best on held-out training images.",
+        "Seconds: epochs times the fastest of three timed in turns with the other methods'.",
+        f"log p(x), importance: {options['eval_samples']} draws of the method's own posterior (of a chain, where it "
+        f"starts) for each of {first['num_images']:.0f} images, in brackets the mean effective number of draws; "
+        f"the images add a standard error of about {first['error_over_images']:.2f} that all rows share.",
+    ]
+    if options["num_trials"]:
+        found.append(
+            f"Rate (and first step size ε): the best of {plural(options['num_trials'], 'trial')} of "
+            f"{options['trial_share']:.0%} of that length, by log p(x) of held-out training images."
+        )
+    else:
+        found.append("No rate was searched for.")
+    if first["ais"]:
+        found.append(
+            f"Annealing: {options['ais_temperatures']} temperatures and {options['ais_chains']} chains on "
+            f"{first['ais']['num_images']} of the images, a lower bound in the mean; the gap is it minus the bound, on "
+            f"the same images. The sandwich: on {first['ais']['num_made']} images that each model made, the estimate "
+            "from above minus that from below."
+        )
+    if any(own["low_ess"] > 0 for own in rows):
+        worst = max(rows, key=lambda own: own["low_ess"])
+        found.append(
+            f"**Caution**: up to {worst['low_ess']:.0%} of the images ({worst['method']}) have fewer than 100 "
+            "effective draws, where importance sampling is too low by an unknown amount."
+        )
+    return found
+
+
+def latex(report: dict) -> str:
+    """Both tables as one LaTeX tabular (booktabs): our rows above the rule, the published below."""
+    lines = [
+        f"% {report['command']}",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"method & bound & $\log p(x)$, importance & $\log p(x)$, annealing & gap \\",
+        r"\midrule",
+    ]
+    for own in report["rows"]:
+        annealed = own["ais"] or {"log_likelihood": None, "gap": None}
+        values = [own["bound"], own["log_likelihood"], annealed["log_likelihood"], annealed["gap"]]
+        lines.append(_line(own["method"], [_math(figure(value)) for value in values]))
+    if report["published"]:
+        lines.append(r"\midrule")
+    for own in report["published"]:
+        values = [cell(own[key], ".2f", ABSENT) for key in ("bound", "log_likelihood")]
+        is_annealed = own["how"].startswith("AIS")
+        placed = [ABSENT, values[1]] if is_annealed else [values[1], ABSENT]
+        lines.append(
+            _line(f"{own['method']} ({own['source']})", [_math(v) for v in (values[0], *placed, ABSENT)])
+        )
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _line(name: str, cells: list[str]) -> str:
+    escaped = (
+        name.replace("&", r"\&").replace("×", r"$\times$").replace("±", r"$\pm$").replace("η", r"$\eta$")
+    )
+    return " & ".join([escaped, *cells]) + r" \\"
+
+
+def _math(text: str) -> str:
+    return "--" if text == ABSENT else f"${text.replace('±', chr(92) + 'pm')}$"
+
+
+def best(rows: list[dict]) -> dict:
+    """The row of the highest log p(x): by annealing where all have it, else by importance."""
+
+    def value(own: dict) -> float:
+        found = own["ais"]["log_likelihood"] if all(r["ais"] for r in rows) else own["log_likelihood"]
+        return -math.inf if math.isnan(found["mean"]) else found["mean"]
+
+    return max(rows, key=value)
