@@ -57,8 +57,7 @@ def test_weights_are_unbiased(name):
     assert_unbiased(draws(bound, perturbed(bound)))
 
 
-@pytest.mark.parametrize("num_transitions", [0, 1, 5])
-@pytest.mark.parametrize("num_steps", [0, 1, 5])
+@pytest.mark.parametrize(("num_transitions", "num_steps"), [(0, 5), (1, 0), (1, 1), (5, 5)])
 @pytest.mark.parametrize("name", ["hvi", "hvi, learned momentum", "hvi, 3 samples"])
 def test_weights_are_unbiased_for_every_length_of_chain(name, num_transitions, num_steps):
     bound = make(name, num_transitions, num_steps)
@@ -71,7 +70,8 @@ def test_markov_kernel_is_unbiased_for_every_length_of_chain(num_transitions):
     assert_unbiased(draws(bound, perturbed(bound)))
 
 
-@pytest.mark.parametrize("name", [*NAMES, "analytic"])
+# Plain HVI's parameters are among those of the others.
+@pytest.mark.parametrize("name", [*(name for name in NAMES if name not in ("hvi", "hvi, plain")), "analytic"])
 def test_gradients_equal_finite_differences(name):
     """All parameters, encoder, decoder and dynamics, second-order terms of the leapfrog included; float64."""
     bound = bounds.elbo(VAE, kl="analytic") if name == "analytic" else make(name)

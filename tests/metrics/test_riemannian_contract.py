@@ -157,7 +157,7 @@ class TestContract:
             assert np.abs(expected).max() > 1e-3  # there is something to see
             np.testing.assert_allclose(came, expected, atol=rtol * np.abs(expected).max())
 
-    @over_metrics
+    @pytest.mark.parametrize("name", [name for name in METRICS if name != "softabs-hard"])
     @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev], ids=["forward", "reverse"])
     def test_second_derivatives(self, name, mode):
         """Those of the log-determinant's gradient and of the force: what a derivative through an integrator takes."""
