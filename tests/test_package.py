@@ -148,9 +148,10 @@ import hmcvae, jax, jax.numpy as jnp
 algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.5, 2)
 samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 3)), num_samples=10)
 assert samples.shape == (2, 10, 3)
+assert hmcvae.diagnose(samples).ess_bulk.shape == (3,)
 calls = {
     "tqdm": lambda: hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 3)), num_samples=3, progress=True),
-    "ArviZ": lambda: hmcvae.diagnose(samples),
+    "ArviZ": lambda: hmcvae.to_arviz(samples),
     "NumPyro": lambda: hmcvae.transforms.positive(),
     "NumPyro:": lambda: hmcvae.interop.numpyro_model(lambda: None),
     "optax": lambda: hmcvae.samplers.find_start(lambda z: -0.5 * jnp.sum(z**2), jnp.ones((2, 3))),

@@ -6,8 +6,9 @@ the draws.
 """
 
 from hmcvae.samplers import adaptation
+from hmcvae.samplers.arviz_data import to_arviz
 from hmcvae.samplers.base import HMCState, SamplingAlgorithm
-from hmcvae.samplers.diagnostics import diagnose, to_arviz
+from hmcvae.samplers.diagnostics import diagnose
 from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts, concatenate
 from hmcvae.samplers.hamiltonian import HMCInfo, hmc
 from hmcvae.samplers.langevin import mmala

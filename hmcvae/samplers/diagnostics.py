@@ -1,21 +1,22 @@
-"""What draws are worth: convergence, effective sample sizes, failures; and the hand-over to ArviZ.
+"""What draws are worth: convergence, effective sample sizes, failures."""
 
-R̂ and effective sample sizes are ArviZ's (Vehtari et al. 2021); the package `arviz` is needed, and imported here alone.
-"""
-
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from hmcvae._checks import check_real
-from hmcvae.samplers.draws import Samples
+from hmcvae.samplers import effective
+from hmcvae.samplers.draws import Samples, coordinate_names
+from hmcvae.samplers.effective import e_bfmi
 from hmcvae.samplers.health import flat_draws, list_of
 
 
 class Diagnostics(NamedTuple):
     """Of a run's draws. Arrays have one entry for each coordinate of the (ravelled) position.
+
+    `print` shows the least, median and largest of each, and the coordinate that is worst off by name.
 
     Draws that are all the same have no effective size: a chain that never moved in a coordinate adds nothing to its
     effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand
@@ -33,6 +34,7 @@ class Diagnostics(NamedTuple):
             depth.
     seconds: as given, or NaN.
     is_stuck: whether a chain never moved in a coordinate.
+    names: of the coordinates: the leaf's path and the place in it, as theta[3].
     """
 
     rhat: Float[np.ndarray, " d"]
@@ -49,6 +51,7 @@ class Diagnostics(NamedTuple):
     num_max_depth: int
     seconds: float
     is_stuck: Bool[np.ndarray, "chain d"]
+    names: tuple[str, ...]
 
     @property
     def ess_per_second(self) -> float:
@@ -56,12 +59,12 @@ class Diagnostics(NamedTuple):
         return float(np.min(self.ess_bulk)) / self.seconds
 
     def __str__(self) -> str:
-        lines = [f"{'':<14}{'min':>10}{'median':>10}{'max':>10}"]
+        lines = [f"{'':<14}{'min':>10}{'median':>10}{'max':>10}  worst"]
         for name in ("rhat", "ess_bulk", "ess_tail", "ess_mean", "ess_square", "e_bfmi"):
             values = np.asarray(getattr(self, name))
             digits = 0 if name.startswith("ess") else 3
             cells = "".join(f"{f(values):>10.{digits}f}" for f in (np.min, np.median, np.max))
-            lines.append(f"{name:<14}{cells}")
+            lines.append(f"{name:<14}{cells}  {self._worst(name, values)}".rstrip())
         lines.append(
             f"{self.num_transitions} transitions, acceptance {self.acceptance_rate:.3f}; failures: "
             f"{self.num_divergent} divergent, {self.num_unconverged} unconverged, {self.num_irreversible} irreversible"
@@ -73,10 +76,22 @@ class Diagnostics(NamedTuple):
             lines.append(f"chains {list_of(whole)} never moved")
         partly = self.is_stuck[~whole].any(axis=0)
         if partly.any():
-            lines.append(f"coordinates {list_of(partly)} never moved in some of the chains that did")
+            lines.append(f"coordinates {self._named(partly)} never moved in some of the chains that did")
         if np.isfinite(self.seconds):
             lines.append(f"{self.seconds:.3g} s, {self.ess_per_second:.3g} effective draws a second")
         return "\n".join(lines)
+
+    def _worst(self, name: str, values: np.ndarray) -> str:
+        """The coordinate, or the chain, where a figure is worst."""
+        score = -values if name == "rhat" else values
+        index = int(np.argmin(np.where(np.isnan(score), -np.inf, score)))
+        return f"chain {index}" if name == "e_bfmi" else self.names[index]
+
+    def _named(self, flags: np.ndarray) -> str:
+        """The names of the coordinates that are flagged, the first ten of them."""
+        found = [self.names[index] for index in np.flatnonzero(flags)]
+        more = f" and {len(found) - 10} more" if len(found) > 10 else ""
+        return ", ".join(found[:10]) + more
 
 
 def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
@@ -85,7 +100,6 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
     Raises:
         ValueError: for fewer than 8 draws, of which no effective sample size can be had, positions without numbers, or
             seconds that are not positive.
-        ImportError: without the package `arviz`.
     """
     if not isinstance(samples, Samples):
         raise ValueError(
@@ -103,11 +117,11 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
     is_stuck = _is_constant(draws)
     fractions = np.full(draws.shape[0], np.nan) if energy is None else e_bfmi(np.asarray(energy, np.float64))
     return Diagnostics(
-        _rhat(draws),
-        _effective("bulk", draws),
-        _effective("tail", draws),
-        _effective("mean", draws),
-        _effective("mean", draws**2),
+        rhat(draws),
+        effective_draws(effective.ess_bulk, draws),
+        effective_draws(effective.ess_tail, draws),
+        effective_draws(effective.ess_mean, draws),
+        effective_draws(effective.ess_mean, draws**2),
         np.where(is_stuck.all(axis=1), np.nan, fractions),
         float(counts.acceptance_rate),
         int(counts.num_transitions),
@@ -117,121 +131,37 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         int(counts.num_max_depth),
         float(seconds),
         is_stuck,
+        coordinate_names(samples.position),
     )
-
-
-def e_bfmi(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
-    """Σ (E_i - E_{i-1})² / Σ (E_i - Ē)² of each chain (Betancourt 2016, eq. 1)."""
-    scatter = np.sum((energy - energy.mean(axis=1)[:, None]) ** 2, axis=1)
-    return np.sum(np.diff(energy, axis=1) ** 2, axis=1) / np.where(scatter > 0, scatter, np.nan)
 
 
 def _is_constant(draws: Float[np.ndarray, "chain draw d"]) -> Bool[np.ndarray, "chain d"]:
     return np.all(draws == draws[:, :1], axis=1)
 
 
-def _rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
+def rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
     chains = _split(draws) if len(draws) == 1 else draws
     is_constant = _is_constant(draws)
     is_one_value = np.all(draws == draws[:1, :1], axis=(0, 1))
     rhat = np.where(is_one_value, np.nan, np.inf)
     moves = ~is_constant.any(axis=0)
     if moves.any():
-        rhat[moves] = _statistic("rhat", chains[..., moves], method="rank")
+        rhat[moves] = effective.rhat(chains[..., moves])
     return rhat
 
 
-def _effective(method: str, draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
+def effective_draws(statistic: Callable, draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
     """Effective draws of the chains that move, for each coordinate; coordinates with the same ones go together."""
     moves = ~_is_constant(draws)
     found = np.zeros(draws.shape[2])
     for pattern in np.unique(moves, axis=1).T:
         columns = np.all(moves == pattern[:, None], axis=0)
         if pattern.any():
-            found[columns] = _statistic("ess", draws[pattern][..., columns], method=method)
+            found[columns] = statistic(draws[pattern][..., columns])
     return found
 
 
 def _split(draws: Float[np.ndarray, "1 draw d"]) -> Float[np.ndarray, "2 half d"]:
-    """The halves of a single chain: ArviZ wants two chains to compare, though it splits each of them too."""
+    """The halves of a single chain, as chains to compare."""
     half = draws.shape[1] // 2
     return np.concatenate([draws[:, :half], draws[:, -half:]])
-
-
-def _import_arviz() -> Any:
-    try:
-        import arviz
-    except ImportError as error:
-        raise ImportError("this needs ArviZ: pip install -e '.[arviz]', or pip install arviz") from error
-    return arviz
-
-
-def _statistic(name: str, draws: Float[np.ndarray, "chain draw d"], method: str) -> Float[np.ndarray, " d"]:
-    arviz = _import_arviz()
-    data = _from_groups({"posterior": {"position": draws}})
-    return np.asarray(getattr(arviz, name)(data, method=method)["position"], np.float64)
-
-
-def _from_groups(groups: dict) -> Any:
-    """ArviZ's data; since ArviZ 1 it takes the groups as one dictionary."""
-    arviz = _import_arviz()
-    is_old = int(str(arviz.__version__).partition(".")[0]) < 1
-    return arviz.from_dict(**groups) if is_old else arviz.from_dict(groups)
-
-
-def to_arviz(samples: Samples) -> Any:
-    """The draws as ArviZ data: groups `posterior` (one variable for each leaf of the position, named by its
-    path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it.
-
-    Needs the package `arviz`, of any version.
-
-    Raises:
-        ValueError: for names of which ArviZ would drop a variable: two leaves of one name, or a leaf with the name of
-            one of its axes.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(samples.position)
-    _check_names([(_path_name(path), np.ndim(leaf)) for path, leaf in leaves])
-    posterior = {_path_name(path): np.asarray(leaf) for path, leaf in leaves}
-    info, solver = samples.info, getattr(samples.info, "solver", None)
-    found = {
-        "lp": samples.logdensity,
-        "diverging": getattr(info, "is_divergent", None),
-        "acceptance_rate": getattr(info, "acceptance_rate", None),
-        "energy": getattr(info, "energy", None),
-        "energy_error": getattr(info, "energy_error", None),
-        "n_steps": getattr(info, "num_integration_steps", None),
-        "max_energy_error": getattr(info, "max_energy_error", None),
-        "tree_depth": getattr(info, "tree_depth", None),
-        "reached_max_treedepth": getattr(info, "reached_max_depth", None),
-        "step_size": _step_sizes(samples),
-        "is_accepted": getattr(info, "is_accepted", None),
-        "is_reversible": getattr(info, "is_reversible", None),
-        "solver_converged": getattr(solver, "converged", None),
-    }
-    statistics = {name: np.asarray(value) for name, value in found.items() if value is not None}
-    return _from_groups({"posterior": posterior, "sample_stats": statistics})
-
-
-def _step_sizes(samples: Samples) -> Any:
-    """The step size of each draw: one number for all of a run; None for an algorithm that has none."""
-    step_size = samples.adaptation.step_size
-    if step_size is None or np.ndim(step_size):
-        return None
-    return np.full(jax.tree.leaves(samples.position)[0].shape[:2], np.asarray(step_size))
-
-
-def _path_name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".") or "position"
-
-
-def _check_names(variables: list[tuple[str, int]]) -> None:
-    """Raise ValueError unless each (name, number of axes) has a name of its own, which is no axis's."""
-    names = [name for name, _ in variables]
-    axes = {"chain", "draw"} | {f"{name}_dim_{axis}" for name, ndim in variables for axis in range(ndim - 2)}
-    twice = {name for name in names if names.count(name) > 1}
-    bad = sorted(twice | (set(names) & axes))
-    if bad:
-        raise ValueError(
-            f"ArviZ cannot keep the variables {bad}: a name must be one leaf's alone, and no axis's "
-            f"(chain, draw, <name>_dim_<k>). Rename them: samples._replace(position={{…}})"
-        )

@@ -93,7 +93,7 @@ class Samples(NamedTuple):
     adaptation: outcome of the warm-up.
     end: where each chain stands after its last transition; None for runs made by hand.
 
-    For positions that are one array, `np.asarray(samples)` is that array.
+    For positions that are one array, `np.asarray(samples)` is that array. `print(samples)` is a short table.
     """
 
     position: PyTree
@@ -102,6 +102,16 @@ class Samples(NamedTuple):
     counts: TransitionCounts
     adaptation: Adaptation
     end: Any = None
+
+    def __str__(self) -> str:
+        from hmcvae.samplers.summary import summary
+
+        return summary(self)
+
+    def __repr__(self) -> str:
+        """What it is, without the draws."""
+        kinds = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", self.position)
+        return f"Samples(position={kinds})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -123,6 +133,21 @@ class Samples(NamedTuple):
         if len(leaves) != 1:
             raise ValueError(f"positions of {len(leaves)} arrays are not one array; take them from .position")
         return np.array(leaves[0], dtype=dtype) if copy else np.asarray(leaves[0], dtype=dtype)
+
+
+def path_name(path: tuple) -> str:
+    """Of a leaf of the position; "position" where it is the only one."""
+    return jax.tree_util.keystr(path, simple=True, separator=".") or "position"
+
+
+def coordinate_names(position: PyTree) -> tuple[str, ...]:
+    """Of each number of a draw, in the order of the ravelled position: theta[3], theta[0, 2]; the leaf's alone where
+    it is one number."""
+    found = []
+    for path, leaf in jax.tree.leaves_with_path(position):
+        name, shape = path_name(path), np.shape(leaf)[2:]
+        found += [name + (f"[{', '.join(map(str, index))}]" if index else "") for index in np.ndindex(*shape)]
+    return tuple(found)
 
 
 def concatenate(first: Any, *others: Any) -> Samples:

@@ -1,7 +1,7 @@
 """R̂ and effective sample sizes of all coordinates at once (Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021).
 
-The figures are those of ArviZ's functions of the same names, which take one coordinate after another: minutes where a
-position has thousands. Draws are [chain, draw, d].
+The figures are those of ArviZ, whose functions take one coordinate after another, which is long where a position has
+thousands. Draws are [chain, draw, d].
 """
 
 from collections.abc import Callable
@@ -39,13 +39,19 @@ def ess_mean(draws: Draws) -> Each:
     return _in_chunks(lambda own: _ess(_split(own)), draws)
 
 
+def e_bfmi(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
+    """Σ (E_i - E_{i-1})² / Σ (E_i - Ē)² of each chain (Betancourt 2016, eq. 1)."""
+    scatter = np.sum((energy - energy.mean(axis=1)[:, None]) ** 2, axis=1)
+    return np.sum(np.diff(energy, axis=1) ** 2, axis=1) / np.where(scatter > 0, scatter, np.nan)
+
+
 def _in_chunks(function: Callable[[Draws], Each], draws: Draws) -> Each:
     width = max(1, CHUNK // (draws.shape[0] * draws.shape[1]))
     parts = [function(draws[..., start : start + width]) for start in range(0, draws.shape[2], width)]
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _split(draws: Draws) -> Draws:
+def _split(draws: Draws) -> Float[np.ndarray, "halves half d"]:
     """The halves of each chain as chains; the draw in the middle of an odd number is left out."""
     half = draws.shape[1] // 2
     return np.stack([draws[:, :half], draws[:, -half:]], axis=1).reshape(-1, half, draws.shape[2])
@@ -110,6 +116,6 @@ def _autocovariance(draws: Draws) -> Float[np.ndarray, "draw d"]:
     """Σ_i (x_i - x̄)(x_{i+t} - x̄) / n, the mean over the chains."""
     num_draws = draws.shape[1]
     size = fft.next_fast_len(2 * num_draws, real=True)
-    spectrum = fft.rfft(draws - draws.mean(axis=1, keepdims=True), size, axis=1)
+    spectrum = np.asarray(fft.rfft(draws - draws.mean(axis=1, keepdims=True), size, axis=1))
     power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0)
-    return fft.irfft(power, size, axis=0)[:num_draws] / num_draws
+    return np.asarray(fft.irfft(power, size, axis=0))[:num_draws] / num_draws

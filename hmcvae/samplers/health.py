@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import is_concrete
 from hmcvae.integrators.scales import NUM_ROUNDINGS
+from hmcvae.samplers import effective
 from hmcvae.samplers.draws import Samples, SamplingWarning
 from hmcvae.types import PyTree
 
@@ -17,6 +18,9 @@ from hmcvae.types import PyTree
 FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
+# Effective draws, over all chains, below which a run of 1,000 draws is warned about, and the fraction of missing
+# information (Betancourt 2016), as Stan has it.
+FEWEST_EFFECTIVE, FEWEST_FOR_EFFECTIVE, LOWEST_E_BFMI = 100, 1000, 0.3
 # Roundings of a position that the check of the way back allows: see `integrators.implicit`.
 NUM_ALLOWED = 4 * NUM_ROUNDINGS
 # The rounding of positions, in standard deviations, that a way back is allowed and that is too much to be passed over.
@@ -58,7 +62,7 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
     if not is_concrete(samples):
         return
     found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
-    found += _of_positions(samples)
+    found += [*_of_energies(samples), *_of_positions(samples)]
     if found:
         warnings.warn("; ".join(found), SamplingWarning, stacklevel=3)
 
@@ -124,10 +128,33 @@ def _of_draws(samples: Samples) -> list[str]:
     size = sum(leaf.size for leaf in full)
     if num_draws < FEWEST_FOR_RHAT or full[0].shape[0] < 2 or size > MOST_NUMBERS:
         return []
-    largest = float(np.max(split_rhat(flat_draws(samples.position))))
+    draws = flat_draws(samples.position)
+    largest = float(np.max(split_rhat(draws)))
     if largest > HIGHEST_RHAT:
         return [f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose"]
+    total = draws.shape[0] * num_draws
+    smallest = float(np.min(effective.ess_mean(draws), initial=np.inf))
+    if total >= FEWEST_FOR_EFFECTIVE and smallest < FEWEST_EFFECTIVE:
+        return [
+            f"of {total} draws the worst coordinate's are worth {smallest:.0f} independent ones: draw longer, or adapt "
+            "the mass (num_warmup, adapt_mass); see hmcvae.diagnose"
+        ]
     return []
+
+
+def _of_energies(samples: Samples) -> list[str]:
+    energy = getattr(samples.info, "energy", None)
+    if energy is None or np.shape(energy)[1] < FEWEST_FOR_RHAT:
+        return []
+    fractions = effective.e_bfmi(np.asarray(energy).astype(np.float64))
+    low = (fractions < LOWEST_E_BFMI) & ~np.asarray(_never_moved(samples))
+    if not low.any():
+        return []
+    return [
+        f"energies change little from draw to draw in chains {list_of(low)} (E-BFMI {np.nanmin(fractions):.2f}): tails "
+        "are explored slowly; write the model in other coordinates, such as non-centred ones, or give it a metric that "
+        "depends on the position"
+    ]
 
 
 def _of_positions(samples: Samples) -> list[str]:

@@ -1,8 +1,5 @@
 """Diagnostics against draws whose worth is known."""
 
-import sys
-import types
-import warnings
 from typing import NamedTuple
 
 import jax
@@ -11,10 +8,8 @@ import numpy as np
 import pytest
 
 import hmcvae
-from hmcvae.samplers import diagnostics
+from hmcvae.samplers import diagnostics, effective
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
-
-arviz = pytest.importorskip("arviz")
 
 
 def samples_of(draws: np.ndarray, info: object = None) -> Samples:
@@ -120,7 +115,7 @@ class TestStuck:
         assert np.isnan(found.rhat[1])
         assert np.isposinf(found.rhat[2])
         assert np.isfinite(found.e_bfmi).all()
-        assert "coordinates [1, 2] never moved in some of the chains that did" in str(found)
+        assert "coordinates position[1], position[2] never moved in some of the chains that did" in str(found)
         assert found.ess_per_second == 0
 
     def test_squares_that_never_change(self):
@@ -144,67 +139,6 @@ def test_seconds_and_sizes_are_checked():
     assert hmcvae.diagnose(samples, np.float32(2)).seconds == 2
     with pytest.raises(ValueError, match="one number"):
         hmcvae.diagnose(samples_of(np.zeros((2, 100, 0))))
-
-
-class TestNames:
-    DRAWS = np.random.default_rng(7).standard_normal((2, 20, 3))
-
-    @pytest.mark.parametrize(
-        ("position", "named"),
-        [
-            ({"chain": DRAWS}, "chain"),
-            ({"a": DRAWS, "draw": DRAWS[..., 0]}, "draw"),
-            ({"x": DRAWS, "x_dim_0": DRAWS[..., 0]}, "x_dim_0"),
-            ({"a.b": DRAWS, "a": {"b": DRAWS}}, "a.b"),
-        ],
-    )
-    def test_a_variable_that_would_be_dropped_is_refused(self, position, named):
-        samples = samples_of(self.DRAWS)._replace(position=position)
-        with pytest.raises(ValueError, match=rf"cannot keep the variables \['{named}'\]"):
-            hmcvae.to_arviz(samples)
-
-    def test_names_that_only_look_alike_are_kept(self):
-        position = {
-            "x": self.DRAWS,
-            "x_dim_1": self.DRAWS[..., 0],
-            "chains": self.DRAWS,
-            "a": {"b": self.DRAWS},
-        }
-        data = hmcvae.to_arviz(samples_of(self.DRAWS)._replace(position=position))
-        assert set(data.posterior.data_vars) == {"x", "x_dim_1", "chains", "a.b"}
-        assert data.posterior["x_dim_1"].shape == (2, 20)
-
-
-class TestNextArviz:
-    """ArviZ 1 takes the groups as one dictionary; its `InferenceData` is a warning."""
-
-    @pytest.fixture
-    def seen(self, monkeypatch):
-        seen = []
-
-        def from_dict(data, *, name=None):
-            seen.append(data)
-            return arviz.from_dict(**data)
-
-        class Next(types.ModuleType):
-            def __getattr__(self, name):
-                if name == "InferenceData":
-                    warnings.warn("no longer available", FutureWarning, stacklevel=2)
-                    return dict
-                raise AttributeError(name)
-
-        module = Next("arviz")
-        module.__version__, module.from_dict = "1.3.0", from_dict
-        module.ess, module.rhat = arviz.ess, arviz.rhat
-        monkeypatch.setitem(sys.modules, "arviz", module)
-        return seen
-
-    def test_both_hand_overs(self, seen):
-        samples = samples_of(np.random.default_rng(8).standard_normal((4, 100, 2)))
-        hmcvae.to_arviz(samples)
-        assert set(seen[0]) == {"posterior", "sample_stats"}
-        assert np.all(hmcvae.diagnose(samples).ess_bulk > 100)
-        assert all(set(data) == {"posterior"} for data in seen[1:])
 
 
 def test_failures_are_counted_apart_and_shown():
@@ -238,3 +172,75 @@ def test_too_few_draws_are_refused():
 def test_a_single_chain_is_compared_with_itself():
     drifting = np.linspace(0, 3, 400)[None, :, None] + np.random.default_rng(4).standard_normal((1, 400, 1))
     assert hmcvae.diagnose(samples_of(drifting)).rhat[0] > 1.1
+
+
+METHODS = {"bulk": effective.ess_bulk, "tail": effective.ess_tail, "mean": effective.ess_mean}
+
+
+class TestEffective:
+    """Against ArviZ, one coordinate after the other, to rounding."""
+
+    @pytest.mark.parametrize("num_draws", [8, 9, 10, 11, 12, 51, 200])
+    @pytest.mark.parametrize("num_chains", [1, 4])
+    def test_all_figures_are_arvizs(self, num_chains, num_draws):
+        arviz = pytest.importorskip("arviz")
+        rng = np.random.default_rng(num_draws)
+        waves = [autoregressive(rng, phi, num_draws, 1)[:num_chains] for phi in (-0.9, 0.0, 0.5, 0.97)]
+        apart = waves[1] + 2.0 * np.arange(num_chains)[:, None, None]
+        draws = np.concatenate([*waves, apart, np.exp(3 * waves[2]), np.round(waves[1])], axis=2)
+        for index in range(draws.shape[2]):
+            own = draws[..., index]
+            for method, function in METHODS.items():
+                expected = float(arviz.ess(own, method=method))
+                np.testing.assert_allclose(function(draws)[index], expected, rtol=1e-9)
+            if num_chains > 1:
+                np.testing.assert_allclose(
+                    effective.rhat(draws)[index], float(arviz.rhat(own, method="rank")), rtol=1e-9
+                )
+
+    def test_many_coordinates_are_taken_in_parts(self, monkeypatch):
+        draws = np.random.default_rng(11).standard_normal((2, 40, 7))
+        whole = [function(draws) for function in (*METHODS.values(), effective.rhat)]
+        monkeypatch.setattr(effective, "CHUNK", 2 * 40 * 3)
+        parts = [function(draws) for function in (*METHODS.values(), effective.rhat)]
+        np.testing.assert_array_equal(whole, parts)
+
+
+class TestWords:
+    def run(self):
+        rng = np.random.default_rng(12)
+        position = {"mu": rng.standard_normal((4, 50)), "theta": rng.standard_normal((4, 50, 2, 3))}
+        position["theta"][..., 1, 2] = np.cumsum(position["theta"][..., 1, 2], axis=1)
+        return samples_of(np.zeros((4, 50)))._replace(position=position)
+
+    def test_the_worst_coordinates_are_named(self):
+        found = hmcvae.diagnose(self.run())
+        assert found.names[:3] == ("mu", "theta[0, 0]", "theta[0, 1]")
+        assert len(found.names) == len(found.rhat) == 7
+        lines = {line.split()[0]: line for line in str(found).split("\n")[1:]}
+        for name in ("rhat", "ess_bulk", "ess_mean"):
+            assert lines[name].endswith("theta[1, 2]")
+
+    def test_samples_print_as_a_short_table(self):
+        samples = self.run()
+        lines = str(samples).split("\n")
+        assert lines[0].split() == ["mean", "sd", "5%", "95%", "ess_bulk", "ess_tail", "rhat"]
+        mean, deviation = (float(cell) for cell in lines[1].split()[1:3])
+        np.testing.assert_allclose(mean, samples.position["mu"].mean(), rtol=1e-3)
+        np.testing.assert_allclose(deviation, samples.position["mu"].std(), rtol=1e-3)
+        assert [line.split("  ")[0] for line in lines[1:4]] == ["mu", "theta[0, 0]", "theta[0, 1]"]
+        assert lines[-1].startswith("4 chains of 50 draws, acceptance 0.750; 1 divergent, 2 failed solves")
+        assert len(lines) == 9
+        assert repr(samples) == "Samples(position={'mu': 'float64[4, 50]', 'theta': 'float64[4, 50, 2, 3]'})"
+
+    def test_large_and_odd_positions_print_too(self):
+        large = str(samples_of(np.random.default_rng(13).standard_normal((2, 10, 4096))))
+        assert "… and 4084 more" in large
+        assert len(large.split("\n")) == 15
+        assert "ess" not in str(samples_of(np.zeros((2, 3, 1))))
+        assert "nan" in str(samples_of(np.zeros((2, 20, 1))))
+        traced = []
+        jax.jit(lambda draws: traced.append(str(samples_of(np.zeros((2, 9)))._replace(position=draws))))(
+            jnp.zeros((2, 9))
+        )
+        assert traced == ["Samples(position=float64[2, 9])"]

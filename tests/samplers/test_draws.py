@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics
-from hmcvae.samplers.diagnostics import to_arviz
+from hmcvae.samplers.arviz_data import to_arviz
 from hmcvae.samplers.draws import MissingMetric, Samples, SamplingWarning, concatenate
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.riemannian import rmhmc

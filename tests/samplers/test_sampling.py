@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics
-from hmcvae.samplers.diagnostics import to_arviz
+from hmcvae.samplers.arviz_data import to_arviz
 from hmcvae.samplers.draws import SamplingWarning
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.sampling import sample
