@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
 
 from experiments.support.records import EpochRecord
 from hmcvae.samplers.draws import Samples
@@ -103,44 +104,62 @@ def bound_curves(
 def trace_and_pair(
     draws: dict[str, Samples], names: Sequence[str], trace: Path, pair: Path, num_points: int = 2000
 ) -> None:
-    """ArviZ's trace plot, with rows for each method and coordinate, and its pair plot with the methods overlaid.
+    """Traces, with rows for each method and coordinate, and pairs of coordinates with the methods overlaid.
 
     Args:
         draws: samples of vectors by method.
         names: of the coordinates to show, the first ones.
         trace, pair: where the pictures go.
-        num_points: of each method in the pair plot.
+        num_points: of each method in the picture of pairs.
     """
-    import arviz
-
-    def thinned(samples: Samples, num_draws: int) -> Any:
-        positions = np.asarray(samples.position)
-        positions = positions[:, :: max(1, positions.shape[1] // num_draws)]
-        return arviz.from_dict({name: positions[..., i] for i, name in enumerate(names)})
-
-    figure, grid = plt.subplots(
-        len(draws) * len(names), 2, figsize=(11, 1.7 * len(draws) * len(names)), squeeze=False
-    )
+    count = len(names)
+    figure, grid = plt.subplots(len(draws) * count, 2, figsize=(11, 1.7 * len(draws) * count), squeeze=False)
     for index, (method, samples) in enumerate(draws.items()):
-        rows = grid[index * len(names) : (index + 1) * len(names)]
-        arviz.plot_trace(thinned(samples, 1000), axes=rows, compact=True, divergences=None)
-        for name, (left, right) in zip(names, rows, strict=True):
-            left.set_title(f"{method}: density of {name}, a line for each chain", fontsize=9)
-            right.set_title(f"{method}: draws of {name}", fontsize=9)
-    for index in range(len(names)):  # one scale for a coordinate, whatever the method
-        for axes, which in ((grid[index :: len(names), 0], "x"), (grid[index :: len(names), 1], "y")):
+        for i, (name, own) in enumerate(zip(names, grid[index * count :], strict=False)):
+            _trace(own, _thinned(samples, 1000)[..., i])
+            own[0].set_title(f"{method}: density of {name}, a line for each chain", fontsize=9)
+            own[1].set_title(f"{method}: draws of {name}", fontsize=9)
+    for i in range(count):  # one scale for a coordinate, whatever the method
+        for axes, which in ((grid[i::count, 0], "x"), (grid[i::count, 1], "y")):
             limits = np.array([getattr(one, f"get_{which}lim")() for one in axes])
             for one in axes:
                 getattr(one, f"set_{which}lim")(limits[:, 0].min(), limits[:, 1].max())
     figure.tight_layout()
     save_figure(figure, trace)
-    figure, axes = plt.subplots(len(names) - 1, len(names) - 1, figsize=(5.5, 5.0), squeeze=False)
-    for index, (method, samples) in enumerate(draws.items()):
-        arviz.plot_pair(
-            thinned(samples, num_points // len(samples.position)),
-            ax=axes if len(names) > 2 else axes[0, 0],
-            textsize=10,
-            scatter_kwargs={"color": f"C{index}", "alpha": 0.6, "s": 8, "label": method, "zorder": index},
-        )
-    axes[0, 0].legend(fontsize=9, markerscale=3)
-    save_figure(figure, pair)
+    _pairs(draws, names, pair, num_points)
+
+
+def _thinned(samples: Samples, num_draws: int) -> Float[np.ndarray, "chain draw d"]:
+    positions = np.asarray(samples.position)
+    return positions[:, :: max(1, positions.shape[1] // num_draws)]
+
+
+def _trace(axes: Sequence[Any], chains: Float[np.ndarray, "chain draw"]) -> None:
+    """The density of each chain at the left, its draws at the right."""
+    density, lines = axes
+    places = np.linspace(chains.min(), chains.max(), 200)
+    for chain in chains:
+        if chain.std() > 0:
+            density.plot(places, gaussian_kde(chain)(places), lw=0.8)
+        lines.plot(chain, lw=0.4, alpha=0.7)
+    density.set_yticks([])
+    lines.set_xlim(0, chains.shape[1] - 1)
+
+
+def _pairs(draws: dict[str, Samples], names: Sequence[str], path: Path, num_points: int) -> None:
+    count = len(names) - 1
+    figure, grid = plt.subplots(count, count, figsize=(5.5, 5.0), squeeze=False)
+    for row in range(count):
+        for column in range(count):
+            axes = grid[row, column]
+            if column > row:
+                axes.set_visible(False)
+                continue
+            for index, (method, samples) in enumerate(draws.items()):
+                own = _thinned(samples, num_points // len(samples.position))
+                x, y = own[..., column].ravel(), own[..., row + 1].ravel()
+                axes.scatter(x, y, s=8, alpha=0.6, color=f"C{index}", label=method, linewidths=0)
+            axes.set_xlabel(names[column] if row == count - 1 else "")
+            axes.set_ylabel(names[row + 1] if column == 0 else "")
+    grid[0, 0].legend(fontsize=9, markerscale=3)
+    save_figure(figure, path)

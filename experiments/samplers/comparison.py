@@ -4,14 +4,13 @@ On a banana, Neal's funnel (d = 2 and 10) and, with --data-dir, a logistic regre
 (2011). Writes into --results, by default runs/compare_samplers: compare_samplers.{json,md},
 compare_samplers_trajectories.png (a few trajectories of each over the density, with the metric's ellipses),
 compare_samplers_convergence.png (errors of running moments against the number of derivatives taken and against
-seconds) and, where ArviZ is installed, its trace and pair plots of one target, compare_samplers_{trace,pair}.png.
+seconds) and traces and pairs of coordinates of one target, compare_samplers_{trace,pair}.png.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import util
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -283,11 +282,9 @@ def _summary(name: str, row: dict) -> str:
 
 
 def _draw_traces(drawn: Mapping[str, Drawn], dimension: int, folder: Path) -> None:
-    """ArviZ's pictures, where it is installed."""
-    if util.find_spec("arviz"):
-        names = [f"z{i + 1}" for i in range(min(3, dimension))]
-        trace, pair = (folder / f"compare_samplers_{kind}.png" for kind in ("trace", "pair"))
-        plots.trace_and_pair({method: own.samples for method, own in drawn.items()}, names, trace, pair)
+    names = [f"z{i + 1}" for i in range(min(3, dimension))]
+    trace, pair = (folder / f"compare_samplers_{kind}.png" for kind in ("trace", "pair"))
+    plots.trace_and_pair({method: own.samples for method, own in drawn.items()}, names, trace, pair)
 
 
 def main() -> None:
