@@ -19,14 +19,24 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text
 def namespace() -> dict:
     """The names after all blocks have run one after the other, as a reader would paste them."""
     names: dict = {}
-    for block in BLOCKS:
-        exec(block, names)
+    with jax.numpy_rank_promotion("allow"):  # as a reader has it; NumPyro promotes ranks
+        for block in BLOCKS:
+            exec(block, names)
     return names
 
 
 def test_sampler_example_gives_the_variances_it_claims(namespace):
     variances = namespace["samples"].position.var(axis=(0, 1))
     np.testing.assert_allclose(variances, [1.0, 4.0], rtol=0.15)
+
+
+def test_constrained_example_gives_values_that_obey(namespace):
+    """A gamma with mean 1 and variance 1/3; shares of a Dirichlet(2, 2, 2)."""
+    values = namespace["values"]
+    assert values["shares"].shape == (4, 500, 3)
+    np.testing.assert_allclose(jnp.sum(values["shares"], axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(jnp.mean(values["shares"], axis=(0, 1)), 1 / 3, atol=0.03)
+    np.testing.assert_allclose(jnp.mean(values["rate"]), 1.0, atol=0.08)
 
 
 def test_bound_example_gives_the_likelihood_it_claims(namespace):

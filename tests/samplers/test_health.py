@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics, solvers
-from hmcvae.samplers.draws import SamplingWarning
+from hmcvae.samplers import health
+from hmcvae.samplers.draws import Adaptation, Samples, SamplingWarning, TransitionCounts
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.riemannian import rmhmc
@@ -59,6 +60,34 @@ class TestWarnings:
         far = hmc(lambda z: jax.nn.logsumexp(jnp.array([normal(z - 8), normal(z + 8)])), 0.5, 3)
         starts = jnp.array([[8.0], [-8.0], [8.0]])
         assert "do not agree, R̂ = " in said(algorithm=far, starts=starts, num_samples=200)
+
+    @staticmethod
+    def warned(draws, energy):
+        """What is said of draws and energies [chain, draw]."""
+
+        class Info(NamedTuple):
+            energy: np.ndarray
+
+        none = jnp.zeros((), jnp.int32)
+        counts = TransitionCounts(jnp.asarray(draws.size), jnp.asarray(0.9), none, none, none, none)
+        run = Samples(draws[..., None], None, Info(energy), counts, Adaptation(None, None, counts))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            health.warn_of_trouble(run, 0, 0.8)
+        return " ".join(str(one.message) for one in caught)
+
+    def test_few_effective_draws_and_slow_energies(self):
+        """Of chains that agree: R̂ sees nothing yet."""
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((4, 1000))
+        assert self.warned(noise, noise) == ""
+        slow = np.stack([np.cos(0.02 * np.arange(1000) + phase) for phase in (0.0, 1.5, 3.0, 4.5)])
+        assert "of 4000 draws the worst coordinate's are worth" in self.warned(slow + 0.01 * noise, noise)
+        assert self.warned(slow[:, :200] + 0.01 * noise[:, :200], noise[:, :200]).count("worth") == 0
+        walk = np.where(np.arange(4)[:, None] == 2, np.cumsum(noise, axis=1), noise)
+        said_of = self.warned(noise, walk)
+        assert "energies change little from draw to draw in chains [2] (E-BFMI 0.0" in said_of
+        assert self.warned(noise, walk[:, :50]) == ""
 
     def test_failed_solves(self):
         solver = solvers.fixed_point(max_iterations=1)
