@@ -1,0 +1,62 @@
+"""The posteriors of the comparison, and who takes part in each."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.samplers.geometry import contestants as ours
+from experiments.samplers.geometry import funnels, peers
+from experiments.samplers.geometry.contestants import Contestant
+from experiments.samplers.geometry.posteriors import Posterior
+from hmcvae import solvers
+
+
+class Entry(NamedTuple):
+    posterior: Posterior
+    contestants: tuple[Contestant, ...]
+
+
+class Case(NamedTuple):
+    """make: data folder -> posterior.  contestants: in the order they run.  needs_data: is left out without."""
+
+    make: Callable[[Path | None], Posterior]
+    contestants: tuple[Contestant, ...]
+    needs_data: bool = False
+
+
+def _all_nuts(form: str) -> tuple[Contestant, ...]:
+    """No-U-turn samplers of all the libraries, and MAMS, at their defaults, on one form."""
+    return (
+        ours.nuts(form),
+        *ours.low_rank(form),
+        peers.blackjax_nuts(form),
+        peers.blackjax_nuts(form, "BlackJAX NUTS, low-rank", low_rank=True),
+        peers.mams(form),
+        peers.numpyro_nuts(form),
+        peers.nutpie_nuts(form),
+    )
+
+
+def _funnel(dimension: int) -> Case:
+    careful = peers.blackjax_nuts("plain", "BlackJAX NUTS, acceptance 0.99", target=0.99)
+    # Curved enough that plain iterations leave solvable equations unsolved.
+    softabs = ours.rmhmc("softabs", 25, "RMHMC, SoftAbs", solvers.newton(), target=0.95)
+    riemannian = (softabs,) if dimension <= 10 else ()
+    first = (ours.hierarchical_nuts("hierarchical"), *_all_nuts("plain"), careful)
+    return Case(lambda _: funnels.funnel(dimension), (*first, *riemannian))
+
+
+POSTERIORS: dict[str, Case] = {f"funnel_{d}": _funnel(d) for d in (2, 10, 100)}
+
+
+def posteriors(names: Sequence[str], data_dir: Path | None) -> list[Entry]:
+    """Those named.
+
+    Raises:
+        ValueError: for one that is not there.
+    """
+    unknown = sorted(set(names) - set(POSTERIORS))
+    if unknown:
+        raise ValueError(f"posteriors must be among {', '.join(POSTERIORS)}, got {', '.join(unknown)}")
+    cases: list[Any] = [POSTERIORS[name] for name in names]
+    return [Entry(case.make(data_dir), case.contestants) for case in cases]
