@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.samplers.geometry import contestants as ours
-from experiments.samplers.geometry import funnels, peers
+from experiments.samplers.geometry import cox, funnels, peers, volatility
 from experiments.samplers.geometry.contestants import Contestant
 from experiments.samplers.geometry.posteriors import Posterior
 from hmcvae import solvers
@@ -46,7 +46,36 @@ def _funnel(dimension: int) -> Case:
     return Case(lambda _: funnels.funnel(dimension), (*first, *riemannian))
 
 
-POSTERIORS: dict[str, Case] = {f"funnel_{d}": _funnel(d) for d in (2, 10, 100)}
+COX = (
+    ours.hmc("fisher", 6, "HMC, constant Fisher metric"),
+    ours.nuts_as_given("fisher", "NUTS, constant Fisher metric"),
+    peers.blackjax_nuts("whitened"),
+    peers.mams("whitened"),
+    peers.numpyro_nuts("whitened"),
+    peers.blackjax_nuts("whitened", "BlackJAX NUTS, low-rank", low_rank=True),
+    peers.blackjax_nuts("fisher", "BlackJAX NUTS in Fisher coordinates"),
+    *ours.low_rank("whitened"),
+    peers.nutpie_nuts("whitened"),
+)
+VOLATILITY = (
+    ours.hmc("fisher", 6, "HMC in banded Fisher coordinates", mass="diagonal"),
+    peers.blackjax_nuts("centred"),
+    peers.blackjax_nuts("noncentred", "BlackJAX NUTS, not centred"),
+    ours.nuts("fisher", "NUTS in banded Fisher coordinates"),
+    peers.mams("centred"),
+    peers.numpyro_nuts("centred"),
+    ours.nuts("centred"),
+    ours.rmhmc("centred", 10, "RMHMC, banded Fisher metric"),
+    peers.blackjax_nuts("centred", "BlackJAX NUTS, low-rank", low_rank=True),
+    peers.blackjax_nuts("fisher", "BlackJAX NUTS in Fisher coordinates"),
+    *ours.low_rank("centred"),
+    peers.nutpie_nuts("centred"),
+)
+POSTERIORS: dict[str, Case] = {
+    **{f"funnel_{d}": _funnel(d) for d in (2, 10, 100)},
+    "cox": Case(lambda data_dir: cox.cox(cox.load(data_dir)), COX, needs_data=True),
+    "volatility": Case(lambda _: volatility.volatility(), VOLATILITY),
+}
 
 
 def posteriors(names: Sequence[str], data_dir: Path | None) -> list[Entry]:
