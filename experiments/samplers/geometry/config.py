@@ -16,7 +16,7 @@ class Config:
         data_dir: the folder that holds log_gaussian_cox_64.npz, by default HMCVAE_DATA_DIR; without it that posterior
             is left out.
         posteriors: see `lists.POSTERIORS`.
-        contestants: those whose names hold one of these; all, if none is given.
+        contestants: by their names in the tables; all, if none is given.
         num_chains: chains side by side.
         seeds: runs of each contestant.
         divisor: of all transitions, for a smoke run.

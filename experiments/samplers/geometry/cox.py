@@ -54,8 +54,8 @@ def cox(field: Field) -> Posterior:
     """y_i ~ Poisson(m exp x_i), x ~ N(μ, Σ). Common coordinates: x.
 
     Girolami & Calderhead's metric is G = Λ + Σ⁻¹ with Λ = λ I, λ = m exp(μ + σ²), the same everywhere. With
-    Σ = V diag(s) Vᵀ, the one factorisation that there is, G = V diag(λ + 1/s) Vᵀ: its root takes nothing more. Two forms
-    x = c + V (r ∘ e), whose gradients cost a product with V and one with its transpose:
+    Σ = V diag(s) Vᵀ, the one factorisation that there is, G = V diag(λ + 1/s) Vᵀ: its root takes nothing more. Two
+    forms x = c + V (r ∘ e), whose gradients cost a product with V and one with its transpose:
 
         whitened  c = μ, r = √s               the prior is N(0, I)
         fisher    c = x̂, r = √(s / (1 + λ s))  the metric is the identity: dynamics with G in the coordinates x

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from experiments.reporting.plots import plt, save_figure
 from experiments.samplers.geometry.facts import FACTS
@@ -38,9 +40,9 @@ def draw(report: dict, path: Path) -> None:
         axes.tick_params(axis="x", labelsize=8)
         _widen(axes, [s.seconds for s in own])
     marks = [
-        plt.Line2D([], [], marker="o", ls="", color=OURS, label="hmcvae"),
-        plt.Line2D([], [], marker="o", ls="", color=THEIRS, label="other libraries"),
-        plt.Line2D(
+        Line2D([], [], marker="o", ls="", color=OURS, label="hmcvae"),
+        Line2D([], [], marker="o", ls="", color=THEIRS, label="other libraries"),
+        Line2D(
             [], [], marker="o", ls="", color="0.3", markerfacecolor="white", label="wrong: not mixed, or off"
         ),
     ]
@@ -48,7 +50,7 @@ def draw(report: dict, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _widen(axes: plt.Axes, seconds: list[float]) -> None:
+def _widen(axes: Axes, seconds: list[float]) -> None:
     """A decade at least, so that small differences look small."""
     low, high = min(seconds), max(seconds)
     middle, half = np.sqrt(low * high), max(np.sqrt(high / low) * 1.3, np.sqrt(10))

@@ -15,8 +15,8 @@ TAIL_MASS = 0.5 * math.erfc(5 / 3 / math.sqrt(2))
 
 
 def funnel(dimension: int) -> Posterior:
-    """v ~ N(0, 9), x_i ~ N(0, e^v), z = (v, x_1, …, x_{d-1}) (Neal 2003). Effective sizes are of v alone: E[x²] = e^{9/2}
-    comes from tails that no run visits often enough to be judged by."""
+    """v ~ N(0, 9), x_i ~ N(0, e^v), z = (v, x_1, …, x_{d-1}) (Neal 2003). Effective sizes are of v alone: E[x²] =
+    e^{9/2} comes from tails that no run visits often enough to be judged by."""
 
     def logdensity_fn(z: jax.Array) -> jax.Array:
         v, x = z[0], z[1:]

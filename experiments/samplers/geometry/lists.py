@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.samplers.geometry import contestants as ours
-from experiments.samplers.geometry import cox, funnels, peers, volatility
+from experiments.samplers.geometry import cox, funnels, hierarchies, neurons, peers, volatility
 from experiments.samplers.geometry.contestants import Contestant
 from experiments.samplers.geometry.posteriors import Posterior
 from hmcvae import solvers
@@ -42,7 +42,9 @@ def _funnel(dimension: int) -> Case:
     # Curved enough that plain iterations leave solvable equations unsolved.
     softabs = ours.rmhmc("softabs", 25, "RMHMC, SoftAbs", solvers.newton(), target=0.95)
     riemannian = (softabs,) if dimension <= 10 else ()
-    first = (ours.hierarchical_nuts("hierarchical"), *_all_nuts("plain"), careful)
+    # The first coordinate's speed is 1/√M₁, M₁ = E (∂_v log p)² ≈ d/2: so many steps for a few of its deviations.
+    long = ours.hierarchical_hmc("hierarchical", round(20 * (dimension / 2) ** 0.5))
+    first = (long, ours.hierarchical_nuts("hierarchical"), *_all_nuts("plain"), careful)
     return Case(lambda _: funnels.funnel(dimension), (*first, *riemannian))
 
 
@@ -58,7 +60,7 @@ COX = (
     peers.nutpie_nuts("whitened"),
 )
 VOLATILITY = (
-    ours.hmc("fisher", 6, "HMC in banded Fisher coordinates", mass="diagonal"),
+    ours.hmc("fisher", 5, "HMC in banded Fisher coordinates", mass="diagonal"),
     peers.blackjax_nuts("centred"),
     peers.blackjax_nuts("noncentred", "BlackJAX NUTS, not centred"),
     ours.nuts("fisher", "NUTS in banded Fisher coordinates"),
@@ -71,10 +73,32 @@ VOLATILITY = (
     *ours.low_rank("centred"),
     peers.nutpie_nuts("centred"),
 )
+SCHOOLS = (
+    ours.hierarchical_hmc("hierarchical", 25),
+    ours.hierarchical_nuts("hierarchical"),
+    *_all_nuts("plain"),
+    peers.blackjax_nuts("plain", "BlackJAX NUTS, acceptance 0.99", target=0.99),
+    ours.rmhmc("softabs", 25, "RMHMC, SoftAbs", solvers.newton(), target=0.95),
+)
+HORSESHOE = (
+    ours.hierarchical_nuts("hierarchical"),
+    ours.hierarchical_hmc("hierarchical", 60),
+    *_all_nuts("noncentred"),
+    peers.blackjax_nuts("centred", "BlackJAX NUTS, centred"),
+)
+NEURONS = (
+    ours.hmc("constant", 4, "HMC, constant Fisher metric"),
+    *_all_nuts("plain"),
+    ours.rmhmc("fisher", 4, "RMHMC, Fisher metric"),
+    ours.riemannian_nuts("fisher", "NUTS, Fisher metric"),
+)
 POSTERIORS: dict[str, Case] = {
     **{f"funnel_{d}": _funnel(d) for d in (2, 10, 100)},
     "cox": Case(lambda data_dir: cox.cox(cox.load(data_dir)), COX, needs_data=True),
     "volatility": Case(lambda _: volatility.volatility(), VOLATILITY),
+    "schools": Case(lambda _: hierarchies.eight_schools(), SCHOOLS),
+    "horseshoe": Case(lambda _: hierarchies.horseshoe(), HORSESHOE),
+    "neurons": Case(lambda _: neurons.fitzhugh_nagumo(), NEURONS),
 }
 
 

@@ -12,8 +12,6 @@ from experiments.samplers.geometry.posteriors import Posterior
 from experiments.support.timing import Stopwatch, timed
 from hmcvae.samplers import diagnostics
 
-NUM_COORDINATES = 4096  # at most so many are judged
-
 
 class Bench:
     """The compiled programs of a contestant; one `row` a seed."""
@@ -88,8 +86,8 @@ def _spread(values: Float[np.ndarray, " d"]) -> list[float]:
 
 
 def expectation(values: Float[np.ndarray, "chain draw"]) -> dict[str, Any]:
-    """The mean of each chain and of all, and its standard error: from the effective size, or from what the chains' means
-    say, if that is more (a chain that never sees a tail knows nothing of its own error)."""
+    """The mean of each chain and of all, and its standard error: from the effective size, or from what the chains'
+    means say, if that is more (a chain that never sees a tail knows nothing of its own error)."""
     means = values.mean(axis=1)
     size = float(diagnostics._effective("mean", values[..., None])[0])
     by_size = values.std() / np.sqrt(max(size, 1.0))

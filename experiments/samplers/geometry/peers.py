@@ -65,8 +65,8 @@ def _scan(step: Callable, form: Form, key: Array, state: Any, num_samples: int) 
 
 
 def mams(form: str, name: str = "BlackJAX MAMS") -> Contestant:
-    """Metropolis-adjusted microcanonical Langevin (arXiv 2503.01707) with BlackJAX's own tuning, at its defaults but for
-    the lengths of its first two stages, which share the warm-up."""
+    """Metropolis-adjusted microcanonical Langevin (arXiv 2503.01707) with BlackJAX's own tuning, at its defaults but
+    for the lengths of its first two stages, which share the warm-up."""
 
     def make(form: Form, lengths: Lengths) -> Programs:
         import blackjax
@@ -159,6 +159,7 @@ def nutpie_nuts(form: str, name: str = "nutpie", low_rank: bool = False) -> Cont
 
     def make(form: Form, lengths: Lengths) -> Programs:
         import nutpie
+        from nutpie.compiled_pyfunc import from_pyfunc
 
         program = jax.jit(jax.value_and_grad(form.logdensity_fn))
         dimension = len(form.start)
@@ -172,7 +173,7 @@ def nutpie_nuts(form: str, name: str = "nutpie", low_rank: bool = False) -> Cont
             return np.asarray(starts)
 
         def draw(rng_key: Array, starts: Any) -> Draws:
-            model = nutpie.compiled_pyfunc.from_pyfunc(
+            model = from_pyfunc(
                 dimension,
                 lambda: logp,
                 lambda *_: lambda z: {"z": z},
@@ -181,7 +182,7 @@ def nutpie_nuts(form: str, name: str = "nutpie", low_rank: bool = False) -> Cont
                 ["z"],
                 make_initial_point_fn=lambda seed: starts[seed % len(starts)],
             )
-            trace = nutpie.sample(
+            trace: Any = nutpie.sample(
                 model,
                 draws=lengths.num_samples,
                 tune=lengths.num_warmup,

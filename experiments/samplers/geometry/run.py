@@ -90,7 +90,7 @@ def compare(config: Config, command: str) -> dict:
     for entry in chosen(config):
         posterior = shortened(entry.posterior, config.divisor)
         for contestant in entry.contestants:
-            if not config.contestants or any(part in contestant.name for part in config.contestants):
+            if not config.contestants or contestant.name in config.contestants:
                 measure(posterior, contestant, config, record)
     report = make_report(command, config, {"rows": record.rows}, describe(*PACKAGES))
     write_report(stem, report, markdown, draw)

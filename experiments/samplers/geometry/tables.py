@@ -8,6 +8,7 @@ from experiments.samplers.geometry.summary import HIGHEST_RHAT, MOST_ERRORS, Sum
 
 COLUMNS = [
     "sampler",
+    "runs",
     "s / min ESS",
     "gradients / min ESS",
     "min ESS of z",
@@ -47,15 +48,15 @@ def markdown(report: dict) -> str:
     lines += [f"- {sentence}" for name, own in found.items() for sentence in facts.outcome(name, own)]
     lines += [
         "",
-        f"{config['num_chains']} chains at once, {config['seeds']} seeds, each library's own warm-up of the same length; "
-        "float64. Seconds are those of the draws, all chains together, without warm-up and compilation, which stand "
-        "apart (the warm-up's median over the seeds; nutpie's is shared out by gradients, and it calls the density "
-        "through Python). Min ESS: of the worst coordinate, of z or of z², at most the number of draws, summed over the "
-        "seeds. Of implicit integrators all derivatives count as gradients. Failed: the share of transitions that "
-        "diverged, or were not solved or retraced. Off by: the largest error of the watched expectations, in their "
-        "standard errors, against the exact value or, where there is none, what all other samplers that have mixed say. "
-        f"**Wrong**: more than {MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The machine "
-        "was shared: compare ratios, not seconds.",
+        f"{config['num_chains']} chains at once, each library's own warm-up of the same length, float64. Seconds are "
+        "those of the draws, all chains together, without warm-up and compilation, which stand apart (the warm-up's "
+        "median over the runs; nutpie's is shared out by gradients, and it calls the density through Python). Min ESS: "
+        "of the worst coordinate, of z or of z², at most the number of draws, summed over the runs, one a seed. Of "
+        "implicit integrators all derivatives count as gradients. Failed: the share of transitions that diverged, or "
+        "were not solved or retraced. Off by: the largest error of the watched expectations, in their standard errors, "
+        "against the exact value or, where there is none, all other samplers that have mixed. **Wrong**: more than "
+        f"{MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The machine was shared: compare "
+        "ratios, not seconds.",
     ]
     for name, own in found.items():
         lines += ["", f"## {facts.FACTS[name].title}", "", *_section(name, own, report)]
@@ -75,6 +76,12 @@ def _section(name: str, own: Sequence[Summary], report: dict) -> Iterator[str]:
     columns = COLUMNS + shown
     ordered = sorted(own, key=lambda s: (not s.is_right, s.seconds))
     yield from markdown_table(columns, [_cells(summary, shown) for summary in ordered])
+    absent = facts.not_measured(name, [s.contestant for s in own])
+    if absent:
+        yield from (
+            "",
+            f"Not measured here: {', '.join(absent)} (`python -m experiments.samplers --posteriors {name}`).",
+        )
     for row in report["rows"]:
         if row["posterior"] == name and "error" in row:
             yield from ("", f"{row['contestant']} failed: {row['error']}")
@@ -88,6 +95,7 @@ def _cells(s: Summary, shown: Sequence[str]) -> list[str]:
     deviation = "–" if s.deviation is None else f"{s.deviation:.1f}"
     return [
         f"**{s.contestant}**" if s.is_ours else s.contestant,
+        str(s.num_runs),
         f"{s.seconds:.3g}" + ("" if s.is_right else " (**wrong**)"),
         f"{s.gradients:.3g}",
         f"{s.ess_z:.0f}",

@@ -54,14 +54,12 @@ def latent_bands(u: Float[Array, " 3"], length: int) -> Float[Array, "2 T"]:
 
 
 def joint_bands(z: Float[Array, " d"]) -> Float[Array, "2 d"]:
-    """Of (u, x) together: Fisher information of u with its prior's, then `latent_bands`. Expectations over y and x leave
-    nothing between u and x."""
+    """Of (u, x) together: Fisher information of u with its prior's, then `latent_bands`. As Girolami & Calderhead have
+    it, with nothing between u and x."""
     u, length = z[:NUM_PARAMETERS], z.shape[0] - NUM_PARAMETERS
     phi, precision = jnp.tanh(u[1]), jnp.exp(-2 * u[2])
     stationary = 1 - phi**2
-    of_phi = (
-        (length - 1) * stationary + 2 * phi**2 + 20.5 * stationary
-    )  # -∂² log Beta by atanh φ is 20.5 (1 - φ²)
+    of_phi = (length - 1 + 21.5) * stationary + 2 * phi**2  # 21.5: of the prior
     of_sigma = 2.0 * length + precision
     path = latent_bands(u, length)
     diagonal = jnp.concatenate([jnp.stack([jnp.full_like(phi, 2.0 * length), of_phi, of_sigma]), path[0]])
@@ -99,12 +97,14 @@ def volatility(length: int = 2000, seed: int = 0) -> Posterior:
     centred     (u, x), with the banded Fisher metric for Riemannian samplers.
     noncentred  (u, n) with x_1 and its innovations made of standard normal n.
     fisher      (u, e) with x = c(u) + L(u)⁻ᵀ e, L Lᵀ = G(u) the tridiagonal metric of x given u, and
-                c(u) = x̂ + G(u)⁻¹ ∂_x log p(y, x̂, u) a scoring step from a fixed x̂: given u, e is nearly N(0, I).
+                c(u) = x̂ + G(u)⁻¹ ∂_x log p(y, x̂, u) a scoring step from where x̂ + 2 log β is fixed, which makes c
+                linear in log β: given u, e is nearly N(0, I).
     """
     y = jnp.asarray(simulate(length, seed))
-    typical = np.array([float(np.log(np.std(y))), np.arctanh(0.95), np.log(0.2)])
+    # E log y² = 2 log β + E log χ²₁.
+    typical = np.array([0.5 * float(np.mean(np.log(y**2)) + 1.27), np.arctanh(0.95), np.log(0.2)])
     path = mode(np.asarray(y), typical)
-    at = jnp.asarray(path)
+    levels = jnp.asarray(path + 2 * typical[0])
 
     def split(z: jax.Array) -> tuple[jax.Array, jax.Array]:
         return z[:NUM_PARAMETERS], z[NUM_PARAMETERS:]
@@ -117,7 +117,7 @@ def volatility(length: int = 2000, seed: int = 0) -> Posterior:
         return jnp.concatenate([u, path_of_noise(u, noise)])
 
     def noncentred(z: jax.Array) -> jax.Array:
-        u, noise = split(z)
+        u, _ = split(z)
         # ∂x/∂n is triangular: x_1 scales by σ/√(1 - φ²), the others by σ.
         log_jacobian = length * u[2] - 0.5 * jnp.log(1 - jnp.tanh(u[1]) ** 2)
         return centred(from_noise(z)) + log_jacobian
@@ -125,6 +125,7 @@ def volatility(length: int = 2000, seed: int = 0) -> Posterior:
     def whiten(z: jax.Array) -> tuple[jax.Array, jax.Array]:
         u, e = split(z)
         factor = metrics.banded(latent_bands(u, length)).factor(e)
+        at = levels - 2 * u[0]
         shift = factor.solve(jax.grad(log_joint, 2)(y, u, at))
         return jnp.concatenate([u, at + shift + factor.inverse_sqrt_matvec(e)]), factor.log_det
 
