@@ -86,14 +86,15 @@ def outcome(name: str, found: Sequence[Summary]) -> Iterator[str]:
 
 
 def _of_funnel(fact: Fact, found: Sequence[Summary]) -> Iterator[str]:
-    own = next((s for s in found if "hierarchical" in s.contestant and s.is_ours), None)
-    if own is None:
+    hierarchical = [s for s in found if "hierarchical" in s.contestant and s.is_ours]
+    if not hierarchical:
         return
+    own = min(hierarchical, key=lambda s: (not s.is_right, s.seconds))
     p, truth = own.watched[TAIL], fact.exact[TAIL]
     off = abs(p.mean - truth) / p.error if p.error > 0 else float("inf")
     yield (
         f"{fact.title}: {TAIL} expected within {MOST_ERRORS:g} standard errors of {truth:.4f}, came {p.mean:.4f} ± "
-        f"{p.error:.4f} from the hierarchical metric, {off:.1f} off: {_met(off <= MOST_ERRORS and own.is_right)}."
+        f"{p.error:.4f} from {own.contestant}, {off:.1f} off: {_met(off <= MOST_ERRORS and own.is_right)}."
     )
     rivals = [s for s in found if not s.is_ours and "MAMS" not in s.contestant]
     if not rivals:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from experiments.reporting.plots import plt, save_figure
 from experiments.samplers.geometry.facts import FACTS
@@ -34,6 +35,7 @@ def draw(report: dict, path: Path) -> None:
         axes.set_yticks(range(len(ordered)), [s.contestant for s in ordered], fontsize=8)
         axes.set_ylim(-0.6, len(ordered) - 0.4)
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.set_title(FACTS[name].title, fontsize=10)
         axes.set_xlabel("seconds per min ESS (left is better)", fontsize=8)

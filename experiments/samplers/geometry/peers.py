@@ -79,16 +79,7 @@ def mams(form: str, name: str = "BlackJAX MAMS") -> Contestant:
             key_init, key_tune = jax.random.split(key)
             state: Any = adjusted_mclmc_dynamic.init(start, form.logdensity_fn, key_init)
             state, parameters, _ = blackjax.adjusted_mclmc_find_L_and_step_size(
-                lambda rng_key, state, logdensity_fn, step_size, inverse_mass_matrix, integration_steps_params: (
-                    kernel(
-                        rng_key,
-                        state,
-                        logdensity_fn,
-                        step_size,
-                        inverse_mass_matrix=inverse_mass_matrix,
-                        integration_steps_params=integration_steps_params,
-                    )
-                ),
+                kernel,
                 form.logdensity_fn,
                 lengths.num_warmup,
                 state,

@@ -54,9 +54,9 @@ def markdown(report: dict) -> str:
         "of the worst coordinate, of z or of z², at most the number of draws, summed over the runs, one a seed. Of "
         "implicit integrators all derivatives count as gradients. Failed: the share of transitions that diverged, or "
         "were not solved or retraced. Off by: the largest error of the watched expectations, in their standard errors, "
-        "against the exact value or, where there is none, all other samplers that have mixed. **Wrong**: more than "
-        f"{MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The machine was shared: compare "
-        "ratios, not seconds.",
+        "against the exact value or, where there is none, the median of all others that have mixed. **Wrong**: more "
+        f"than {MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The machine was shared: "
+        "compare ratios, not seconds.",
     ]
     for name, own in found.items():
         lines += ["", f"## {facts.FACTS[name].title}", "", *_section(name, own, report)]
