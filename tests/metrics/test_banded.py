@@ -103,7 +103,7 @@ def test_trajectories_are_those_of_the_dense_metric():
 
 
 @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
-@pytest.mark.parametrize("kind", ["constant", "of the position"])
+@pytest.mark.parametrize("kind", ["constant", pytest.param("of the position", marks=pytest.mark.slow)])
 def test_sampling(kind):
     """A correlated Gaussian with its own precision as mass: the variances come out, and a constant metric is kept."""
     d = 12
