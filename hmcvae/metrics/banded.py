@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from hmcvae._checks import is_concrete
 from hmcvae.metrics import _cyclic as cyclic
 from hmcvae.metrics._cyclic import Bands, Blocks, Levels
-from hmcvae.metrics.euclidean import GaussianMomentum, Geometry, Leaf, _as_float
+from hmcvae.metrics.euclidean import GaussianMomentum, Geometry, Leaf, as_float
 from hmcvae.metrics.riemannian import ForceFn, RiemannianMetric
 from hmcvae.types import Scalar, Vector
 
@@ -46,7 +46,7 @@ def banded(bands: Any) -> "Banded | ConstantBanded":
     """
     if callable(bands):
         return Banded(bands)
-    bands = _as_float("bands", bands)
+    bands = as_float("bands", bands)
     if bands.ndim != 2 or not 0 < bands.shape[0] <= bands.shape[1]:
         raise ValueError(f"bands must have shape [b + 1, d] with b < d, got shape {tuple(bands.shape)}")
     if jnp.finfo(bands.dtype).bits < 32:

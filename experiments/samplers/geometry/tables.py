@@ -71,6 +71,8 @@ def _section(name: str, own: Sequence[Summary], report: dict) -> Iterator[str]:
         f"{fact.note} {first['num_warmup']} transitions of warm-up and {first['num_samples']} draws a chain. Watched: "
         f"{', '.join(f'{w}' + (f' = {fact.exact[w]:.4g}' if w in fact.exact else '') for w in first_watched(own))}."
     )
+    if fact.chosen:
+        yield from ("", fact.chosen)
     yield ""
     shown = list(fact.shown)
     columns = COLUMNS + shown

@@ -215,15 +215,28 @@ def test_page_and_picture(tmp_path):
     report = a_report()
     page = tables.markdown(report)
     assert "came 0.0470 ± 0.0017 from HMC, hierarchical metric, 0.5 off: met." in page
-    assert (
-        "of NumPyro NUTS, the fastest of the others' no-U-turn samplers that is right there; came 12 ×: met."
-        in page
-    )
+    assert "came 12 × that of NumPyro NUTS, the fastest that is right there: **undecided**, " in page
     assert "| BlackJAX NUTS | 3 | 0.08 (**wrong**) | 200 |" in page
     assert "nutpie failed: ValueError: no" in page
     assert "Not measured here: NUTS, hierarchical metric, " in page
     figures.draw(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_a_verdict_needs_all_contestants_and_one_that_is_right():
+    names = [c.name for c in lists.POSTERIORS["funnel_10"].contestants if not c.is_ours]
+
+    def verdict(tail, seconds, names=names):
+        rows = [a_row("HMC, hierarchical metric", "hmcvae", seed, 200.0, 1.0, 0.047) for seed in range(3)]
+        rows += [a_row(name, "numpyro", seed, 100.0, seconds, tail) for name in names for seed in range(3)]
+        found = summary.summaries(rows, {"P(v < -5)": funnels.TAIL_MASS})
+        return list(facts.outcome("funnel_10", found))[1]
+
+    assert verdict(0.05, 6.0).endswith(": met.")
+    assert verdict(0.05, 0.6).endswith(": **not met**.")
+    assert "**undecided**, there is none that is right" in verdict(0.01, 6.0)
+    assert "**undecided**, not measured of the others' samplers: 2" in verdict(0.05, 6.0, names[2:])
+    assert "none was measured: **undecided**" in verdict(0.05, 6.0, [])
 
 
 def test_truth_is_what_the_others_say_where_it_is_not_known():
