@@ -57,8 +57,8 @@ FACTS: dict[str, Fact] = {
         shown=("σ", "φ"),
         published="Published (hardware of 2011, of latents): RMHMC 0.34, HMC 1.04 s per min ESS.",
         chosen="The coordinates and the integrator of ours were mended once after a run on one of these seeds "
-        "(leapfrog, a centre that was not linear in log β: 0.05 s per min ESS); the others run at their defaults, in coordinates "
-        "that people use.",
+        "(leapfrog, a centre that was not linear in log β: 0.05 s per min ESS); the others run at their "
+        "defaults, in coordinates that people use.",
     ),
     "schools": Fact(
         "Eight schools, centred",

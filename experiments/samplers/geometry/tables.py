@@ -55,8 +55,8 @@ def markdown(report: dict) -> str:
         "implicit integrators all derivatives count as gradients. Failed: the share of transitions that diverged, or "
         "were not solved or retraced. Off by: the largest error of the watched expectations, in their standard errors, "
         "against the exact value or, where there is none, the median of all others that have mixed. **Wrong**: more "
-        f"than {MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The machine was shared: "
-        "compare ratios, not seconds.",
+        f"than {MOST_ERRORS:g}, or R̂ above {HIGHEST_RHAT:g} in any run. Ours are in bold. The load "
+        "while each row ran is in the JSON; gradients / min ESS do not depend on it.",
     ]
     for name, own in found.items():
         lines += ["", f"## {facts.FACTS[name].title}", "", *_section(name, own, report)]
