@@ -14,6 +14,7 @@ from experiments.comparison import table as compare_table
 from experiments.samplers import comparison as compare_samplers
 from experiments.samplers import logistic as logistic_regression
 from experiments.samplers import solvers as compare_solvers
+from experiments.samplers.geometry import tables as where_geometry_wins
 from experiments.study import tables as study_tables
 
 
@@ -44,6 +45,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "compare_samplers": compare_samplers.markdown,
     "compare_solvers": compare_solvers.markdown,
     "logistic_regression": logistic_regression.markdown,
+    "where_geometry_wins": where_geometry_wins.markdown,
     **dict.fromkeys(STUDIES, study_tables.markdown),
     **dict.fromkeys(COMPARISONS, compare_table.markdown),
 }

@@ -1,7 +1,7 @@
 """What draws are worth: effective sizes and errors of running moments, against derivatives taken and seconds."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,9 +30,13 @@ class Moments(NamedTuple):
 def derivatives(samples: Samples) -> Int[np.ndarray, "chain draw"]:
     """Derivatives taken in each transition: ∇log p a step; for RMHMC also that of log |G| a step, and one of uᵀ G u or
     product with G for every iteration of a solve."""
-    steps = np.asarray(samples.info.num_integration_steps)
-    iterations = np.asarray(samples.info.solver.num_iterations)
-    return steps * np.where(iterations > 0, 2, 1) + iterations
+    return np.asarray(derivatives_of(samples.info))
+
+
+def derivatives_of(info: Any) -> Any:
+    """The same of a kernel's report, traced or not."""
+    iterations = info.solver.num_iterations
+    return info.num_integration_steps * (1 + (iterations > 0)) + iterations
 
 
 def moments(target: Target, drawn: Mapping[str, Drawn]) -> Moments:

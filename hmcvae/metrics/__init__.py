@@ -5,9 +5,11 @@ Neal 2011, section 4.1 for constant masses). All metrics are pytrees of arrays.
 
 Euclidean, G does not depend on z: `identity`, `diagonal`, `dense`, `low_rank`.
 Riemannian: `from_tensor` (any function), `fisher`, `softabs`, `monge`; and `hierarchical`, whose masses of one block of
-coordinates depend on another block: `integrators.hierarchical_leapfrog` is explicit there.
+coordinates depend on another block: `integrators.hierarchical_leapfrog` is explicit there. `banded` is of both kinds:
+it takes the bands of G, or a function of the position that returns them, and never builds a matrix.
 """
 
+from hmcvae.metrics.banded import Banded, BandedFactor, ConstantBanded, banded
 from hmcvae.metrics.euclidean import (
     Dense,
     DenseFactor,
@@ -28,6 +30,9 @@ from hmcvae.metrics.low_rank import LowRank, LowRankFactor, low_rank
 from hmcvae.metrics.riemannian import check_is_metric, check_metric, from_tensor, monge
 
 __all__ = [
+    "Banded",
+    "BandedFactor",
+    "ConstantBanded",
     "Dense",
     "DenseFactor",
     "Diagonal",
@@ -40,6 +45,7 @@ __all__ = [
     "LogLinear",
     "LowRank",
     "LowRankFactor",
+    "banded",
     "block_numbers",
     "check_is_metric",
     "check_metric",

@@ -93,6 +93,14 @@ def check_metric(metric: Metric, z: Vector) -> None:
         raise ValueError(f"the metric's tensor must have shape ({d}, {d}) at a position [{d}], got {shape}")
     if not is_concrete(z):
         return
+    if not getattr(metric, "has_small_tensor", True):
+        with jax.ensure_compile_time_eval():
+            log_det = metric.factor(z).log_det
+        if is_concrete(log_det) and not np.isfinite(float(log_det)):
+            raise ValueError(
+                f"the metric must be finite and positive definite at the position {np.asarray(z)}"
+            )
+        return
     with jax.ensure_compile_time_eval():
         tensor = metric.tensor(z)
     if not is_concrete(tensor):

@@ -87,7 +87,7 @@ class Diagnostics(NamedTuple):
         index = int(np.argmin(np.where(np.isnan(score), -np.inf, score)))
         return f"chain {index}" if name == "e_bfmi" else self.names[index]
 
-    def _named(self, flags: np.ndarray) -> str:
+    def _named(self, flags: Any) -> str:
         """The names of the coordinates that are flagged, the first ten of them."""
         found = [self.names[index] for index in np.flatnonzero(flags)]
         more = f" and {len(found) - 10} more" if len(found) > 10 else ""

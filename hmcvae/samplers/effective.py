@@ -5,6 +5,7 @@ thousands. Draws are [chain, draw, d].
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -116,6 +117,6 @@ def _autocovariance(draws: Draws) -> Float[np.ndarray, "draw d"]:
     """Σ_i (x_i - x̄)(x_{i+t} - x̄) / n, the mean over the chains."""
     num_draws = draws.shape[1]
     size = fft.next_fast_len(2 * num_draws, real=True)
-    spectrum = np.asarray(fft.rfft(draws - draws.mean(axis=1, keepdims=True), size, axis=1))
+    spectrum: Any = fft.rfft(draws - draws.mean(axis=1, keepdims=True), size, axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).mean(axis=0)
     return np.asarray(fft.irfft(power, size, axis=0))[:num_draws] / num_draws

@@ -5,7 +5,6 @@ one compilation serves any number of pieces: the progress bar merely cuts the ru
 on where.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -249,31 +248,37 @@ def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     logdensity = getattr(states, "logdensity", None)
     check_finite("logdensity at the initial position", logdensity)
     check_finite("gradient of the logdensity there", getattr(states, "logdensity_grad", None))
-    _check_metrics(algorithm, states)
+    states = _look_at_metric(algorithm, states)
     warn_of_rounding(logdensity)
     return states
 
 
-def _check_metrics(algorithm: Any, states: Any) -> None:
-    """Raise ValueError for chains that start where the metric is not positive definite, or not symmetric."""
+def _look_at_metric(algorithm: Any, states: Any) -> Any:
+    """The states with what the algorithm's own metric keeps of them: `init` may be that of another, in whose place
+    `_replace` has put this one. ValueError for chains that start where it is not positive definite or symmetric."""
     metric = getattr(algorithm, "metric", None)
-    if not getattr(metric, "is_position_dependent", False) or not is_concrete(states):
-        return
+    if not getattr(metric, "is_position_dependent", False):
+        return states
     arrays, structure = jax.tree.flatten(metric)
+    is_looked_at = getattr(metric, "has_small_tensor", True)
 
-    def make(_: Callable) -> Callable:
-        def look(arrays: PyTree, positions: PyTree) -> tuple[Array, Array, Array]:
-            metric = jax.tree.unflatten(structure, arrays)
-            z = adapt.ravel_chains(positions)
-            return jax.vmap(lambda z: metric.factor(z).log_det)(z), z[0], metric.tensor(z[0])
+    def look(arrays: PyTree, positions: PyTree) -> tuple[Any, Array, Array, Array | None]:
+        metric = jax.tree.unflatten(structure, arrays)
+        z = adapt.ravel_chains(positions)
+        carried = jax.vmap(metric.carry)(z)
+        log_dets = jax.vmap(lambda z, carried: metric.carried_factor(z, carried).log_det)(z, carried)
+        return carried, log_dets, z[0], metric.tensor(z[0]) if is_looked_at else None
 
-        return jax.jit(look)
-
-    log_dets, z, tensor = kept(algorithm.init, ("metric", structure), make)(arrays, states.position)
-    check_metric(from_tensor(lambda _: tensor), z)
+    if not is_concrete(states):
+        return states._replace(geometry=look(arrays, states.position)[0])
+    program = kept(algorithm.init, ("metric", structure), lambda _: jax.jit(look))
+    carried, log_dets, z, tensor = program(arrays, states.position)
+    if tensor is not None:
+        check_metric(from_tensor(lambda _: tensor), z)
     is_definite = np.isfinite(np.asarray(log_dets).astype(np.float64))
     if not is_definite.all():
         raise ValueError(
             "the metric must be finite and positive definite at the initial position, it is not in chains "
             f"{list_of(~is_definite)} (its log-determinant is not finite)"
         )
+    return states._replace(geometry=carried)

@@ -86,6 +86,23 @@ class TestFunnel:
         np.testing.assert_allclose(np.append(state.position["v"], state.position["x"]), other.position)
 
 
+def test_a_metric_that_is_put_in_is_the_one_that_counts():
+    """From the starts on: what the kept geometry says of them is that of the new metric."""
+
+    def make(metric):
+        return hmc(
+            targets.funnel(3).logdensity_fn, 0.3, 2, metric, integrator=integrators.hierarchical_leapfrog
+        )
+
+    old = metrics.hierarchical([0, 1, 1], metrics.log_linear(np.zeros(2), np.zeros((2, 1))))
+    new = metrics.hierarchical([0, 1, 1], metrics.log_linear(np.zeros(2), -np.ones((2, 1))))
+    starts = exact_draws(6, 3)
+    replaced = sample(jax.random.key(0), make(old)._replace(metric=new), starts, num_samples=8)
+    fresh = sample(jax.random.key(0), make(new), starts, num_samples=8)
+    np.testing.assert_allclose(replaced.info.energy, fresh.info.energy, rtol=1e-12)
+    np.testing.assert_allclose(replaced.position, fresh.position, rtol=1e-12)
+
+
 class TestMasses:
     """The regression of `samplers.hierarchical`."""
 

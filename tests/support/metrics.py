@@ -61,6 +61,18 @@ def two_blocks(z1, z2):
     return jnp.exp(0.5 * z1 - z2) + z2**2
 
 
+def bands(z):
+    """Of a tridiagonal matrix, diagonally dominant; the corner is not used."""
+    below = jnp.sin(z) * jnp.roll(jnp.cos(z), -1)
+    return jnp.stack([1.5 + z**2 + jnp.roll(z, 1) ** 2, below])
+
+
+def wide_bands(z):
+    """Of a matrix with no zeros, in blocks of two."""
+    diagonal = 2 + z**2 + jnp.exp(jnp.roll(z, 1))
+    return jnp.stack([diagonal, jnp.sin(z), 0.5 * jnp.cos(z + jnp.roll(z, 1))])
+
+
 FUNNEL = targets.funnel(D).logdensity_fn
 SKEWED = targets.skewed().logdensity_fn
 METRICS = {
@@ -76,6 +88,8 @@ METRICS = {
     "monge": metrics.monge(SKEWED, 0.8),
     "from-tensor": metrics.from_tensor(matrix),
     "from-tensor-diagonal": metrics.from_tensor(masses),
+    "banded": metrics.banded(bands),
+    "banded-wide": metrics.banded(wide_bands),
     "hierarchical": metrics.hierarchical([1, 0, 1], one_block, 1.7),
     "hierarchical-nested": metrics.hierarchical(
         [[2], [0], [1]], [metrics.log_linear([0.3], [[0.8]]), two_blocks], [0.6]

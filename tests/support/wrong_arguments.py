@@ -238,6 +238,10 @@ CASES = {
         lambda: fit(shard_params=1),
         "shard_params must be True or False, got 1",
     ),
+    "a vector for bands": (
+        lambda: metrics.banded(np.ones(3)),
+        r"bands must have shape \[b \+ 1, d\] with b < d, got shape \(3,\)",
+    ),
     "blocks of nothing": (
         lambda: metrics.hierarchical(None),
         "blocks must be the number of each coordinate's block, .* got None",

@@ -1,0 +1,106 @@
+"""The log-Gaussian Cox process of Girolami & Calderhead (2011, section 10): 64 × 64 latents."""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from experiments.samplers.geometry.posteriors import Form, Posterior, Watched
+from hmcvae import data
+
+SIDE = 64
+VARIANCE, RANGE = 1.91, 1 / 33
+MEAN = float(np.log(126) - VARIANCE / 2)
+
+
+class Field(NamedTuple):
+    """counts, [d].  covariance: Σ of the latents, [d, d].  area: m of a cell."""
+
+    counts: np.ndarray
+    covariance: np.ndarray
+    area: float
+
+
+def load(data_dir: Path | None, side: int = SIDE) -> Field:
+    """The published counts; with a smaller side those of a corner, for tests.
+
+    Raises:
+        FileNotFoundError: without the file.
+    """
+    path = Path(data_dir or os.environ.get(data.DATA_DIR_VARIABLE) or "data") / "log_gaussian_cox_64.npz"
+    if not path.is_file():
+        raise FileNotFoundError(f"no data at {path}; --data-dir must name the folder that holds {path.name}")
+    with np.load(path) as file:
+        counts = np.asarray(file["counts"], float).reshape(SIDE, SIDE)[:side, :side].reshape(-1)
+    return Field(counts, covariance(side), 1 / SIDE**2)
+
+
+@cache
+def covariance(side: int) -> np.ndarray:
+    """Σ_ij = σ² exp(-δ_ij / (64 β)), δ the distance in a unit square whose sides hold 64 points. (The published latent
+    field agrees: its increments from cell to cell have variance 0.032, here 0.031.)"""
+    points = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="ij"), -1).reshape(-1, 2)
+    squares = np.sum(points**2, axis=1)
+    between = np.maximum(squares[:, None] + squares[None] - 2 * points @ points.T, 0)
+    return VARIANCE * np.exp(-np.sqrt(between) / (SIDE - 1) / (SIDE * RANGE))
+
+
+def cox(field: Field) -> Posterior:
+    """y_i ~ Poisson(m exp x_i), x ~ N(μ, Σ). Common coordinates: x.
+
+    Girolami & Calderhead's metric is G = Λ + Σ⁻¹ with Λ = λ I, λ = m exp(μ + σ²), the same everywhere. With
+    Σ = V diag(s) Vᵀ, the one factorisation that there is, G = V diag(λ + 1/s) Vᵀ: its root takes nothing more. Two
+    forms x = c + V (r ∘ e), whose gradients cost a product with V and one with its transpose:
+
+        whitened  c = μ, r = √s               the prior is N(0, I)
+        fisher    c = x̂, r = √(s / (1 + λ s))  the metric is the identity: dynamics with G in the coordinates x
+
+    where x̂ = μ + G⁻¹ (y - m exp(μ + σ²/2)), one scoring step.
+    """
+    area, counts, d = field.area, jnp.asarray(field.counts), len(field.counts)
+    scales, vectors = linalg.eigh(field.covariance)
+    rate = area * float(np.exp(MEAN + VARIANCE))
+    variances = scales / (1 + rate * scales)
+    V = jnp.asarray(vectors)
+    score = vectors.T @ (field.counts - area * np.exp(MEAN + VARIANCE / 2))
+
+    def form(offset: np.ndarray, root: np.ndarray) -> Form:
+        """Of x = μ + V (offset + root ∘ e); the prior is diagonal there."""
+        offsets, roots, precisions = (jnp.asarray(value) for value in (offset, root, 1 / scales))
+
+        def field_at(e: jax.Array) -> jax.Array:
+            return MEAN + V @ (offsets + roots * e)
+
+        def logdensity_fn(e: jax.Array) -> jax.Array:
+            x = field_at(e)
+            prior = -0.5 * jnp.sum(precisions * (offsets + roots * e) ** 2)
+            return jnp.dot(counts, x) - area * jnp.sum(jnp.exp(x)) + prior
+
+        return Form(logdensity_fn, np.zeros(d), field_at, spread=0.5)
+
+    forms = {
+        "whitened": form(np.zeros(d), np.sqrt(scales)),
+        "fisher": form(variances * score, np.sqrt(variances)),
+    }
+    middle = d // 2 + int(np.sqrt(d)) // 2
+    watched = (
+        Watched("mean of x", lambda x: x.mean(-1)),
+        Watched("mean of x²", lambda x: (x**2).mean(-1)),
+        Watched("expected count", lambda x: area * np.exp(x).sum(-1)),
+        Watched("x in the middle", lambda x: x[..., middle]),
+    )
+    return Posterior("cox", "Log-Gaussian Cox process", forms, watched, num_warmup=150, num_samples=150)
+
+
+def log_joint(field: Field, x: np.ndarray) -> float:
+    """By SciPy, from a Cholesky factorisation of Σ; up to a constant. For tests."""
+    factor = linalg.cho_factor(field.covariance, lower=True)
+    away = x - MEAN
+    return float(
+        field.counts @ x - field.area * np.exp(x).sum() - 0.5 * away @ linalg.cho_solve(factor, away)
+    )
