@@ -41,7 +41,7 @@ class HMCState(NamedTuple):
 class SamplingAlgorithm(NamedTuple):
     """A Markov kernel by BlackJAX's conventions, and what warm-up needs to tune it.
 
-    init: `(position, rng_key=None) -> HMCState`.
+    init: `(position, rng_key=None, other=None) -> HMCState`; other: a metric in place of the one that was given.
     step: `(rng_key, state) -> (HMCState, info)`, with the kernel's own kind of info (`HMCInfo`, `NUTSInfo`, …).
     kernel: `(rng_key, state, step_size, metric) -> (HMCState, info)`, of which step is the case with
     step_size: ε as given, and

@@ -127,9 +127,9 @@ def hmc(
     build: IntegratorFn = integrator
     num_integration_steps = check_num_steps(num_integration_steps)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+    def init(position: PyTree, rng_key: PRNGKey | None = None, other: Metric | None = None) -> HMCState:
         del rng_key  # BlackJAX's drivers pass one
-        return init_state(logdensity_fn, settings.step_size, metric, position)
+        return init_state(logdensity_fn, settings.step_size, metric if other is None else other, position)
 
     def kernel(
         rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None

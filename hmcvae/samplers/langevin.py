@@ -46,15 +46,16 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
     step_size = check_positive("step_size", step_size)
     metrics.check_is_metric(metric)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+    def init(position: PyTree, rng_key: PRNGKey | None = None, other: Metric | None = None) -> HMCState:
         del rng_key
+        given = metric if other is None else other
         z, unravel = ravel(position)
-        check_dimension(metric, step_size, z)
+        check_dimension(given, step_size, z)
         check_finite("initial position", position)
         logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
         check_finite("logdensity at the initial position", logdensity)
-        if metric.is_position_dependent:
-            metrics.check_metric(metric, z)
+        if given.is_position_dependent:
+            metrics.check_metric(given, z)
         return HMCState(unravel(z), logdensity, unravel(gradient))
 
     def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):

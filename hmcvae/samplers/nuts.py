@@ -149,9 +149,9 @@ def nuts(
     build: IntegratorFn = integrator
     max_depth = check_count("max_depth", max_depth, 1, 30)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+    def init(position: PyTree, rng_key: PRNGKey | None = None, other: Metric | None = None) -> HMCState:
         del rng_key
-        return init_state(logdensity_fn, settings.step_size, metric, position)
+        return init_state(logdensity_fn, settings.step_size, metric if other is None else other, position)
 
     def kernel(
         rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric

@@ -18,9 +18,20 @@ from hmcvae.samplers.keeping import kept
 from hmcvae.types import Metric, PyTree
 
 
-def initialiser(init: Callable) -> Callable:
-    """`(positions, rng_keys) -> states` of all the chains."""
-    return kept(init, "init", lambda init: jax.jit(jax.vmap(init)))
+def initialiser(init: Callable, metric: Metric | None) -> Callable:
+    """`(positions, rng_keys) -> states` of all the chains; metric: what `init` takes in place of its own."""
+    if metric is None:
+        return kept(init, "init", lambda init: jax.jit(jax.vmap(init)))
+    arrays, structure = jax.tree.flatten(metric)
+
+    def make(init: Callable) -> Callable:
+        def start(positions: PyTree, rng_keys: Array, arrays: PyTree) -> Any:
+            return jax.vmap(init, (0, 0, None))(positions, rng_keys, jax.tree.unflatten(structure, arrays))
+
+        return jax.jit(start)
+
+    program = kept(init, ("init", structure), make)
+    return lambda positions, rng_keys: program(positions, rng_keys, arrays)
 
 
 class Programs(NamedTuple):

@@ -28,6 +28,7 @@ from hmcvae._digest import digest
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.base import SamplingAlgorithm
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
@@ -159,7 +160,12 @@ def _run(
     rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan, folder: Path | str | None, resume: bool
 ) -> Samples:
     keys = chain_keys(rng_key, 2, jax.tree.leaves(positions)[0].shape[0])
-    states = _start_chains(keys, algorithm, positions)
+    metric = getattr(algorithm, "metric", None)
+    if not getattr(metric, "is_position_dependent", False):
+        metric = None
+    elif plan.around is not None:
+        metric = move_to(metric, plan.around)
+    states = _start_chains(keys, algorithm, metric, positions)
     if (plan.progress or folder is not None) and not is_concrete(states):
         what = "progress to show: leave progress=False" if plan.progress else "folder to write to: leave it"
         raise ValueError(f"inside jit there is no {what} there")
@@ -234,10 +240,13 @@ def _check_positions(positions: PyTree) -> PyTree:
     return positions
 
 
-def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
-    """The states of all the chains, or ValueError for starts from which no chain can move."""
+def _start_chains(rng_keys: Array, algorithm: Any, metric: Any, positions: PyTree) -> Any:
+    """The states of all the chains, or ValueError for starts from which no chain can move; metric: the algorithm's,
+    where it depends on the position."""
+    # What states keep of the metric is of this one, which need not be that with which the algorithm was built.
+    other = metric if isinstance(algorithm, SamplingAlgorithm) else None
     try:
-        states = initialiser(algorithm.init)(positions, rng_keys)
+        states = initialiser(algorithm.init, other)(positions, rng_keys)
     except Exception as error:
         shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(positions)]
         error.add_note(
@@ -249,16 +258,14 @@ def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     logdensity = getattr(states, "logdensity", None)
     check_finite("logdensity at the initial position", logdensity)
     check_finite("gradient of the logdensity there", getattr(states, "logdensity_grad", None))
-    _check_metrics(algorithm, states)
+    if metric is not None and is_concrete(states):
+        _check_metrics(algorithm, metric, states)
     warn_of_rounding(logdensity)
     return states
 
 
-def _check_metrics(algorithm: Any, states: Any) -> None:
+def _check_metrics(algorithm: Any, metric: Any, states: Any) -> None:
     """Raise ValueError for chains that start where the metric is not positive definite, or not symmetric."""
-    metric = getattr(algorithm, "metric", None)
-    if not getattr(metric, "is_position_dependent", False) or not is_concrete(states):
-        return
     arrays, structure = jax.tree.flatten(metric)
 
     def make(_: Callable) -> Callable:

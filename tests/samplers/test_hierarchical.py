@@ -192,3 +192,17 @@ class TestWarmup:
                 adapt.check_mass("hierarchical", metric)
         with pytest.raises(ValueError, match="has no mass to adapt, got 'diagonal' for Hierarchical"):
             adapt.check_mass("diagonal", metrics.hierarchical([0, 1]))
+
+
+def test_chains_start_with_the_metric_that_replaced_another():
+    """What their states keep of the metric is not that of the one with which the algorithm was built."""
+
+    def build(slope):
+        metric = metrics.hierarchical([[0], [1, 2]], [metrics.log_linear(jnp.zeros(2), [[slope], [slope]])], 1.0)
+        return kernel(3, 0.3, 3, metric)
+
+    starts = exact_draws(4, 3)
+    expected = sample(jax.random.key(0), build(-1.0), starts, num_samples=3)
+    found = sample(jax.random.key(0), build(3.0)._replace(metric=build(-1.0).metric), starts, num_samples=3)
+    np.testing.assert_array_equal(found.position, expected.position)
+    np.testing.assert_array_equal(found.info.energy, expected.info.energy)

@@ -72,17 +72,18 @@ class TestFit:
         assert condition(metric, covariance) < fisher.CUTOFF**2 * 1.05
 
     def test_more_dimensions_than_draws(self):
-        """d = 300 beyond all axes, a covariance of three directions: found among the axes of 64 draws."""
-        d = 300
+        """d = 300 beyond all axes, a covariance of three directions: found among the axes of 64 draws. Six seeds left a
+        condition of 309 to 516, of 24,000 and more of the masses alone."""
+        d, rng = 300, np.random.default_rng(0)
         assert d > 2 * fisher.MOST_AXES
-        Q = np.linalg.qr(RNG.normal(size=(d, 3)))[0]
+        Q = np.linalg.qr(rng.normal(size=(d, 3)))[0]
         stretch = np.array([400.0, 0.01, 100.0])
         covariance = np.eye(d) + (Q * (stretch - 1)) @ Q.T
-        draws = RNG.normal(size=(64, d)) @ (np.eye(d) + (Q * (np.sqrt(stretch) - 1)) @ Q.T)
+        draws = rng.normal(size=(64, d)) @ (np.eye(d) + (Q * (np.sqrt(stretch) - 1)) @ Q.T)
         gradients = -(draws + draws @ (Q * (1 / stretch - 1)) @ Q.T)
         metric, _ = fit(filled(draws, gradients, jnp.float32)[0], 1, filled(draws, gradients, jnp.float32)[1])
         assert metric.vectors.shape == (d, fisher.MOST_DIRECTIONS)
-        assert condition(metric, covariance) < 1e-2 * 400 / 0.01
+        assert condition(metric, covariance) < 800
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
     def test_what_says_nothing(self, dtype):
@@ -140,6 +141,9 @@ def test_pairs_are_the_ratio_of_deviations():
         state = update(
             state, jnp.asarray(z * scales, jnp.float32), jnp.asarray(-np.tanh(z) / scales, jnp.float32)
         )
+    # What is not finite counts as the mean, on both sides.
+    broken = jnp.ones((4, 3), jnp.float32).at[0, 0].set(jnp.nan).at[1:, 2].set(jnp.inf)
+    state = update(update(state, broken, jnp.ones((4, 3), jnp.float32)), jnp.ones((4, 3), jnp.float32), broken)
     flat = draws.reshape(-1, 3)
     expected = np.tanh(flat).std(axis=0) / flat.std(axis=0) / scales / scales
     np.testing.assert_allclose(fisher.fit_diagonal(state, jnp.ones(3)).mass, expected, rtol=1e-4)
