@@ -198,7 +198,9 @@ def test_chains_start_with_the_metric_that_replaced_another():
     """What their states keep of the metric is not that of the one with which the algorithm was built."""
 
     def build(slope):
-        metric = metrics.hierarchical([[0], [1, 2]], [metrics.log_linear(jnp.zeros(2), [[slope], [slope]])], 1.0)
+        metric = metrics.hierarchical(
+            [[0], [1, 2]], [metrics.log_linear(jnp.zeros(2), [[slope], [slope]])], 1.0
+        )
         return kernel(3, 0.3, 3, metric)
 
     starts = exact_draws(4, 3)
