@@ -48,7 +48,8 @@ def markdown(report: dict) -> str:
     about = (
         f"{machine_line(report['environment'])}; {report['seconds']} s in all. `hmcvae.rmhmc` with `metrics.softabs` "
         f"and Newton's method, float64, {config['num_chains']} chains of {config['num_samples']} draws after "
-        f"{config['num_warmup']} of warm-up for the step size, target {config['target_acceptance']}; 1 to {config['num_steps']} steps, each taken back. Scale: 1, or σ, the standard deviations of draws of "
+        f"{config['num_warmup']} of warm-up for the step size, target {config['target_acceptance']}; 1 to "
+        f"{config['num_steps']} steps, each taken back. Scale: 1, or σ, the standard deviations of draws of "
         "`hmcvae.nuts`, from the last of which all begin. Failed: transitions in which a solve did not converge. The "
         f"least bulk ESS of z and z². `{report['command']}` writes this file."
     )
