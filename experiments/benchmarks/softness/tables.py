@@ -29,15 +29,18 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def outcome(found: Findings) -> list[str]:
-    """Of each posterior, the softness that took the fewest iterations, and what 1 in units of σ took of that."""
+    """Of each posterior, how far softness matters, and the two defaults: hardest without a scale, 3 with one."""
     lines = []
     for name in dict.fromkeys(row.posterior for row in found.rows):
         own = [row for row in found.rows if row.posterior == name]
-        best = min(own, key=lambda row: row.cost)
-        line = f"- {name}: fewest iterations at softness {best.softness:g}, scale {UNITS[best.scaled]}"
+        failed, least = [100 * row.failed for row in own], [row.least_ess for row in own]
+        line = (
+            f"- {name}: {min(failed):.1f} to {max(failed):.1f} % of the transitions failed, least ESS "
+            f"{min(least):.0f} to {max(least):.0f} of {own[0].num_draws}"
+        )
         for row in own:
-            if row.scaled and row.softness == 1:
-                line += f"; 1 in units of σ takes {row.cost / best.cost:.2f} of them, {100 * row.failed:.1f} % failed"
+            if (row.scaled, row.softness) in ((False, 1e6), (True, 3.0)):
+                line += f"; softness {row.softness:g} in units of {UNITS[row.scaled]}: {100 * row.failed:.1f} % failed"
         lines.append(f"{line}.")
     return lines
 

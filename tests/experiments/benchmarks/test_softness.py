@@ -47,7 +47,7 @@ def test_unknown_posterior():
 
 def test_page():
     row = Row("funnel-3", False, 1e6, 0.1, 0.8, 0.25, 0.0, 0.0, 30.0, 100.0, 1000)
-    own = replace(row, scaled=True, softness=1.0, failed=0.001, least_ess=200.0)
+    own = replace(row, scaled=True, softness=3.0, failed=0.001, least_ess=200.0)
     found = Findings([row, own])
     report = json.loads(json.dumps(found.to_json()))
     assert Findings.from_json(report) == found
@@ -56,7 +56,7 @@ def test_page():
     report |= {"config": config, "environment": describe(), "seconds": 1.0, "command": "python -m x"}
     page = markdown(report)
     assert (
-        "- funnel-3: fewest iterations at softness 1, scale σ; 1 in units of σ takes 1.00 of them, 0.1 % failed."
-        in page
+        "- funnel-3: 0.1 to 25.0 % of the transitions failed, least ESS 100 to 200 of 1000; "
+        "softness 1e+06 in units of 1: 25.0 % failed; softness 3 in units of σ: 0.1 % failed." in page
     )
     assert "| funnel-3 | 1 | 1e+06 | 0.1 | 0.80 | 25.0 % | 0.0 % | 0.0 % | 30 | 100 | 300 |" in page
