@@ -7,6 +7,7 @@ from experiments.benchmarks.integrators import tables as bench_integrators
 from experiments.benchmarks.masses import tables as bench_masses
 from experiments.benchmarks.riemannian import tables as bench_riemannian
 from experiments.benchmarks.scaling import tables as bench_scaling
+from experiments.benchmarks.softness import tables as bench_softness
 from experiments.benchmarks.training import tables as bench_training
 from experiments.claims import not_derived, samplers, seconds, speed, study
 from experiments.claims.check import PAGE, README, Claim
@@ -41,6 +42,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "bench_masses": bench_masses.markdown,
     "bench_riemannian": bench_riemannian.markdown,
     "bench_scaling": bench_scaling.markdown,
+    "bench_softness": bench_softness.markdown,
     "bench_training": bench_training.markdown,
     "compare_samplers": compare_samplers.markdown,
     "compare_solvers": compare_solvers.markdown,

@@ -30,7 +30,9 @@ def low_rank(mass: ArrayLike, vectors: ArrayLike, eigenvalues: ArrayLike) -> "Lo
 
     For a posterior with standard deviations σ_i whose scaled coordinates z_i/σ_i have the variance s along a unit
     vector u, take mass = 1/σ², u as a column of U, and λ = 1/s. Products, solves, momenta and log-determinants are of
-    O(d k); no d × d matrix is made but by `tensor`.
+    O(d k); no d × d matrix is made but by `tensor`. They are good as long as the λ (with 1, that of all other
+    directions) are not farther apart than about 0.1 / eps: Λ - I cancels at small ones. Momenta and energies, of L and
+    L⁻¹, go on to the square of that.
 
     Args:
         mass: D, [d], positive.

@@ -126,9 +126,7 @@ def euler(state: IntegratorState, step_size) -> tuple[IntegratorState, SolverInf
     return IntegratorState(position, momentum, logdensity, -position), info
 
 
-pytest.mark.parametrize("checkpoint", [False, True])
-
-
+@pytest.mark.parametrize("checkpoint", [False, True])
 def test_plain_function_as_step(checkpoint: bool):
     """A custom step needs no class; its reports are joined by all / sum / max."""
     start = IntegratorState(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from hmcvae import metrics
 from tests.support.metrics import shapes_in
@@ -25,3 +26,18 @@ def test_low_rank_makes_no_matrix():
     G, inverse = metric.factor(jnp.ones(2, jnp.float32)).diagonals
     np.testing.assert_allclose(G, [4e-9, 9.0], rtol=1e-6)
     np.testing.assert_allclose(inverse, [0.25e9, 1 / 9], rtol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1.0, 1e6])
+def test_single_precision_at_a_condition_of_a_million(largest):
+    """Momenta, energies and the tensor are of one matrix, as far as single precision goes: Λ - I cancels at small λ."""
+    d = 10
+    vectors = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))[0].astype(np.float32)
+    eigenvalues = np.geomspace(1e-6 * largest, largest, d).astype(np.float32)
+    metric = metrics.low_rank(np.geomspace(1e-3, 1e3, d).astype(np.float32), vectors, eigenvalues)
+    z, eye = jnp.zeros(d, jnp.float32), jnp.eye(d, dtype=jnp.float32)
+    L = metric.factor(z).sqrt_matvec(eye)
+    np.testing.assert_allclose(metric.factor(z).sqrt_solve(L), eye, atol=5e-4)
+    inverse = np.linalg.inv(np.asarray(L, np.float64))
+    whitened = inverse @ np.asarray(metric.tensor(z), np.float64) @ inverse.T
+    np.testing.assert_allclose(np.linalg.eigvalsh(whitened), 1.0, atol=0.2)

@@ -125,6 +125,12 @@ for count in (1, 2, 8):
     np.testing.assert_allclose(found.position, alone.position, atol=1e-4)
     assert int(found.counts.num_transitions) == 16 * 20
     np.testing.assert_allclose(found.counts.acceptance_rate, alone.counts.acceptance_rate, rtol=1e-4)
+# One length for all the chains, wherever they are.
+shared = hmcvae.hmc(normal, 0.5, uniform_steps(1, 3, shared=True))
+one, found = (hmcvae.sample(keys[0], shared, starts, num_samples=20, **on) for on in ({}, {"mesh": mesh}))
+np.testing.assert_allclose(found.position, one.position, atol=1e-4)
+lengths = np.asarray(found.info.num_integration_steps)
+assert np.all(lengths == lengths[:1]) and len(np.unique(lengths)) == 3
 own = hmcvae.sample(keys[0], algorithm, starts, num_samples=5, num_warmup=60, mesh=mesh).adaptation
 np.testing.assert_allclose(own.step_size, tuned.step_size, rtol=0.05)
 with tempfile.TemporaryDirectory() as folder:

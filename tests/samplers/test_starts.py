@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from hmcvae.samplers import find_start
@@ -48,6 +49,14 @@ def test_failure_is_flagged_and_the_start_kept():
     found, info = find_start(wall, starts)
     np.testing.assert_array_equal(found, starts)
     assert found.dtype == jnp.float32
+    assert info.has_failed.all()
+
+
+def test_the_best_point_is_kept_where_steps_overshoot(monkeypatch):
+    monkeypatch.setattr("optax.lbfgs", lambda: optax.with_extra_args_support(optax.sgd(1.2)))
+    found, info = find_start(lambda z: -jnp.sum(z**2), jnp.ones((1, 2)), num_steps=3)
+    np.testing.assert_array_equal(found, np.ones((1, 2)))
+    assert (float(info.logdensity[0]), float(info.gradient_norm[0]), int(info.num_steps[0])) == (-2.0, 2.0, 3)
     assert info.has_failed.all()
 
 
