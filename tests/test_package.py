@@ -50,14 +50,14 @@ MAY_IMPORT = {
     "saved": BASE | {"likelihoods", "vae", "posteriors", "annealing", "networks", "training"},
     "data": set(),
 }
-# Libraries besides Python's own, NumPy, JAX and jaxtyping, and the modules that may import them.
+# Libraries besides Python's own, JAX with its NumPy and SciPy, and jaxtyping, and the modules that may import them.
 LIBRARIES = {
     "networks": {"flax"},
     "training": {"optax", "orbax"},
     "samplers": {"tqdm", "arviz", "optax"},
     "saved": {"orbax"},
 }
-EVERYWHERE = {"jax", "jaxtyping", "numpy"} | set(sys.stdlib_module_names)
+EVERYWHERE = {"jax", "jaxtyping", "numpy", "scipy"} | set(sys.stdlib_module_names)
 
 
 def imports_of(path: Path) -> tuple[set[str], set[str]]:
