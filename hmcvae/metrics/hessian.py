@@ -38,14 +38,15 @@ def softabs(logdensity_fn: LogDensityFn, softness: Any = None, scale: Any = None
 
     Args:
         logdensity_fn: z [d] -> log p(z), three times differentiable by JAX.
-        softness: α > 0, in the inverse units of the Hessian. None, with a scale: 3. In units of its standard deviations
-            a Gaussian's curvature is 1, and coth 3 = 1.005 leaves it; no curvature counts for less than 1/3. None,
-            without a scale: min(10⁶, 10⁻⁴ / eps) by the position's dtype, which is 10⁶ in double (Betancourt's) and 839
-            in single precision; G is then |H|, and more solves fail (`experiments.bench_softness`). The Hessian and the
-            metric are known to some eps |H|, |H| the largest |λ|, and a flat direction's 1/α must stand out from it:
-            log |G| is then off by about eps α |H| for each of them, below 0.01 nats up to |H| = 100 (single) and 10⁷
-            (double). Where eps α |H| comes near 1 the metric need not be definite; give a steeper Hessian
-            α ≈ 0.01 / (eps |H|).
+        softness: α > 0, in the inverse units of the Hessian; None: min(10⁶, 10⁻⁴ / eps) by the position's dtype, which
+            is 10⁶ in double (Betancourt's) and 839 in single precision. The Hessian and the metric are known to some
+            eps |H|, |H| the largest |λ|, and a flat direction's 1/α must stand out from it: log |G| is then off by
+            about eps α |H| for each of them, below 0.01 nats up to |H| = 100 (single) and 10⁷ (double). Where
+            eps α |H| comes near 1 the metric need not be definite; give a steeper Hessian α ≈ 0.01 / (eps |H|).
+            A softer one is chosen in units of the posterior's standard deviations, by `scale`: a Gaussian's curvature
+            is 1 there, α = 3 leaves it (coth 3 = 1.005), and no direction counts for less than 1/3. Expect little of
+            it: `experiments.bench_softness` finds failed solves at every softness, and none whose draws are better
+            beyond the noise.
         scale: s, the typical size of each coordinate, [d] or a number for all, such as the standard deviations of a
             short run of `nuts`: the eigenvalues are then those of the
             Hessian in these units, S H S with S = diag(s), and G = S⁻¹ (S H S)coth(α S H S) S⁻¹, so that α is a number
@@ -63,10 +64,8 @@ def softabs(logdensity_fn: LogDensityFn, softness: Any = None, scale: Any = None
     return SoftAbs(logdensity_fn, softness, scale)
 
 
-def default_softness(dtype: Any, is_scaled: bool = False) -> float:
+def default_softness(dtype: Any) -> float:
     """α of `softabs` where none is given."""
-    if is_scaled:
-        return 3.0
     return min(1e6, 1e-4 / float(jnp.finfo(dtype).eps))
 
 
@@ -85,10 +84,7 @@ class SoftAbs(RiemannianMetric):
         # Rows and columns one after the other: their product may be beyond the dtype where the result is not.
         hessian = s[:, None] * hessian * s[None, :]
         # log p or -log p: the function is even.
-        alpha: Any = self.softness
-        if alpha is None:
-            alpha = default_softness(z.dtype, self.scale is not None)
-        alpha = jnp.asarray(alpha, z.dtype)
+        alpha = jnp.asarray(default_softness(z.dtype) if self.softness is None else self.softness, z.dtype)
         return matrix_function(alpha * 0.5 * (hessian + hessian.T)) / alpha / s[:, None] / s[None, :]
 
 

@@ -37,7 +37,7 @@ class TestSoftAbs:
             came = metrics.softabs(FUNNEL, 2.0, s).tensor(z)
             assert came.dtype == dtype
             np.testing.assert_allclose(came * np.outer(s, s), expected * np.outer(s, s), rtol=rtol, atol=rtol)
-        gaussian, flat = (metrics.softabs(lambda z, p=p: -0.5 * p * z @ z, None, 0.1) for p in (100.0, 0.0))
+        gaussian, flat = (metrics.softabs(lambda z, p=p: -0.5 * p * z @ z, 3.0, 0.1) for p in (100.0, 0.0))
         np.testing.assert_allclose(gaussian.tensor(jnp.ones(2)), 100 / np.tanh(3) * np.eye(2), rtol=1e-12)
         np.testing.assert_allclose(flat.tensor(jnp.ones(2)), 100 / 3 * np.eye(2), rtol=1e-12)
         with pytest.raises(ValueError, match=r"number or have shape \[d\], got shape \(2, 2\)"):

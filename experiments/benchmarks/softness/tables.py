@@ -29,7 +29,7 @@ def table(rows: list[Row]) -> list[str]:
 
 
 def outcome(found: Findings) -> list[str]:
-    """Of each posterior, how far softness matters, and the two defaults: hardest without a scale, 3 with one."""
+    """Of each posterior, how far softness matters, and what failed at the default and at 3 in units of σ."""
     lines = []
     for name in dict.fromkeys(row.posterior for row in found.rows):
         own = [row for row in found.rows if row.posterior == name]
