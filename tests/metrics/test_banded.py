@@ -106,7 +106,7 @@ def test_trajectories_are_those_of_the_dense_metric():
 @pytest.mark.parametrize("kind", ["constant", pytest.param("of the position", marks=pytest.mark.slow)])
 def test_sampling(kind):
     """A correlated Gaussian with its own precision as mass: the variances come out, and a constant metric is kept."""
-    d = 12
+    d = 6
     bands = np.stack([np.full(d, 2.5), np.full(d, -1.0)])
     constant = metrics.banded(bands)
     precision = constant.tensor(jnp.zeros(d))
