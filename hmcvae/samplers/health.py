@@ -19,8 +19,8 @@ FEWEST_TO_BE_STUCK, FEWEST_FOR_RHAT = 20, 100
 # The share of failures, and R̂ of the halves of the chains, above which a run is warned about.
 MOST_FAILED, HIGHEST_RHAT = 0.05, 1.1
 # Effective draws, over all chains, below which a run of 1,000 draws is warned about, and the fraction of missing
-# information (Betancourt 2016), as Stan has it.
-FEWEST_EFFECTIVE, FEWEST_FOR_EFFECTIVE, LOWEST_E_BFMI = 100, 1000, 0.3
+# information (Betancourt 2016): where all that is said of a run is in doubt.
+FEWEST_EFFECTIVE, FEWEST_FOR_EFFECTIVE, LOWEST_E_BFMI = 40, 1000, 0.2
 # Roundings of a position that the check of the way back allows: see `integrators.implicit`.
 NUM_ALLOWED = 4 * NUM_ROUNDINGS
 # The rounding of positions, in standard deviations, that a way back is allowed and that is too much to be passed over.

@@ -101,8 +101,8 @@ def sample(
     Warns:
         SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
             failed to solve or to retrace, or whose tree (`nuts`) was cut off at its largest depth, chains that disagree
-            (R̂ > 1.1, in runs of 100 draws and more), 1,000 draws and more that are worth fewer than 100, energies that
-            hardly change (E-BFMI < 0.3), and a warm-up that has not adapted, or in which no chain moved; and before it
+            (R̂ > 1.1, in runs of 100 draws and more), 1,000 draws and more that are worth fewer than 40, energies that
+            hardly change (E-BFMI < 0.2), and a warm-up that has not adapted, or in which no chain moved; and before it
             for a log density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:
