@@ -81,7 +81,7 @@ class TestWarnings:
         rng = np.random.default_rng(0)
         noise = rng.standard_normal((4, 1000))
         assert self.warned(noise, noise) == ""
-        slow = np.stack([np.cos(0.02 * np.arange(1000) + phase) for phase in (0.0, 1.5, 3.0, 4.5)])
+        slow = np.stack([np.cos(0.012 * np.arange(1000) + phase) for phase in (0.0, 1.5, 3.0, 4.5)])
         assert "of 4000 draws the worst coordinate's are worth" in self.warned(slow + 0.01 * noise, noise)
         assert self.warned(slow[:, :200] + 0.01 * noise[:, :200], noise[:, :200]).count("worth") == 0
         walk = np.where(np.arange(4)[:, None] == 2, np.cumsum(noise, axis=1), noise)
