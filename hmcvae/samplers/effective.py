@@ -27,7 +27,7 @@ def rhat(draws: Draws) -> Each:
 
 def ess_bulk(draws: Draws) -> Each:
     """Effective draws for the centre: of the rank-normalised draws (section 4.2)."""
-    return _in_chunks(lambda own: _ess(_as_normal(_split(own))), draws)
+    return _in_chunks(lambda own: _ess(_as_normal(split(own))), draws)
 
 
 def ess_tail(draws: Draws) -> Each:
@@ -37,7 +37,7 @@ def ess_tail(draws: Draws) -> Each:
 
 def ess_mean(draws: Draws) -> Each:
     """Effective draws for the mean."""
-    return _in_chunks(lambda own: _ess(_split(own)), draws)
+    return _in_chunks(lambda own: _ess(split(own)), draws)
 
 
 def e_bfmi(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain"]:
@@ -52,7 +52,7 @@ def _in_chunks(function: Callable[[Draws], Each], draws: Draws) -> Each:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def _split(draws: Draws) -> Float[np.ndarray, "halves half d"]:
+def split(draws: Draws) -> Float[np.ndarray, "halves half d"]:
     """The halves of each chain as chains; the draw in the middle of an odd number is left out."""
     half = draws.shape[1] // 2
     return np.stack([draws[:, :half], draws[:, -half:]], axis=1).reshape(-1, half, draws.shape[2])
@@ -65,23 +65,23 @@ def _as_normal(draws: Draws) -> Draws:
 
 
 def _rhat(draws: Draws) -> Each:
-    halves = _split(draws)
+    halves = split(draws)
     folded = np.abs(halves - np.median(halves, axis=(0, 1)))
-    return np.maximum(_plain_rhat(_as_normal(halves)), _plain_rhat(_as_normal(folded)))
+    return np.maximum(plain_rhat(_as_normal(halves)), plain_rhat(_as_normal(folded)))
 
 
-def _plain_rhat(draws: Draws) -> Each:
-    """√(var⁺ / W) (equations 1-4)."""
+def plain_rhat(draws: Draws) -> Each:
+    """√(var⁺ / W) (equations 1-4); 1 where nothing varies."""
     num_draws = draws.shape[1]
     within = draws.var(axis=1, ddof=1).mean(axis=0)
     between = draws.mean(axis=1).var(axis=0, ddof=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(between / within + (num_draws - 1) / num_draws)
+    ratio = between / np.where(within > 0, within, 1) + (num_draws - 1) / num_draws
+    return np.where(within > 0, np.sqrt(ratio), np.where(between > 0, np.inf, 1.0))
 
 
 def _tail(draws: Draws) -> Each:
     low, high = np.quantile(draws, (0.05, 0.95), axis=(0, 1))
-    halves = _split(draws)
+    halves = split(draws)
     return np.minimum(_ess((halves <= low).astype(np.float64)), _ess((halves <= high).astype(np.float64)))
 
 

@@ -204,12 +204,7 @@ def flat_draws(position: PyTree) -> Float[np.ndarray, "chain draw d"]:
 
 def split_rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
     """R̂ of the half chains (Gelman et al. 2013, section 11.4), 1 where nothing varies: quick, for a warning."""
-    half = draws.shape[1] // 2
-    halves = np.concatenate([draws[:, :half], draws[:, -half:]])
-    within = halves.var(axis=1, ddof=1).mean(axis=0)
-    between = halves.mean(axis=1).var(axis=0, ddof=1)
-    ratio = between / np.where(within > 0, within, 1) + (half - 1) / half
-    return np.where(within > 0, np.sqrt(ratio), np.where(between > 0, np.inf, 1.0))
+    return effective.plain_rhat(effective.split(draws))
 
 
 def list_of(flags: Any) -> str:
