@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import masses
+from hmcvae.samplers.base import with_geometry
 from hmcvae.samplers.masses import Mass, check_mass
 from hmcvae.samplers.moments import (
     WelfordState,
@@ -205,7 +206,7 @@ def warmup_transition(
     )
     if updated.metric.is_position_dependent and updated.moments is not None:
         # What the states keep of the metric is of the new one from here on.
-        states = states._replace(geometry=jax.vmap(updated.metric.carry)(own))
+        states = with_geometry(states, jax.vmap(updated.metric.carry)(own))
     dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), dual, updated.step_size)
     return (states, updated._replace(step_size=dual)), info
 

@@ -41,7 +41,7 @@ class HMCState(NamedTuple):
 class SamplingAlgorithm(NamedTuple):
     """A Markov kernel by BlackJAX's conventions, and what warm-up needs to tune it.
 
-    init: `(position, rng_key=None) -> HMCState`.
+    init: `(position, rng_key=None) -> HMCState`; of `mmala` an `MMALAState`, here and below.
     step: `(rng_key, state) -> (HMCState, info)`, with the kernel's own kind of info (`HMCInfo`, `NUTSInfo`, …).
     kernel: `(rng_key, state, step_size, metric) -> (HMCState, info)`, of which step is the case with
     step_size: ε as given, and
@@ -115,7 +115,7 @@ def as_algorithm(
     own_init = shared(logdensity_fn, (key[0], *start_key(metric, step_size)), lambda: init)
     own_kernel = shared(logdensity_fn, key, lambda: kernel)
 
-    def step(rng_key: PRNGKey, state: HMCState) -> tuple[HMCState, Any]:
+    def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
         return own_kernel(rng_key, state, step_size, metric)
 
     return SamplingAlgorithm(own_init, step, own_kernel, step_size, metric, common)
@@ -161,6 +161,11 @@ def init_state(logdensity_fn: LogDensityFn, step_size: Any, metric: Metric, posi
     if metric.is_position_dependent:
         metrics.check_metric(metric, z)
     return HMCState(unravel(z), logdensity, unravel(gradient), metric.carry(z))
+
+
+def with_geometry(states: Any, geometry: Any) -> Any:
+    """The states with what a metric keeps of their positions; unchanged where an algorithm's states keep nothing."""
+    return states._replace(geometry=geometry) if hasattr(states, "geometry") else states
 
 
 def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:

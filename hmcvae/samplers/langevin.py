@@ -10,7 +10,6 @@ from hmcvae import metrics
 from hmcvae._checks import check_function, check_positive
 from hmcvae._ravel import ravel_pytree
 from hmcvae.samplers.base import (
-    HMCState,
     SamplingAlgorithm,
     as_algorithm,
     check_dimension,
@@ -19,6 +18,15 @@ from hmcvae.samplers.base import (
     ravel,
 )
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
+
+
+class MMALAState(NamedTuple):
+    """The state of an `mmala` chain: the position, and log p and its gradient there.  Nothing is kept of the metric:
+    its factor alone is needed, and a `Geometry` holds derivatives of G, too."""
+
+    position: PyTree
+    logdensity: Scalar
+    logdensity_grad: PyTree
 
 
 class MMALAInfo(NamedTuple):
@@ -46,7 +54,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
     step_size = check_positive("step_size", step_size)
     metrics.check_is_metric(metric)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+    def init(position: PyTree, rng_key: PRNGKey | None = None) -> MMALAState:
         del rng_key
         z, unravel = ravel(position)
         check_dimension(metric, step_size, z)
@@ -55,7 +63,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         check_finite("logdensity at the initial position", logdensity)
         if metric.is_position_dependent:
             metrics.check_metric(metric, z)
-        return HMCState(unravel(z), logdensity, unravel(gradient))
+        return MMALAState(unravel(z), logdensity, unravel(gradient))
 
     def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):
         """(mean, factor) of q(· | z)."""
@@ -68,8 +76,8 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         return 0.5 * factor.log_det - 0.5 * jnp.dot(away, metric.matvec(at, away))
 
     def kernel(
-        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
-    ) -> tuple[HMCState, MMALAInfo]:
+        rng_key: PRNGKey, state: MMALAState, step_size: StepSize, metric: Metric
+    ) -> tuple[MMALAState, MMALAInfo]:
         z, unravel = ravel(state.position)
         epsilon = jnp.asarray(step_size, z.dtype)
         noise_key, accept_key = jax.random.split(rng_key)
@@ -84,7 +92,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         is_finite = jnp.isfinite(log_ratio) & jnp.isfinite(new).all() & jnp.isfinite(gradient).all()
         rate = jnp.where(is_finite, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
         is_accepted = jax.random.uniform(accept_key, (), rate.dtype) < rate
-        moved = HMCState(unravel(new), logdensity, unravel(gradient))
+        moved = MMALAState(unravel(new), logdensity, unravel(gradient))
         state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
         return state, MMALAInfo(rate, is_accepted, ~is_finite)
 

@@ -27,6 +27,7 @@ from hmcvae._digest import digest
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.base import with_geometry
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
@@ -270,7 +271,7 @@ def _look_at_metric(algorithm: Any, states: Any) -> Any:
         return carried, log_dets, z[0], metric.tensor(z[0]) if is_looked_at else None
 
     if not is_concrete(states):
-        return states._replace(geometry=look(arrays, states.position)[0])
+        return with_geometry(states, look(arrays, states.position)[0])
     program = kept(algorithm.init, ("metric", structure), lambda _: jax.jit(look))
     carried, log_dets, z, tensor = program(arrays, states.position)
     if tensor is not None:
@@ -281,4 +282,4 @@ def _look_at_metric(algorithm: Any, states: Any) -> Any:
             "the metric must be finite and positive definite at the initial position, it is not in chains "
             f"{list_of(~is_definite)} (its log-determinant is not finite)"
         )
-    return states._replace(geometry=carried)
+    return with_geometry(states, carried)

@@ -19,6 +19,7 @@ class Config:
         contestants: by their names in the tables; all, if none is given.
         num_chains: chains side by side.
         seeds: runs of each contestant.
+        first_seed: of the first run; the others follow it.
         divisor: of all transitions, for a smoke run.
         results: where the rows go as they are done, and what is made of them. Rows that are there are not run again.
     """
@@ -28,8 +29,10 @@ class Config:
     contestants: tuple[str, ...] = ()
     num_chains: int = 4
     seeds: int = 3
+    first_seed: int = 0
     divisor: int = 1
     results: Path = Path(f"runs/{NAME}")
 
     def __post_init__(self):
-        check_fields(self, {name: check_whole(1) for name in ("num_chains", "seeds", "divisor")})
+        counts = {name: check_whole(1) for name in ("num_chains", "seeds", "divisor")}
+        check_fields(self, counts | {"first_seed": check_whole(0)})

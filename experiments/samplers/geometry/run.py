@@ -53,7 +53,8 @@ def _identity(posterior: Posterior, contestant: Contestant, config: Config, seed
 
 def measure(posterior: Posterior, contestant: Contestant, config: Config, record: Record) -> None:
     """The rows of one contestant that are not there yet; one that fails has its error in their place."""
-    identities = [_identity(posterior, contestant, config, seed) for seed in range(config.seeds)]
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    identities = [_identity(posterior, contestant, config, seed) for seed in seeds]
     todo = [identity for identity in identities if not record.has(**identity)]
     if not todo:
         return
