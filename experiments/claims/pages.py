@@ -5,6 +5,7 @@ from collections.abc import Callable
 from experiments.benchmarks.bounds import tables as bench_bounds
 from experiments.benchmarks.integrators import tables as bench_integrators
 from experiments.benchmarks.masses import tables as bench_masses
+from experiments.benchmarks.nuts import tables as bench_nuts
 from experiments.benchmarks.riemannian import tables as bench_riemannian
 from experiments.benchmarks.scaling import tables as bench_scaling
 from experiments.benchmarks.softness import tables as bench_softness
@@ -40,6 +41,7 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "bench_bounds": bench_bounds.markdown,
     "bench_integrators": bench_integrators.markdown,
     "bench_masses": bench_masses.markdown,
+    "bench_nuts": bench_nuts.markdown,
     "bench_riemannian": bench_riemannian.markdown,
     "bench_scaling": bench_scaling.markdown,
     "bench_softness": bench_softness.markdown,

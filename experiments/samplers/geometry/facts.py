@@ -34,7 +34,7 @@ def _funnel(dimension: int) -> Fact:
         {TAIL: TAIL_MASS, "E[v]": 0.0, "E[v²]": 9.0},
         (TAIL,),
         chosen="HMC's greatest number of steps, 20 √(d/2), was chosen after hierarchical NUTS had been seen to mix "
-        "badly in 100 dimensions, on two of these seeds; the others run at their defaults.",
+        "badly in 100 dimensions, on other seeds than these; the others run at their defaults.",
     )
 
 
