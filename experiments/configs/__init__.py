@@ -21,13 +21,14 @@ from experiments.configs.posteriors import (
     SketchedFisher,
 )
 from experiments.configs.presets import PRESETS, TABLE, preset
-from experiments.configs.training import Options
+from experiments.configs.training import OPTIMIZERS, Options
 
 __all__ = [
     "MAX_LOOP",
     "MAX_TEMPERATURES",
     "MAX_WIDTH",
     "NETS",
+    "OPTIMIZERS",
     "PRESETS",
     "TABLE",
     "Elbo",

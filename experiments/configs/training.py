@@ -1,12 +1,14 @@
-"""How a run trains: the loop's settings and Adam's."""
+"""How a run trains: the loop's settings and the optimiser's."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
 from hmcvae import training
 from hmcvae.training.settings import check_learning_rate
+
+OPTIMIZERS = {"adam": training.adam, "muon": training.muon}
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,8 @@ class Options(training.Settings):
     """How to train; checked when it is made.
 
     Attributes:
-        learning_rate: Adam's, at its highest.
+        optimizer: "adam" or "muon", see `hmcvae.training`; rates that suit them are not the same.
+        learning_rate: the optimiser's, at its highest.
         schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
             (Burda et al. 2016, section 5), scaled to num_epochs.
 
@@ -22,16 +25,20 @@ class Options(training.Settings):
         ValueError: for a value outside its range.
     """
 
+    optimizer: Literal["adam", "muon"] = "adam"
     learning_rate: float = 1e-3
     schedule: str = "constant"
 
     def __post_init__(self):
         super().__post_init__()
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         object.__setattr__(self, "learning_rate", check_learning_rate(self.learning_rate, self.schedule))
 
-    def optimizer(self, num_batches: int) -> optax.GradientTransformation:
-        """Adam with the schedule, over a run of num_epochs of num_batches steps."""
-        return training.adam(self.learning_rate, self.schedule, self.num_epochs * num_batches)
+    def make_optimizer(self, num_batches: int) -> optax.GradientTransformation:
+        """The optimiser with the schedule, over a run of num_epochs of num_batches steps."""
+        make = OPTIMIZERS[self.optimizer]
+        return make(self.learning_rate, self.schedule, self.num_epochs * num_batches)
 
     @property
     def loop(self) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, OPTIMIZERS, Net
 from experiments.published.methods import METHODS
 from experiments.support.checks import check_fields, check_images, check_number, check_whole
 from hmcvae._checks import check_seed
@@ -20,7 +21,8 @@ class PublishedConfig:
         seeds: how often each is trained.
         seconds: of each training, at the pace that its method has when all are timed in turns.
         num_epochs: the same for all, instead of seconds; 0: by seconds.
-        learning_rate: Adam's at its highest, around which is searched; it falls to zero as a half cosine.
+        optimizer: "adam" or "muon", the same for all; see `hmcvae.training`.
+        learning_rate: the optimiser's at its highest, around which is searched; it falls to zero as a half cosine.
         kl_warmup_epochs: see `hmcvae.training.Settings`.
         num_trials: of each method's search, on held-out training images; 0: no search.
         trial_share: of the seconds or epochs, for each trial.
@@ -47,6 +49,7 @@ class PublishedConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     seconds: float = 3600.0
     num_epochs: int = 0
+    optimizer: Literal["adam", "muon"] = "adam"
     learning_rate: float = 1e-3
     kl_warmup_epochs: int = 0
     num_trials: int = 4
@@ -73,6 +76,8 @@ class PublishedConfig:
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")
         positive = check_number(0, is_open=True)

@@ -54,6 +54,7 @@ def run_config(
         kl_warmup_epochs=min(options.kl_warmup_epochs, num_epochs // 2),
         patience=options.patience,
         seed=seed,
+        optimizer=options.optimizer,
         learning_rate=setting.learning_rate,
         schedule="cosine",
     )

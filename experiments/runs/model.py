@@ -171,7 +171,7 @@ def load_run(
         images = find_data(config, data_dir, download)
     model = build(config, images)
     # The state's structure does not go with the number of steps.
-    optimizer = config.training.optimizer(1)
+    optimizer = config.training.make_optimizer(1)
     like = training.init_state(model.params, optimizer, config.training.seed)
     has_best = any((run.folder / "best").glob("[0-9]*"))  # none if no validation bound was finite
     chosen = run.best() if has_best else run.checkpoints()

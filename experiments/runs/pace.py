@@ -21,7 +21,7 @@ def seconds_per_epoch(
     for name, config in configs.items():
         dataset = load_data(config)
         model = build(config, dataset)
-        optimizer = config.training.optimizer(len(dataset.train) // config.training.batch_size)
+        optimizer = config.training.make_optimizer(len(dataset.train) // config.training.batch_size)
         epoch = training.make_epoch(model.bound, optimizer, config.training, model.preprocess)
         state = training.init_state(model.params, optimizer, 0)
         images = jnp.asarray(dataset.train[: num_images or None])

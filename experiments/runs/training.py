@@ -99,7 +99,7 @@ def train_epochs(
             model.bound,
             params,
             dataset.train,
-            optimizer=config.training.optimizer(num_batches),
+            optimizer=config.training.make_optimizer(num_batches),
             preprocess=model.preprocess,
             validation=dataset.validation,
             validation_bound=model.eval_bound,
@@ -115,7 +115,9 @@ def train_epochs(
         )
         with closing(epochs):  # which waits for what is being written
             last = _log_epochs(config, run, epochs, monitor, num_done, quiet, asked)
-    like = training.init_state(model.params, config.training.optimizer(num_batches), config.training.seed)
+    like = training.init_state(
+        model.params, config.training.make_optimizer(num_batches), config.training.seed
+    )
     if best is not None and best.epochs():
         last = best.restore(like)
     elif last is None:  # resumed after the last epoch

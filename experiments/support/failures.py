@@ -15,8 +15,9 @@ from hmcvae.training import LostProcessError, NotFiniteError
 # What JAX and Orbax say of a full disk and of too little memory, in exceptions of kinds of their own.
 FULL = ("No space left on device", "RESOURCE_EXHAUSTED", "Out of memory", "Unable to allocate")
 
-# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks;
-# and a process whose peers are gone would wait for them at its exit.
+# At once: what TensorBoard's threads and exit handlers still have to write to a full disk, they print as tracebacks; a
+# process whose peers are gone would wait for them at its exit; and what Ctrl-C left half done in a library's event loop
+# complains when it is collected.
 _leave: Callable[[int], object] = os._exit
 
 
@@ -26,8 +27,7 @@ def fail_cleanly(main: Callable[[], object]) -> None:
     try:
         main()
     except KeyboardInterrupt as error:
-        print(_line("interrupted", error), file=sys.stderr)
-        sys.exit(130)
+        _end(_line("interrupted", error), 130)
     except StoppedError as error:
         print(_line(str(error), error), file=sys.stderr)
         sys.exit(error.status)
@@ -40,9 +40,13 @@ def fail_cleanly(main: Callable[[], object]) -> None:
         line = _line(f"error: {_what(error)}", error)
         if not is_full and not isinstance(error, LostProcessError):
             sys.exit(line)
-        print(line, file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        _leave(1)
+        _end(line, 1)
+
+
+def _end(line: str, status: int) -> None:
+    print(line, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    _leave(status)
 
 
 class StoppedError(Exception):

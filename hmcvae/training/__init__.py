@@ -13,7 +13,7 @@ from hmcvae.training.hosts import LostProcessError, from_all, from_first, gather
 from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
 from hmcvae.training.loop import fit
 from hmcvae.training.pixels import Pixels
-from hmcvae.training.settings import SCHEDULES, Settings, adam
+from hmcvae.training.settings import SCHEDULES, Settings, adam, muon
 from hmcvae.training.starting import check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
 from hmcvae.training.streams import make_stream_epoch
@@ -46,6 +46,7 @@ __all__ = [
     "make_monitor",
     "make_step",
     "make_stream_epoch",
+    "muon",
     "on_first",
     "preprocess_all",
 ]

@@ -186,11 +186,12 @@ class Checkpoints:
 
     def _begin(self, epoch: int, host: PyTree, record: dict[str, Any]) -> None:
         self._wait()
-        if not self._is_asynchronous:
-            self._save(epoch, host, record)
-            return
+        # In a thread even where it is waited for: Ctrl-C, which is raised in the main thread, finds Orbax's own event
+        # loop in no half-way state, and the checkpoint is written whole.
         self._writer = self._writer or ThreadPoolExecutor(1, "hmcvae-checkpoints")
         self._writing = self._writer.submit(self._save, epoch, host, record)
+        if not self._is_asynchronous:
+            self._wait()
 
     def _save(self, epoch: int, host: PyTree, record: dict[str, Any]) -> None:
         record = {"crc32": digest(host)} | record

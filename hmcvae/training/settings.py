@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 import optax
+import optax.contrib
 
 from hmcvae._checks import check_count, check_positive, check_real, check_seed
+from hmcvae.types import PyTree
 
 SCHEDULES = ("constant", "cosine", "burda")
 
@@ -86,15 +89,49 @@ def adam(learning_rate: float, schedule: str, num_steps: int) -> optax.GradientT
     Raises:
         ValueError: for a value outside its range.
     """
+    return optax.adam(_scheduled(learning_rate, schedule, num_steps))
+
+
+def muon(learning_rate: float, schedule: str, num_steps: int) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024): of each weight matrix the momentum's nearest orthogonal matrix, M (MᵀM)^(-1/2), by
+    five Newton-Schulz steps, times √max(1, outputs / inputs); NAdam with the same rate for all else. A convolution's
+    kernel is the matrix from its patches to its maps. With a schedule over a run of num_steps steps.
+
+    On a dense net with 100 images a step, rates near 1e-2 are what 1e-3 to 5e-3 are to Adam; a step costs about ten
+    products of each weight matrix with itself more.
+
+    Args:
+        learning_rate, schedule, num_steps: as of `adam`.
+
+    Raises:
+        ValueError: for a value outside its range.
+    """
+    rate = _scheduled(learning_rate, schedule, num_steps)
+    return optax.contrib.muon(rate, muon_weight_dimension_numbers=_matrices)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """Which axes of each leaf are a matrix's inputs and output; None: it is no weight matrix."""
+
+    def axes(leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        if np.ndim(leaf) not in (2, 4):
+            return None
+        last = np.ndim(leaf) - 1
+        return optax.contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+    return jax.tree.map(axes, params)
+
+
+def _scheduled(learning_rate: float, schedule: str, num_steps: int) -> Any:
     rate: Any = check_learning_rate(learning_rate, schedule)
     num_steps = check_count("num_steps", num_steps, 1)
     if schedule == "cosine":
-        return optax.adam(optax.cosine_decay_schedule(rate, num_steps))
+        return optax.cosine_decay_schedule(rate, num_steps)
     if schedule == "burda":
         ends = [(3**stage - 1) // 2 for stage in range(1, 9)]
         boundaries: dict[int, float] = {}
         for end in ends[:-1]:  # in a short run several stages end before one step
             step = -(-num_steps * end // ends[-1])
             boundaries[step] = boundaries.get(step, 1.0) * 10 ** (-1 / 7)
-        return optax.adam(optax.piecewise_constant_schedule(rate, boundaries))
-    return optax.adam(rate)
+        return optax.piecewise_constant_schedule(rate, boundaries)
+    return rate

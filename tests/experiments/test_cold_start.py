@@ -29,7 +29,7 @@ def program(config: TrainConfig, shape: tuple[int, int, int], max_value: int):
     blank = np.zeros((1, *shape), np.uint8)
     model = runs.build(config, data.Dataset(config.dataset, blank, blank, blank, max_value, "none"))
     clip = optax.clip_by_global_norm(config.training.clip_norm or np.inf)
-    optimizer = optax.chain(clip, config.training.optimizer(NUM_STEPS))
+    optimizer = optax.chain(clip, config.training.make_optimizer(NUM_STEPS))
 
     def mean_bound(bound, params, key, images):
         pixel_key, draw_key = jax.random.split(key)

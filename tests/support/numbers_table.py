@@ -27,7 +27,7 @@ from hmcvae import (
     transitions,
 )
 from hmcvae.samplers import find_start
-from hmcvae.training import Checkpoints, Pixels, Settings, adam, make_monitor
+from hmcvae.training import Checkpoints, Pixels, Settings, adam, make_monitor, muon
 from tests.support.number_kinds import Row, complaints
 
 
@@ -97,6 +97,8 @@ def options_rows() -> list[Row]:
     rows += [Row(f"Settings.{n}", lambda v, n=n: Settings(**{n: v}), kind, 0.5) for n, kind in kinds.items()]
     rows += [Row("training.Pixels.max_value", lambda v: Pixels(v), "count >= 1", 2)]
     rows += [Row("training.adam.learning_rate", lambda v: adam(v, "constant", 1), "positive", 0.5)]
+    rows += [Row("training.muon.learning_rate", lambda v: muon(v, "constant", 1), "positive", 0.5)]
+    rows += [Row("training.muon.num_steps", lambda v: muon(0.1, "cosine", v), "count >= 1", 2)]
     return rows + [Row("training.adam.num_steps", lambda v: adam(0.1, "cosine", v), "count >= 1", 2)]
 
 
