@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from experiments.benchmarks.bounds import tables as bench_bounds
 from experiments.benchmarks.convolutions import run as bench_convolutions
+from experiments.benchmarks.first_call import tables as bench_first_call
 from experiments.benchmarks.integrators import tables as bench_integrators
 from experiments.benchmarks.masses import tables as bench_masses
 from experiments.benchmarks.nuts import tables as bench_nuts
@@ -41,6 +42,7 @@ COMPARISONS = (
 TABLES: dict[str, Callable[[dict], str]] = {
     "bench_bounds": bench_bounds.markdown,
     "bench_convolutions": bench_convolutions.markdown,
+    "bench_first_call": bench_first_call.markdown,
     "bench_integrators": bench_integrators.markdown,
     "bench_masses": bench_masses.markdown,
     "bench_nuts": bench_nuts.markdown,

@@ -96,10 +96,10 @@ def options_rows() -> list[Row]:
     kinds = {"clip_norm": "real >= 0", "max_bad_share": "positive"}
     rows += [Row(f"Settings.{n}", lambda v, n=n: Settings(**{n: v}), kind, 0.5) for n, kind in kinds.items()]
     rows += [Row("training.Pixels.max_value", lambda v: Pixels(v), "count >= 1", 2)]
-    rows += [Row("training.adam.learning_rate", lambda v: adam(v, "constant", 1), "positive", 0.5)]
-    rows += [Row("training.muon.learning_rate", lambda v: muon(v, "constant", 1), "positive", 0.5)]
-    rows += [Row("training.muon.num_steps", lambda v: muon(0.1, "cosine", v), "count >= 1", 2)]
-    return rows + [Row("training.adam.num_steps", lambda v: adam(0.1, "cosine", v), "count >= 1", 2)]
+    for name, make in (("training.adam", adam), ("training.muon", muon)):
+        rows += [Row(f"{name}.learning_rate", lambda v, make=make: make(v, "constant", 1), "positive", 0.5)]
+        rows += [Row(f"{name}.num_steps", lambda v, make=make: make(0.1, "cosine", v), "count >= 1", 2)]
+    return rows
 
 
 def dynamics_rows() -> list[Row]:

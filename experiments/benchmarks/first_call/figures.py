@@ -1,0 +1,33 @@
+"""The picture of the benchmark of first calls."""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.benchmarks.first_call.rows import CHANGES, rows_of
+from experiments.benchmarks.first_call.tables import NAMES
+from experiments.reporting.plots import plt, save_figure
+
+COLOURS = {"hmcvae": "tab:blue", "BlackJAX": "tab:orange"}
+
+
+def draw(report: dict, path: Path) -> None:
+    """Seconds of each call, those of compilation dark."""
+    rows = rows_of(report)
+    figure, axes = plt.subplots(1, len(NAMES), figsize=(12, 4), layout="constrained", sharey=True)
+    for axis, (kind, name) in zip(axes, NAMES.items(), strict=True):
+        for offset, (sampler, colour) in zip((-0.2, 0.2), COLOURS.items(), strict=True):
+            own = {row.change: row for row in rows if (row.kind, row.sampler) == (kind, sampler)}
+            places = np.arange(len(CHANGES)) + offset
+            compiled = np.array([min(own[change].compiling, own[change].seconds) for change in CHANGES])
+            rest = np.array([own[change].seconds for change in CHANGES]) - compiled
+            axis.barh(places, compiled, 0.38, color=colour, label=f"{sampler}, compiling")
+            axis.barh(
+                places, rest, 0.38, left=compiled, color=colour, alpha=0.35, label=f"{sampler}, running"
+            )
+        axis.set_title(name)
+        axis.set_xlabel("seconds of the call (less is better)")
+        axis.set_yticks(range(len(CHANGES)), list(CHANGES.values()))
+    axes[0].invert_yaxis()
+    axes[-1].legend(fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,80 @@
+"""The benchmark of first calls: what it counts as compilation, the same run of both, and the page and picture."""
+
+from dataclasses import asdict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks.first_call.config import Config, smaller
+from experiments.benchmarks.first_call.contestants import SAMPLERS, Call, density, starts
+from experiments.benchmarks.first_call.figures import draw
+from experiments.benchmarks.first_call.measure import compiling
+from experiments.benchmarks.first_call.rows import CHANGES, CallRow, rows_of
+from experiments.benchmarks.first_call.tables import markdown
+from experiments.support.machine import describe
+
+SMALL = smaller(Config())
+
+
+def test_compilation_is_counted_once():
+    function = jax.jit(lambda x: jnp.sin(x) + 1)
+    with compiling() as first:
+        function(1.0)
+    with compiling() as second:
+        function(2.0)
+    with compiling() as other:
+        function(jnp.ones(3))
+    assert sum(first) > 0
+    assert second == []
+    assert sum(other) > 0
+
+
+def test_other_data_are_another_density_of_the_same_shape():
+    start = starts(SMALL, 0)
+    values = [jax.vmap(density(SMALL, data))(start) for data in (0, 1)]
+    assert np.all(np.isfinite(values))
+    assert np.all(np.abs(values[0] - values[1]) > 1)
+    assert not np.array_equal(start, starts(SMALL, 1))
+
+
+@pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
+@pytest.mark.parametrize("make", SAMPLERS)
+def test_a_call_draws_what_it_is_told(make):
+    sampler = make("hmc", SMALL)
+    algorithm = sampler.build(density(SMALL, 0))
+    draws = sampler.run(algorithm, Call(0, 20, 5))
+    assert draws.shape == (SMALL.num_chains, 5, SMALL.length + 3)
+    assert np.all(np.isfinite(draws))
+    assert np.all(np.std(draws, axis=1) > 0)
+
+
+def test_page_and_picture(tmp_path):
+    seconds = {"hmcvae": (10.0, 1.0), "BlackJAX": (12.0, 11.0)}
+    rows = []
+    for kind, factor in (("nuts", 1.0), ("hmc", 1.5)):
+        for sampler, (first, later) in seconds.items():
+            own = first * (factor if sampler == "hmcvae" else 1)
+            for change in CHANGES:
+                compiled = {"first": own - 1, "data": own - 1}.get(
+                    change, 0.0 if sampler == "hmcvae" else 9.0
+                )
+                rows.append(
+                    CallRow(kind, sampler, change, own if change in ("first", "data") else later, compiled)
+                )
+    report = {
+        "rows": [row.to_json() for row in rows],
+        "config": asdict(Config()),
+        "environment": describe("blackjax"),
+    }
+    assert rows_of(report) == rows
+    page = markdown(report)
+    assert (
+        "NUTS: the first call expected to take at most BlackJAX's seconds, came 10.0 s against 12.0: met."
+        in page
+    )
+    assert "at most BlackJAX's seconds, came 15.0 s against 12.0: **not met**." in page
+    assert page.count("compiled anew for other data of the same shape: **not met**") == 2
+    draw(report, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 5000
