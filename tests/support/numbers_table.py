@@ -81,14 +81,8 @@ def rhvi(v):
 
 
 def options_rows() -> list[Row]:
-    counts = {
-        "num_epochs": 1,
-        "batch_size": 1,
-        "kl_warmup_epochs": 0,
-        "patience": 0,
-        "max_bad_steps": 1,
-        "seed": 0,
-    }
+    counts = dict.fromkeys(("num_epochs", "batch_size", "max_bad_steps"), 1)
+    counts |= dict.fromkeys(("kl_warmup_epochs", "patience", "seed"), 0)
     rows = [
         Row(f"Settings.{name}", lambda v, name=name: Settings(**{name: v}), f"count >= {low}", 2)
         for name, low in counts.items()

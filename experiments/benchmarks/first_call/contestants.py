@@ -73,11 +73,9 @@ class Theirs:
     def __init__(self, kind: str, config: Config):
         self.config = config
         self.kernel: Any = blackjax.nuts if kind == "nuts" else blackjax.hmc
-        self.settings = (
-            {"max_num_doublings": config.max_depth}
-            if kind == "nuts"
-            else {"num_integration_steps": config.num_steps}
-        )
+        self.settings: dict[str, Any] = {"num_integration_steps": config.num_steps}
+        if kind == "nuts":
+            self.settings = {"max_num_doublings": config.max_depth}
 
     def build(self, logdensity_fn: Callable) -> Any:
         warmup: Any = blackjax.window_adaptation(

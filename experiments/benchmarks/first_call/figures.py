@@ -12,12 +12,16 @@ COLOURS = {"hmcvae": "tab:blue", "BlackJAX": "tab:orange"}
 
 
 def draw(report: dict, path: Path) -> None:
-    """Seconds of each call, those of compilation dark."""
+    """Seconds of each call without a cache on disk, those of compilation dark."""
     rows = rows_of(report)
     figure, axes = plt.subplots(1, len(NAMES), figsize=(12, 4), layout="constrained", sharey=True)
     for axis, (kind, name) in zip(axes, NAMES.items(), strict=True):
         for offset, (sampler, colour) in zip((-0.2, 0.2), COLOURS.items(), strict=True):
-            own = {row.change: row for row in rows if (row.kind, row.sampler) == (kind, sampler)}
+            own = {
+                row.change: row
+                for row in rows
+                if (row.kind, row.sampler, row.is_cached) == (kind, sampler, False)
+            }
             places = np.arange(len(CHANGES)) + offset
             compiled = np.array([min(own[change].compiling, own[change].seconds) for change in CHANGES])
             rest = np.array([own[change].seconds for change in CHANGES]) - compiled

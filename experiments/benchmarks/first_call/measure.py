@@ -1,6 +1,11 @@
-"""The calls, one after another from empty caches."""
+"""The calls, one after another in processes of their own."""
 
-import gc
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +22,14 @@ from experiments.support.timing import seconds_of
 
 # What JAX reports of itself: tracing to its own expressions, lowering, and XLA's compilation.
 _PREFIX = "/jax/core/compile/"
+# JAX's own cache of compiled programs; with the last one, data that a function closes over are arguments of the
+# program and no part of its key. JAX reads that one when it is imported.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS": "1",
+}
+_CHILD = "from experiments.benchmarks.first_call.measure import child; child()"
 
 
 @contextmanager
@@ -24,9 +37,9 @@ def compiling() -> Iterator[list[float]]:
     """The seconds in which JAX traced, lowered or compiled within the block, one entry each."""
     found: list[float] = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_PREFIX):
-            found.append(seconds)
+            found.append(duration_secs)
 
     monitoring.register_event_duration_secs_listener(listen)
     try:
@@ -35,10 +48,9 @@ def compiling() -> Iterator[list[float]]:
         monitoring.unregister_event_duration_listener(listen)
 
 
-def calls_of(sampler: Any, config: Config) -> dict[str, tuple[float, float]]:
-    """(seconds, of them compiling) of each call in `CHANGES`, in its order."""
-    jax.clear_caches()
-    gc.collect()
+def calls_of(sampler: Any, config: Config, is_second: bool = False) -> dict[str, tuple[float, float]]:
+    """(seconds, of them compiling) of each call in `CHANGES`, in its order: in the first process all but the last, in
+    the second the last alone."""
     found = {}
 
     def take(change: str, algorithm: Any, call: Call) -> None:
@@ -49,6 +61,9 @@ def calls_of(sampler: Any, config: Config) -> dict[str, tuple[float, float]]:
     logdensity_fn = density(config, 0)
     algorithm = sampler.build(logdensity_fn)
     lengths = config.num_warmup, config.num_samples
+    if is_second:
+        take("process", algorithm, Call(1, *lengths))
+        return found
     take("first", algorithm, Call(0, *lengths))
     take("key", algorithm, Call(1, *lengths))
     take("samples", algorithm, Call(1, lengths[0], lengths[1] + 1))
@@ -58,15 +73,49 @@ def calls_of(sampler: Any, config: Config) -> dict[str, tuple[float, float]]:
     return found
 
 
+def child() -> None:
+    """What a process does: told on its standard input, answered on its standard output."""
+    told = json.load(sys.stdin)
+    config = Config(**told["config"])
+    jax.config.update("jax_enable_x64", config.dtype == "float64")
+    sampler = {own.name: own for own in SAMPLERS}[told["sampler"]](told["kind"], config)
+    json.dump(calls_of(sampler, config, told["is_second"]), sys.stdout)
+
+
+def in_processes(sampler: str, kind: str, config: Config, is_cached: bool) -> dict[str, list[float]]:
+    """All the calls of one sampler, in two processes; is_cached: that share a cache, empty at first."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        own = CACHE | {"JAX_COMPILATION_CACHE_DIR": folder} if is_cached else {}
+        others = {name: value for name, value in os.environ.items() if name not in CACHE}
+        for is_second in (False, True):
+            settings = dataclasses.asdict(config) | {"folder": None}
+            told = {"sampler": sampler, "kind": kind, "config": settings, "is_second": is_second}
+            done = subprocess.run(
+                [sys.executable, "-c", _CHILD],
+                input=json.dumps(told),
+                env=others | own,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise RuntimeError(f"{sampler}, {kind}: {done.stderr[-2000:]}")
+            found |= json.loads(done.stdout)
+    return found
+
+
 def measure(config: Config) -> Iterator[CallRow]:
     """Rows as they come; the samplers take turns."""
+    samplers = [(make.name, is_cached) for is_cached in (False, True) for make in SAMPLERS]
     for kind in KINDS:
-        samplers = [make(kind, config) for make in SAMPLERS]
         rounds: list[list] = [[] for _ in samplers]
         for _ in range(config.rounds):
-            for own, sampler in zip(rounds, samplers, strict=True):
-                own.append(calls_of(sampler, config))
-        for own, sampler in zip(rounds, samplers, strict=True):
+            for own, (sampler, is_cached) in zip(rounds, samplers, strict=True):
+                own.append(in_processes(sampler, kind, config, is_cached))
+        for own, (sampler, is_cached) in zip(rounds, samplers, strict=True):
             for change in CHANGES:
-                seconds, spent = np.median([found[change] for found in own], axis=0)
-                yield CallRow(kind, sampler.name, change, round(float(seconds), 3), round(float(spent), 3))
+                seconds, spent = (
+                    float(value) for value in np.median([found[change] for found in own], axis=0)
+                )
+                yield CallRow(kind, sampler, is_cached, change, round(seconds, 3), round(spent, 3))

@@ -10,16 +10,18 @@ CHANGES = {
     "warmup": "one transition of warm-up more",
     "again": "the algorithm built anew, of the same density",
     "data": "other data of the same shape",
+    "process": "the first, in a new process",
 }
 
 
 @dataclass(frozen=True)
 class CallRow:
     """seconds: of the call.  compiling: of them, those in which JAX traced, lowered or compiled.  The medians of the
-    rounds."""
+    rounds.  is_cached: with JAX's compilation cache on disk, empty at the first call."""
 
     kind: str
     sampler: str
+    is_cached: bool
     change: str
     seconds: float
     compiling: float

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import jax
-
 from experiments.benchmarks.first_call.config import Config, smaller
 from experiments.benchmarks.first_call.figures import draw
 from experiments.benchmarks.first_call.measure import measure
@@ -20,7 +18,6 @@ def benchmark(config: Config, command: str) -> dict:
     stem = (config.folder or Path(f"runs/{NAME}")) / NAME
     check_writable(stem.parent)
     environment = describe("blackjax")
-    jax.config.update("jax_enable_x64", config.dtype == "float64")
     rows = []
     for row in measure(config):
         rows.append(row.to_json())

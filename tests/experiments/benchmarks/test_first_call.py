@@ -10,7 +10,7 @@ import pytest
 from experiments.benchmarks.first_call.config import Config, smaller
 from experiments.benchmarks.first_call.contestants import SAMPLERS, Call, density, starts
 from experiments.benchmarks.first_call.figures import draw
-from experiments.benchmarks.first_call.measure import compiling
+from experiments.benchmarks.first_call.measure import compiling, in_processes
 from experiments.benchmarks.first_call.rows import CHANGES, CallRow, rows_of
 from experiments.benchmarks.first_call.tables import markdown
 from experiments.support.machine import describe
@@ -50,19 +50,26 @@ def test_a_call_draws_what_it_is_told(make):
     assert np.all(np.std(draws, axis=1) > 0)
 
 
+@pytest.mark.slow
+def test_with_the_cache_on_disk_other_data_compile_nothing():
+    """Nor does a new process. Without it both do: of BlackJAX's HMC, that one program."""
+    cached, plain = (in_processes("BlackJAX", "hmc", SMALL, is_cached) for is_cached in (True, False))
+    assert set(cached) == set(plain) == set(CHANGES)
+    for change in ("data", "process"):
+        assert plain[change][1] > 0.5 * plain["first"][1]
+        assert cached[change][1] < 0.5 * cached["first"][1]
+
+
 def test_page_and_picture(tmp_path):
-    seconds = {"hmcvae": (10.0, 1.0), "BlackJAX": (12.0, 11.0)}
     rows = []
     for kind, factor in (("nuts", 1.0), ("hmc", 1.5)):
-        for sampler, (first, later) in seconds.items():
-            own = first * (factor if sampler == "hmcvae" else 1)
-            for change in CHANGES:
-                compiled = {"first": own - 1, "data": own - 1}.get(
-                    change, 0.0 if sampler == "hmcvae" else 9.0
-                )
-                rows.append(
-                    CallRow(kind, sampler, change, own if change in ("first", "data") else later, compiled)
-                )
+        for sampler, first in (("hmcvae", 10.0 * factor), ("BlackJAX", 12.0)):
+            for is_cached in (False, True):
+                for change in CHANGES:
+                    is_slow = change == "first" or (not is_cached and change in ("data", "process"))
+                    seconds = first if is_slow else 1.0
+                    compiled = first - 1 if is_slow else 0.5
+                    rows.append(CallRow(kind, sampler, is_cached, change, seconds, compiled))
     report = {
         "rows": [row.to_json() for row in rows],
         "config": asdict(Config()),
@@ -76,5 +83,6 @@ def test_page_and_picture(tmp_path):
     )
     assert "at most BlackJAX's seconds, came 15.0 s against 12.0: **not met**." in page
     assert page.count("compiled anew for other data of the same shape: **not met**") == 2
+    assert page.count("none compiled anew: met") == 2
     draw(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
