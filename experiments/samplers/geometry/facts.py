@@ -43,8 +43,9 @@ FACTS: dict[str, Fact] = {
     "cox": Fact(
         "Log-Gaussian Cox process, 64 × 64",
         "d = 4096, the data of Girolami & Calderhead (2011). Their constant metric Λ + Σ⁻¹ as coordinates for ours, "
-        "from the one factorisation of Σ that there is; for the others the coordinates in which the prior is N(0, I), "
-        "with the same products a gradient.",
+        "from the one factorisation of Σ that there is; the same with the rates at the mode, which takes Newton steps "
+        "of a factorisation each (their seconds are in none of the columns); for the others the coordinates in which "
+        "the prior is N(0, I). All with the same products a gradient.",
         shown=("expected count",),
         published="Published (hardware of 2011, of latents): RMHMC 1.5, MMALA 24.1 s per min ESS.",
     ),

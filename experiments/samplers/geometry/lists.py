@@ -51,6 +51,9 @@ def _funnel(dimension: int) -> Case:
 COX = (
     ours.hmc("fisher", 6, "HMC, constant Fisher metric"),
     ours.nuts_as_given("fisher", "NUTS, constant Fisher metric"),
+    ours.hmc("mode", 4, "HMC, Fisher metric at the mode"),
+    ours.nuts_as_given("mode", "NUTS, Fisher metric at the mode"),
+    peers.blackjax_nuts("mode", "BlackJAX NUTS at the mode"),
     peers.blackjax_nuts("whitened"),
     peers.mams("whitened"),
     peers.numpyro_nuts("whitened"),

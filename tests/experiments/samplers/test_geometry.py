@@ -99,7 +99,7 @@ def test_volatility_metric_is_the_expected_hessian():
     assert (np.abs(draws.mean(axis=0) - G) < 5 * error)[blocks].all()
 
 
-@pytest.mark.parametrize("name", ["whitened", "fisher"])
+@pytest.mark.parametrize("name", ["whitened", "fisher", "mode"])
 def test_cox(name, data_dir):
     field = cox.load(data_dir, side=4)
     assert field.counts.shape == (16,)
@@ -116,6 +116,13 @@ def test_cox_metric_is_the_expected_hessian(data_dir):
     # E over x ~ N(μ, Σ) of m exp x is m exp(μ + σ²/2); Girolami & Calderhead's Λ has σ² there.
     G = np.linalg.inv(field.covariance) + rates * np.eye(16)
     np.testing.assert_allclose(A.T @ G @ A, np.eye(16), atol=1e-8)
+
+
+def test_cox_at_the_mode(data_dir):
+    """The gradient is zero there, and the Hessian of -log p the identity."""
+    form = cox.cox(cox.load(data_dir, side=4)).forms["mode"]
+    np.testing.assert_allclose(jax.grad(form.logdensity_fn)(jnp.zeros(16)), 0, atol=1e-5)
+    np.testing.assert_allclose(jax.hessian(form.logdensity_fn)(jnp.zeros(16)), -np.eye(16), atol=1e-8)
 
 
 def test_schools_moments_are_those_of_the_density():
