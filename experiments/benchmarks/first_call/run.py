@@ -21,9 +21,9 @@ def benchmark(config: Config, command: str) -> dict:
     rows = []
     for row in measure(config):
         rows.append(row.to_json())
-        print(
-            f"{row.kind} {row.sampler} {row.change}: {row.seconds} s, {row.compiling} s compiling", flush=True
-        )
+        cache = ", cache on disk" if row.is_cached else ""
+        took = f"{row.seconds} s, of them {row.compiling} s compiling"
+        print(f"{row.kind} {row.sampler}{cache}, {row.change}: {took}", flush=True)
     report = make_report(command, config, {"rows": rows}, environment)
     write_report(stem, report, markdown, draw)
     print(f"written: {stem}.json, .md, .png")
