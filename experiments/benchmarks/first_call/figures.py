@@ -29,7 +29,7 @@ def draw(report: dict, path: Path) -> None:
             axis.barh(
                 places, rest, 0.38, left=compiled, color=colour, alpha=0.35, label=f"{sampler}, running"
             )
-        axis.set_title(name)
+        axis.set_title(f"{name}, without a cache on disk")
         axis.set_xlabel("seconds of the call (less is better)")
         axis.set_yticks(range(len(CHANGES)), list(CHANGES.values()))
     axes[0].invert_yaxis()

@@ -73,8 +73,12 @@ def markdown(report: dict) -> str:
         lines += ["", f"## {name}", "", *calls_table(rows, kind)]
     lines += [
         "",
-        "The cache on disk is JAX's own, for any program, by three lines before the first call:",
+        "The cache on disk is JAX's own, for any program, set in the environment before JAX is imported:",
         "",
-        *CACHE,
+    ]
+    lines += [f"    {name}={value or 'DIR'}" for name, value in CACHE.items()]
+    lines += [
+        "",
+        "With the last one, data that a density closes over are arguments of the program, and no part of its key.",
     ]
     return "\n".join(lines) + "\n"
