@@ -45,8 +45,11 @@ def call(config: Config, command: str) -> dict:
     add("trajectories", trajectories())
     for name in config.presets:
         add("log_weights", log_weights(name, config))
-    timings = [("epochs", lambda n=n, t=t: [epoch_row(n, t, config)]) for t in DTYPES for n in config.presets]
-    timings += [("chains", lambda n=n: chain_rows(n, config)) for n in config.chains]
+    first, *others = (
+        [("epochs", lambda n=n, t=t: [epoch_row(n, t, config)]) for n in config.presets] for t in DTYPES
+    )
+    chains = [("chains", lambda n=n: chain_rows(n, config)) for n in config.chains]
+    timings = [*first, *chains, *(own for part in others for own in part)]
     for part, make in timings:
         if left(TIMINGS) > 0:
             add(part, make())

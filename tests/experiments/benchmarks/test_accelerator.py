@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from experiments.benchmarks.accelerator import run, tables
+from experiments.benchmarks.accelerator import models, run, tables, trainings
 from experiments.benchmarks.accelerator.config import Config, smaller
 from experiments.benchmarks.accelerator.numerics import trajectories
+from tests.support.runs import tiny
 
 
 def test_trajectories_keep_their_energy_and_come_back():
@@ -18,28 +19,34 @@ def test_trajectories_keep_their_energy_and_come_back():
 
 
 @pytest.mark.slow
-def test_a_call_from_end_to_end_and_one_that_goes_on(tmp_path):
-    changes = {"presets": ("digits",), "chains": (2,), "seconds": 90.0}
-    config = dataclasses.replace(smaller(Config()), folder=tmp_path, runs=tmp_path / "runs", **changes)
-    # No timing: the time of a training is what matters here, so that one epoch at least is made.
-    first = run.call(config, "the command")
-    (training,) = first["trainings"]
-    assert training["epochs_before"] == 0
-    assert training["epochs"] > 0
-    assert abs(training["bounds"]["float32"] - training["bounds"]["bfloat16"]) < 2
-    assert training["seconds"] < 100
-    assert [row["precision"] for row in first["log_weights"]] == ["default", "highest"]
+def test_a_call_checks_and_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "TIMINGS", 1e3)  # however slow the machine is
+    config = dataclasses.replace(
+        smaller(Config()), folder=tmp_path, presets=("digits_vae",), chains=(2,), seconds=1.0
+    )
+    report = run.call(config, "the command")
+    assert [row["precision"] for row in report["log_weights"]] == ["default", "highest"]
     # On a CPU it is compared with itself.
-    assert all(row["off_most"] < 1e-3 for row in first["log_weights"])
-    assert {row["compute_dtype"] for row in first["epochs"]} == {"float32", "bfloat16"}
-    assert all(row["images"] == 400 and row["images_per_second"] > 0 for row in first["epochs"])
-    assert {row["integrator"] for row in first["chains"]} == {"leapfrog", "generalized leapfrog"}
-    assert all(0.5 < row["acceptance"] <= 1 for row in first["chains"])
-    page = (tmp_path / "accelerator.md").read_text()
-    assert "Not measured" not in page
-    second = run.call(dataclasses.replace(config, seconds=20.0), "the command")
-    assert all(row["epochs_before"] == training["epochs"] for row in second["trainings"])
-    assert json.loads((tmp_path / "accelerator.json").read_text()) == second
+    assert all(row["off_most"] < 1e-3 for row in report["log_weights"])
+    assert [row["compute_dtype"] for row in report["epochs"]] == ["float32", "bfloat16"]
+    assert all(row["images"] > 100 and row["images_per_second"] > 0 for row in report["epochs"])
+    assert {row["integrator"] for row in report["chains"]} == {"leapfrog", "generalized leapfrog"}
+    assert all(0.5 < row["acceptance"] <= 1 for row in report["chains"])
+    assert report["trainings"] == []
+    assert (tmp_path / "accelerator.md").read_text().count("Not measured") == 1
+    assert json.loads((tmp_path / "accelerator.json").read_text()) == report
+
+
+def test_a_training_stops_when_its_seconds_are_over_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "preset", lambda name: tiny(tmp_path / name, num_epochs=20000))
+    monkeypatch.setattr(models, "preset", lambda name: tiny(tmp_path / name, num_epochs=20000))
+    config = dataclasses.replace(smaller(Config()), runs=tmp_path, steps_per_save=1)
+    first = trainings.go_on("digits", 20.0, config)
+    assert not first["is_done"]
+    assert first["epochs_before"] == 0 < first["epochs"]
+    assert abs(first["bounds"]["float32"] - first["bounds"]["bfloat16"]) < 2
+    second = trainings.go_on("digits", 20.0, config)
+    assert second["epochs_before"] == first["epochs"] < second["epochs"]
 
 
 def test_a_page_of_a_call_that_was_cut_off_says_what_is_not_measured():
