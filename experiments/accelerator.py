@@ -1,4 +1,4 @@
-"""An accelerator in one call, numerics, timings and trainings: `python -m experiments.accelerator --data-dir DIR`.
+"""An accelerator in one call, numerics, timings and trainings: `python -m experiments.accelerator`.
 
 What is done and how: `experiments/benchmarks/accelerator`.
 """
