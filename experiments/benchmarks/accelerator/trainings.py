@@ -33,7 +33,8 @@ def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
         resume=(folder / "config.json").is_file(),
     )
     before = len(RunFolder(folder).records()) if chosen.resume else 0
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    ended = threading.Event()
+    timer = threading.Thread(target=_ask_to_stop, args=(seconds, ended), daemon=True)
     is_done = True
     with Stopwatch() as watch:
         timer.start()
@@ -42,7 +43,7 @@ def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
         except StoppedError:
             is_done = False
         finally:
-            timer.cancel()
+            ended.set()
     records = RunFolder(folder).records()
     row = {"preset": name, "epochs_before": before, "epochs": len(records), "is_done": is_done}
     row |= {"seconds": watch.elapsed.seconds, "bounds": {}, "log_likelihood": None}
@@ -51,6 +52,16 @@ def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
         likelihood = records[-1].monitored.likelihood
         row["log_likelihood"] = None if likelihood is None else likelihood.log_likelihood
     return row
+
+
+def _ask_to_stop(seconds: float, ended: threading.Event) -> None:
+    """After so many seconds, and not before the training listens: until then the signal would end the process."""
+    ended.wait(seconds)
+    while not ended.is_set():
+        if callable(signal.getsignal(signal.SIGTERM)):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        ended.wait(0.2)
 
 
 def bounds_of(name: str, config: Config) -> dict[str, float]:

@@ -113,10 +113,11 @@ def mode(field: Field, root: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         rates = field.area * np.exp(x)
         factor = np.linalg.cholesky(np.eye(len(w)) + root.T @ (rates[:, None] * root))
         step = linalg.cho_solve((factor, True), root.T @ (field.counts - rates) - w)
-        if np.abs(step).max() < 1e-6:
+        halvings = 0
+        while value(w + step) < value(w) and halvings < 50:
+            step, halvings = step / 2, halvings + 1
+        if np.abs(step).max() < 1e-6:  # there, or as near as rounding lets it come
             return w, x, factor
-        while value(w + step) < value(w):
-            step = step / 2
         w = w + step
 
 
