@@ -44,8 +44,11 @@ def fail_cleanly(main: Callable[[], object]) -> None:
 
 
 def _end(line: str, status: int) -> None:
-    print(line, file=sys.stderr, flush=True)
-    sys.stdout.flush()
+    try:
+        print(line, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError:  # nobody reads on: `| tee` ends by the same Ctrl-C
+        pass
     _leave(status)
 
 

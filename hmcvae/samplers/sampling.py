@@ -67,12 +67,13 @@ def sample(
         both = concatenate(samples, more)
 
     (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
-    Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts,
-    step sizes and numbers of draws compile nothing. A density that closes over other data is another one, to be
-    compiled anew, unless JAX keeps programs on disk, and constants out of them: set `JAX_COMPILATION_CACHE_DIR=DIR`,
-    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before
-    JAX is imported. Then neither other data of the same shape nor a new process compile again
-    (`experiments.bench_first_call`).
+    Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts and
+    step sizes compile nothing, and other numbers of draws only small parts of the diagnostics. A density that closes
+    over other data is another one, to be compiled anew, unless JAX keeps programs on disk, and constants out of them:
+    set `JAX_COMPILATION_CACHE_DIR=DIR`, `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and
+    `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before JAX is imported. Then other data of the same shape,
+    and a new process, cost one to three seconds of tracing and loading (`experiments.bench_first_call`, JAX 0.10.2; the
+    last of the three is a flag that JAX calls temporary).
 
     Args:
         rng_key: typed or uint32 key.

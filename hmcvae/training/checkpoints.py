@@ -9,6 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,17 @@ class Checkpoints:
         on_first(self._wait)
 
     def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
+        writing = self._writing
+        if writing is None:
+            return
+        try:
             writing.result()
+        except KeyboardInterrupt:  # not before it is written whole; a second one does not wait
+            futures.wait([writing])
+            raise
+        finally:
+            if writing.done():
+                self._writing = None
 
     def _epochs(self) -> list[int]:
         # Not what Orbax remembers: another process may write and delete.

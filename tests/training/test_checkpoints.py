@@ -5,6 +5,8 @@ import os
 import resource
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -203,6 +205,30 @@ def test_other_numbers_under_a_sound_file_system_are_seen_by_the_checksum(saved,
     shutil.copytree(folder / "1" / "state", folder / "2" / "state")
     with pytest.raises(ValueError, match=r"is corrupted: expected checksum \w{8}, got \w{8}; move"):
         Checkpoints(folder).restore(state(9))
+
+
+def test_ctrl_c_in_mid_save_is_raised_when_the_checkpoint_is_whole(tmp_path, monkeypatch):
+    plain = Checkpoints._save
+
+    def slow(*arguments):
+        time.sleep(1.0)
+        plain(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "_save", slow)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # tests in the background have it ignored
+    checkpoints = Checkpoints(tmp_path)
+    tree = {"a": np.arange(3.0)}
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(1, tree)
+        # At once, as the process may end now.
+        assert [path.name for path in tmp_path.glob("[0-9]*")] == ["1"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    np.testing.assert_array_equal(checkpoints.restore(tree)["a"], tree["a"])
 
 
 def test_a_kill_in_mid_save_leaves_the_checkpoint_before_it_whole(saved, tmp_path, monkeypatch):
