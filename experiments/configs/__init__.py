@@ -21,14 +21,13 @@ from experiments.configs.posteriors import (
     SketchedFisher,
 )
 from experiments.configs.presets import PRESETS, TABLE, preset
-from experiments.configs.training import OPTIMIZERS, Options
+from experiments.configs.training import Options, check_optimizer
 
 __all__ = [
     "MAX_LOOP",
     "MAX_TEMPERATURES",
     "MAX_WIDTH",
     "NETS",
-    "OPTIMIZERS",
     "PRESETS",
     "TABLE",
     "Elbo",
@@ -46,6 +45,7 @@ __all__ = [
     "SketchedFisher",
     "TrainConfig",
     "Uha",
+    "check_optimizer",
     "differences",
     "from_json",
     "method_from_json",

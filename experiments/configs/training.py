@@ -11,12 +11,18 @@ from hmcvae.training.settings import check_learning_rate
 OPTIMIZERS = {"adam": training.adam, "muon": training.muon}
 
 
+def check_optimizer(name: str) -> None:
+    """Raise ValueError unless it is one of OPTIMIZERS."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+
+
 @dataclass(frozen=True)
 class Options(training.Settings):
     """How to train; checked when it is made.
 
     Attributes:
-        optimizer: "adam" or "muon", see `hmcvae.training`; rates that suit them are not the same.
+        optimizer: "adam", or "muon", which suits learning rates near 1e-2; see `hmcvae.training`.
         learning_rate: the optimiser's, at its highest.
         schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
             (Burda et al. 2016, section 5), scaled to num_epochs.
@@ -31,8 +37,7 @@ class Options(training.Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        check_optimizer(self.optimizer)
         object.__setattr__(self, "learning_rate", check_learning_rate(self.learning_rate, self.schedule))
 
     def make_optimizer(self, num_batches: int) -> optax.GradientTransformation:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, OPTIMIZERS, Net
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer
 from experiments.published.methods import METHODS
 from experiments.support.checks import check_fields, check_images, check_number, check_whole
 from hmcvae._checks import check_seed
@@ -21,7 +21,7 @@ class PublishedConfig:
         seeds: how often each is trained.
         seconds: of each training, at the pace that its method has when all are timed in turns.
         num_epochs: the same for all, instead of seconds; 0: by seconds.
-        optimizer: "adam" or "muon", the same for all; see `hmcvae.training`.
+        optimizer: "adam", or "muon", which suits learning rates near 1e-2; the same for all.
         learning_rate: the optimiser's at its highest, around which is searched; it falls to zero as a half cosine.
         kl_warmup_epochs: see `hmcvae.training.Settings`.
         num_trials: of each method's search, on held-out training images; 0: no search.
@@ -76,8 +76,7 @@ class PublishedConfig:
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown:
             raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        check_optimizer(self.optimizer)
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")
         positive = check_number(0, is_open=True)

@@ -9,8 +9,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ class Checkpoints:
         try:
             writing.result()
         except KeyboardInterrupt:  # not before it is written whole; a second one does not wait
-            futures.wait([writing])
+            wait([writing])
             raise
         finally:
             if writing.done():
@@ -195,8 +194,7 @@ class Checkpoints:
 
     def _begin(self, epoch: int, host: PyTree, record: dict[str, Any]) -> None:
         self._wait()
-        # In a thread even where it is waited for: Ctrl-C, which is raised in the main thread, finds Orbax's own event
-        # loop in no half-way state, and the checkpoint is written whole.
+        # In a thread even where it is waited for: Ctrl-C, raised in the main one, must not break Orbax's event loop.
         self._writer = self._writer or ThreadPoolExecutor(1, "hmcvae-checkpoints")
         self._writing = self._writer.submit(self._save, epoch, host, record)
         if not self._is_asynchronous:

@@ -93,12 +93,12 @@ def adam(learning_rate: float, schedule: str, num_steps: int) -> optax.GradientT
 
 
 def muon(learning_rate: float, schedule: str, num_steps: int) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024): of each weight matrix the momentum's nearest orthogonal matrix, M (MᵀM)^(-1/2), by
-    five Newton-Schulz steps, times √max(1, outputs / inputs); NAdam with the same rate for all else. A convolution's
-    kernel is the matrix from its patches to its maps. With a schedule over a run of num_steps steps.
+    """Muon (Jordan et al. 2024): of each leaf of two axes the momentum's nearest orthogonal matrix, M (MᵀM)^(-1/2), by
+    five Newton-Schulz steps, times √max(1, outputs / inputs); a leaf of four is a convolution's kernel, the matrix from
+    its patches to its maps. NAdam with the same rate for all else. With a schedule over a run of num_steps steps.
 
-    On a dense net with 100 images a step, rates near 1e-2 are what 1e-3 to 5e-3 are to Adam; a step costs about ten
-    products of each weight matrix with itself more.
+    On a dense net with 100 images a step, rates near 1e-2 are what 1e-3 to 5e-3 are to Adam; a step costs ten to
+    fifteen products of each matrix with itself more.
 
     Args:
         learning_rate, schedule, num_steps: as of `adam`.
@@ -111,7 +111,7 @@ def muon(learning_rate: float, schedule: str, num_steps: int) -> optax.GradientT
 
 
 def _matrices(params: PyTree) -> PyTree:
-    """Which axes of each leaf are a matrix's inputs and output; None: it is no weight matrix."""
+    """Which axes of each leaf are a matrix's inputs and output; None: it is no matrix."""
 
     def axes(leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
         if np.ndim(leaf) not in (2, 4):

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
+
+from experiments.support.checks import check_fields, check_whole
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Config:
         num_chains, num_warmup, num_samples: of a call.
         max_depth: of trees.
         num_steps: of HMC's trajectories.
-        rounds: how often each sampler goes through all the calls, each time from empty caches.
+        rounds: how often each sampler goes through all the calls, each time in new processes.
         dtype: of positions.
         folder: where the results are written; runs/bench_first_call by default.
     """
@@ -27,8 +30,15 @@ class Config:
     max_depth: int = 6
     num_steps: int = 16
     rounds: int = 3
-    dtype: str = "float64"
+    dtype: Literal["float32", "float64"] = "float64"
     folder: Path | None = None
+
+    def __post_init__(self):
+        least = {"length": 2, "num_chains": 1, "num_warmup": 1, "num_samples": 1}
+        least |= {"max_depth": 1, "num_steps": 1, "rounds": 1}
+        check_fields(self, {name: check_whole(low) for name, low in least.items()})
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
 
 
 def smaller(config: Config) -> Config:

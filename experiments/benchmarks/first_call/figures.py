@@ -12,7 +12,7 @@ COLOURS = {"hmcvae": "tab:blue", "BlackJAX": "tab:orange"}
 
 
 def draw(report: dict, path: Path) -> None:
-    """Seconds of each call without a cache on disk, those of compilation dark."""
+    """Seconds of each call without a cache on disk, those of tracing and compilation dark."""
     rows = rows_of(report)
     figure, axes = plt.subplots(1, len(NAMES), figsize=(12, 4), layout="constrained", sharey=True)
     for axis, (kind, name) in zip(axes, NAMES.items(), strict=True):
@@ -23,11 +23,11 @@ def draw(report: dict, path: Path) -> None:
                 if (row.kind, row.sampler, row.is_cached) == (kind, sampler, False)
             }
             places = np.arange(len(CHANGES)) + offset
-            compiled = np.array([min(own[change].compiling, own[change].seconds) for change in CHANGES])
-            rest = np.array([own[change].seconds for change in CHANGES]) - compiled
-            axis.barh(places, compiled, 0.38, color=colour, label=f"{sampler}, compiling")
+            prepared = np.array([own[change].preparing for change in CHANGES])
+            rest = np.array([own[change].seconds for change in CHANGES]) - prepared
+            axis.barh(places, prepared, 0.38, color=colour, label=f"{sampler}, tracing and compiling")
             axis.barh(
-                places, rest, 0.38, left=compiled, color=colour, alpha=0.35, label=f"{sampler}, running"
+                places, rest, 0.38, left=prepared, color=colour, alpha=0.35, label=f"{sampler}, running"
             )
         axis.set_title(f"{name}, without a cache on disk")
         axis.set_xlabel("seconds of the call (less is better)")

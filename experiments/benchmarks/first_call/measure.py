@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,8 +20,10 @@ from experiments.benchmarks.first_call.contestants import KINDS, SAMPLERS, Call,
 from experiments.benchmarks.first_call.rows import CHANGES, CallRow
 from experiments.support.timing import seconds_of
 
-# What JAX reports of itself: tracing to its own expressions, lowering, and XLA's compilation.
+# What JAX reports of itself: tracing to its own expressions, lowering, and XLA's compilation; and within the last, that
+# the program was found on disk.
 _PREFIX = "/jax/core/compile/"
+_COMPILE, _FOUND = _PREFIX + "backend_compile_duration", "/jax/compilation_cache/cache_hits"
 # JAX's own cache of compiled programs; with the last one, data that a function closes over are arguments of the
 # program and no part of its key. JAX reads that one when it is imported.
 CACHE = {
@@ -32,31 +34,50 @@ CACHE = {
 _CHILD = "from experiments.benchmarks.first_call.measure import child; child()"
 
 
+class Preparation(NamedTuple):
+    """Seconds, one entry each.  all_of_it: in which JAX traced, lowered, compiled or loaded.  compiling: in which XLA
+    compiled what was not on disk."""
+
+    all_of_it: list[float]
+    compiling: list[float]
+
+
 @contextmanager
-def compiling() -> Iterator[list[float]]:
-    """The seconds in which JAX traced, lowered or compiled within the block, one entry each."""
-    found: list[float] = []
+def prepared() -> Iterator[Preparation]:
+    """What JAX does within the block before it runs anything."""
+    found, hits = Preparation([], []), []
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
-        if event.startswith(_PREFIX):
-            found.append(duration_secs)
+        if not event.startswith(_PREFIX):
+            return
+        found.all_of_it.append(duration_secs)
+        if event == _COMPILE:
+            if not hits:
+                found.compiling.append(duration_secs)
+            hits.clear()
+
+    def note(event: str, **_: Any) -> None:
+        if event == _FOUND:
+            hits.append(event)
 
     monitoring.register_event_duration_secs_listener(listen)
+    monitoring.register_event_listener(note)
     try:
         yield found
     finally:
         monitoring.unregister_event_duration_listener(listen)
+        monitoring.unregister_event_listener(note)
 
 
-def calls_of(sampler: Any, config: Config, is_second: bool = False) -> dict[str, tuple[float, float]]:
-    """(seconds, of them compiling) of each call in `CHANGES`, in its order: in the first process all but the last, in
-    the second the last alone."""
+def calls_of(sampler: Any, config: Config, is_second: bool = False) -> dict[str, tuple[float, float, float]]:
+    """(seconds, preparing, compiling) of each call in `CHANGES`, in its order: in the first process all but the last,
+    in the second the last alone."""
     found = {}
 
     def take(change: str, algorithm: Any, call: Call) -> None:
-        with compiling() as spent:
+        with prepared() as spent:
             seconds = seconds_of(partial(sampler.run, algorithm, call))
-        found[change] = seconds, sum(spent)
+        found[change] = seconds, sum(spent.all_of_it), sum(spent.compiling)
 
     logdensity_fn = density(config, 0)
     algorithm = sampler.build(logdensity_fn)
@@ -115,7 +136,7 @@ def measure(config: Config) -> Iterator[CallRow]:
                 own.append(in_processes(sampler, kind, config, is_cached))
         for own, (sampler, is_cached) in zip(rounds, samplers, strict=True):
             for change in CHANGES:
-                seconds, spent = (
-                    float(value) for value in np.median([found[change] for found in own], axis=0)
+                medians = np.median([found[change] for found in own], axis=0)
+                yield CallRow(
+                    kind, sampler, is_cached, change, *(round(float(value), 3) for value in medians)
                 )
-                yield CallRow(kind, sampler, is_cached, change, round(seconds, 3), round(spent, 3))

@@ -16,14 +16,16 @@ CHANGES = {
 
 @dataclass(frozen=True)
 class CallRow:
-    """seconds: of the call.  compiling: of them, those in which JAX traced, lowered or compiled.  The medians of the
-    rounds.  is_cached: with JAX's compilation cache on disk, empty at the first call."""
+    """seconds: of the call.  preparing: of them, those in which JAX traced, lowered, compiled or loaded.  compiling:
+    of these, those of programs that were compiled, and not loaded from disk.  The medians of the rounds.  is_cached:
+    with JAX's compilation cache on disk, empty at the first call, and constants out of the programs."""
 
     kind: str
     sampler: str
     is_cached: bool
     change: str
     seconds: float
+    preparing: float
     compiling: float
 
     def to_json(self) -> dict:

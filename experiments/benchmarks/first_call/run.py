@@ -22,7 +22,7 @@ def benchmark(config: Config, command: str) -> dict:
     for row in measure(config):
         rows.append(row.to_json())
         cache = ", cache on disk" if row.is_cached else ""
-        took = f"{row.seconds} s, of them {row.compiling} s compiling"
+        took = f"{row.seconds} s, of them {row.preparing} s preparing and {row.compiling} s compiling"
         print(f"{row.kind} {row.sampler}{cache}, {row.change}: {took}", flush=True)
     report = make_report(command, config, {"rows": rows}, environment)
     write_report(stem, report, markdown, draw)

@@ -10,7 +10,7 @@ import pytest
 from experiments.benchmarks.first_call.config import Config, smaller
 from experiments.benchmarks.first_call.contestants import SAMPLERS, Call, density, starts
 from experiments.benchmarks.first_call.figures import draw
-from experiments.benchmarks.first_call.measure import compiling, in_processes
+from experiments.benchmarks.first_call.measure import in_processes, prepared
 from experiments.benchmarks.first_call.rows import CHANGES, CallRow, rows_of
 from experiments.benchmarks.first_call.tables import markdown
 from experiments.support.machine import describe
@@ -20,15 +20,15 @@ SMALL = smaller(Config())
 
 def test_compilation_is_counted_once():
     function = jax.jit(lambda x: jnp.sin(x) + 1)
-    with compiling() as first:
-        function(1.0)
-    with compiling() as second:
-        function(2.0)
-    with compiling() as other:
-        function(jnp.ones(3))
-    assert sum(first) > 0
-    assert second == []
-    assert sum(other) > 0
+    found = []
+    for x in (1.0, 2.0, jnp.ones(3)):
+        with prepared() as own:
+            function(x)
+        found.append(own)
+    first, second, other = found
+    assert sum(first.all_of_it) > sum(first.compiling) > 0
+    assert second.all_of_it == []
+    assert sum(other.compiling) > 0
 
 
 def test_other_data_are_another_density_of_the_same_shape():
@@ -56,8 +56,9 @@ def test_with_the_cache_on_disk_other_data_compile_nothing():
     cached, plain = (in_processes("BlackJAX", "hmc", SMALL, is_cached) for is_cached in (True, False))
     assert set(cached) == set(plain) == set(CHANGES)
     for change in ("data", "process"):
-        assert plain[change][1] > 0.5 * plain["first"][1]
-        assert cached[change][1] < 0.5 * cached["first"][1]
+        assert plain[change][2] > 0.5 * plain["first"][2]
+        assert cached[change][2] < 0.01 * cached["first"][2]
+        assert 0 < cached[change][1] < 0.5 * cached["first"][1]
 
 
 def test_page_and_picture(tmp_path):
@@ -68,11 +69,12 @@ def test_page_and_picture(tmp_path):
                 for change in CHANGES:
                     is_slow = change == "first" or (not is_cached and change in ("data", "process"))
                     seconds = first if is_slow else 1.0
-                    compiled = first - 1 if is_slow else 0.5
-                    rows.append(CallRow(kind, sampler, is_cached, change, seconds, compiled))
+                    compiled = first - 1 if is_slow else 0.0
+                    rows.append(CallRow(kind, sampler, is_cached, change, seconds, compiled + 0.5, compiled))
     report = {
         "rows": [row.to_json() for row in rows],
         "config": asdict(Config()),
+        "command": "the command",
         "environment": describe("blackjax"),
     }
     assert rows_of(report) == rows
@@ -86,3 +88,12 @@ def test_page_and_picture(tmp_path):
     assert page.count("none compiled anew: met") == 2
     draw(report, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"rounds": 0}, "rounds must be"), ({"dtype": "float16"}, "dtype must be float32 or")],
+)
+def test_bad_settings_are_told_before_any_process(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
