@@ -72,7 +72,7 @@ def sample(
     over other data is another one, to be compiled anew, unless JAX keeps programs on disk, and constants out of them:
     set `JAX_COMPILATION_CACHE_DIR=DIR`, `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and
     `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before JAX is imported. Then other data of the same shape,
-    and a new process, cost one to three seconds of tracing and loading (`experiments.bench_first_call`, JAX 0.10.2; the
+    and a new process, cost one or two seconds of tracing and loading (`experiments.bench_first_call`, JAX 0.10.2; the
     last of the three is a flag that JAX calls temporary).
 
     Args:

@@ -14,7 +14,8 @@ class Config:
 
     Attributes:
         data_dir: the data's folder.
-        seconds: of the whole call; what is left of them after the timings goes to the trainings.
+        seconds: of the whole call; what is left of them after the timings goes to the trainings. The last save and
+            its bounds may take some more: leave room below a hard limit.
         presets: whose epochs are timed and which are trained on.
         num_images: of an epoch that is timed, in uint8; seconds are told for as many.
         repeats: timed epochs.

@@ -4,16 +4,17 @@ import dataclasses
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from experiments.benchmarks.accelerator.config import Config
-from experiments.benchmarks.accelerator.models import loaded
+from experiments.benchmarks.accelerator.epochs import DTYPES
 from experiments.configs import preset
 from experiments.runs.folder import RunFolder
-from experiments.runs.model import load_run, test_examples
+from experiments.runs.model import build, find_data, load_run, test_examples
 from experiments.runs.training import train
 from experiments.support.failures import StoppedError
 from experiments.support.timing import Stopwatch
@@ -23,7 +24,8 @@ NUM_EVALUATED = 1000
 
 def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
     """Train for so many seconds, compilation with them, or to the end: it is asked to stop as by a signal from outside,
-    and stops at its next whole step of `steps_per_save`. Then the bound of its last whole epoch, in both dtypes."""
+    and stops at its next whole step of `steps_per_save`. Then the bound of the epoch that is kept, the best on
+    validation images if there are any, in both dtypes, and log p(x) as the run watched it after that epoch."""
     folder = config.runs / name
     chosen = dataclasses.replace(
         preset(name),
@@ -46,12 +48,8 @@ def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
             ended.set()
     records = RunFolder(folder).records()
     row = {"preset": name, "epochs_before": before, "epochs": len(records), "is_done": is_done}
-    row |= {"seconds": watch.elapsed.seconds, "bounds": {}, "log_likelihood": None}
-    if records:
-        row["bounds"] = bounds_of(name, config)
-        likelihood = records[-1].monitored.likelihood
-        row["log_likelihood"] = None if likelihood is None else likelihood.log_likelihood
-    return row
+    row |= {"seconds": watch.elapsed.seconds}
+    return row | (_kept(folder, config) if records else {"epoch": None, "bounds": {}, "log_likelihood": None})
 
 
 def _ask_to_stop(seconds: float, ended: threading.Event) -> None:
@@ -64,16 +62,20 @@ def _ask_to_stop(seconds: float, ended: threading.Event) -> None:
         ended.wait(0.2)
 
 
-def bounds_of(name: str, config: Config) -> dict[str, float]:
-    """The mean bound of test images, the same draws by layers in each dtype: what bfloat16 costs."""
-    params = load_run(config.runs / name, data_dir=config.data_dir)[3]
+def _kept(folder: Path, config: Config) -> dict[str, Any]:
+    """Of the parameters that are kept: the mean bound of test images, the same draws by layers in each dtype, which is
+    what bfloat16 costs."""
+    run, chosen, _, params, epoch = load_run(folder, data_dir=config.data_dir)
+    dataset = find_data(chosen, config.data_dir)
     found = {}
-    for dtype in ("float32", "bfloat16"):
-        _, dataset, model = loaded(name, config, compute_dtype=dtype)
+    for dtype in DTYPES:
+        model = build(dataclasses.replace(chosen, compute_dtype=dtype), dataset)
         examples = test_examples(model, dataset, min(NUM_EVALUATED, len(dataset.test)))
         keys = jax.random.split(jax.random.key(0), len(examples))
         values = jax.jit(jax.vmap(lambda key, x, own=model: own.eval_bound(params, key, x)[0]))(
             keys, examples
         )
         found[dtype] = float(jnp.mean(values))
-    return found
+    likelihood = run.records()[epoch - 1].monitored.likelihood
+    log_likelihood = None if likelihood is None else likelihood.log_likelihood
+    return {"epoch": epoch, "bounds": found, "log_likelihood": log_likelihood}

@@ -67,9 +67,9 @@ def markdown(report: dict) -> str:
         f"(d = {config['length'] + 3}), {config['num_chains']} chains, {config['num_warmup']} transitions of warm-up "
         f"and {config['num_samples']} draws, {config['dtype']}; trees of depth {config['max_depth']} at most, "
         f"trajectories of {config['num_steps']} steps. Medians of {config['rounds']} rounds in turns, "
-        f"each in processes of its own, at a load of {report['environment']['load']}. Seconds of a call; in parentheses those "
-        "of them in which JAX traced, lowered, compiled or loaded, and of these those in which XLA compiled what "
-        f"was not on disk. `{report['command']}` writes this file."
+        f"each in processes of its own, at a load of {report['environment']['load']}. Seconds of a call; in "
+        "parentheses those of them in which JAX traced, lowered, compiled or loaded, and of these those in which XLA "
+        f"compiled what was not on disk. `{report['command']}` writes this file."
     )
     lines = ["# First calls, against BlackJAX's", "", about, "", *outcome(rows)]
     for kind, name in NAMES.items():

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks.accelerator import models, run, tables, trainings
+from experiments.benchmarks.accelerator import run, tables, trainings
 from experiments.benchmarks.accelerator.config import Config, smaller
 from experiments.benchmarks.accelerator.numerics import trajectories
 from tests.support.runs import tiny
@@ -39,7 +39,6 @@ def test_a_call_checks_and_times(tmp_path, monkeypatch):
 
 def test_a_training_stops_when_its_seconds_are_over_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(trainings, "preset", lambda name: tiny(tmp_path / name, num_epochs=20000))
-    monkeypatch.setattr(models, "preset", lambda name: tiny(tmp_path / name, num_epochs=20000))
     config = dataclasses.replace(smaller(Config()), runs=tmp_path, steps_per_save=1)
     first = trainings.go_on("digits", 20.0, config)
     assert not first["is_done"]
@@ -47,6 +46,7 @@ def test_a_training_stops_when_its_seconds_are_over_and_goes_on(tmp_path, monkey
     assert abs(first["bounds"]["float32"] - first["bounds"]["bfloat16"]) < 2
     second = trainings.go_on("digits", 20.0, config)
     assert second["epochs_before"] == first["epochs"] < second["epochs"]
+    assert second["epoch"] <= second["epochs"]
 
 
 def test_a_page_of_a_call_that_was_cut_off_says_what_is_not_measured():
@@ -60,9 +60,26 @@ def test_a_page_of_a_call_that_was_cut_off_says_what_is_not_measured():
     }
     parts = {key: [] for key in ("trajectories", "log_weights", "epochs", "chains", "trainings")}
     page = tables.markdown({"environment": environment, "command": "the command", **parts})
-    assert page.count("Not measured: the call ended before.") == 4
-    assert tables.share_of_peak(33.5e12, "NVIDIA H200") == "50.0% / 6.8%"
-    assert tables.share_of_peak(1.0, "cpu") == "–"
+    assert page.count("Not measured: the call ended before.") == 5
+    row = {"flops_per_second": 33.5e12, "compute_dtype": "float32"}
+    assert tables.share_of_peak(row, "NVIDIA H200") == "50.0% / 6.8%"
+    assert tables.share_of_peak(row | {"compute_dtype": "bfloat16"}, "NVIDIA H200") == "3.4%"
+    assert tables.share_of_peak(row, "NVIDIA H100 PCIe") == tables.share_of_peak(row, "cpu") == "–"
+
+
+def test_what_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError("not so many")
+
+    for name in ("log_weights", "epoch_row", "chain_rows", "go_on"):
+        monkeypatch.setattr(run, name, fail)
+    config = dataclasses.replace(smaller(Config()), folder=tmp_path, presets=("digits_vae",), chains=(2,))
+    report = run.call(config, "the command")
+    assert "error" not in report["trajectories"][0]
+    assert [len(report[name]) for name in ("log_weights", "epochs", "chains", "trainings")] == [1, 2, 1, 1]
+    page = (tmp_path / "accelerator.md").read_text()
+    assert "- not measured, failed: digits_vae, bfloat16: MemoryError: not so many" in page
+    assert page.count("not measured, failed") == 5
 
 
 @pytest.mark.parametrize(
