@@ -4,6 +4,7 @@ One function for each kind of public number. Each knows the numbers of Python an
 booleans, strings, complex numbers and None, and returns the value in the form that the code goes on with.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -101,6 +102,17 @@ def check_positive(name: str, value: Any, *, optional: bool = False, is_array: b
     if not (np.all(np.isfinite(numbers)) and np.all(numbers > 0)):
         raise ValueError(f"{name} must be finite and greater than 0, got {value!r}")
     return jnp.asarray(array, float) if isinstance(value, (list, tuple)) else value
+
+
+def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """One of the options, which are names.
+
+    Raises:
+        ValueError: for anything else, with or without a hash.
+    """
+    if not isinstance(value, str) or value not in tuple(options):
+        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+    return value
 
 
 def check_plain(name: str, value: Any) -> None:

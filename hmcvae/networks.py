@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from hmcvae._checks import check_count
+from hmcvae._checks import check_choice, check_count
 from hmcvae._convolutions import convolve, convolve_transposed
 from hmcvae.likelihoods import Likelihood
 from hmcvae.transitions import ConditionalGaussian
@@ -246,13 +246,10 @@ def build_vae(
     shape = check_image_shape(image_shape)
     latent_dim = check_count("latent_dim", latent_dim, 1)
     widths = tuple(check_count("hidden", width, 1) for width in hidden)
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
+    check_choice("architecture", architecture, ARCHITECTURES)
     name = activation or ("tanh" if architecture == "mlp" else "softplus")
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise ValueError(f"compute_dtype must be one of {', '.join(COMPUTE_DTYPES)}, got {compute_dtype!r}")
+    check_choice("activation", name, ACTIVATIONS)
+    check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     function, dtype = ACTIVATIONS[name], COMPUTE_DTYPES[compute_dtype]
     if architecture == "mlp":
         encoder = MLPEncoder(latent_dim, widths, function, dtype)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from hmcvae import annealing, likelihoods, posteriors
-from hmcvae._checks import check_count, check_key, is_concrete
+from hmcvae._checks import check_choice, check_count, check_key, is_concrete
 from hmcvae.annealing import AISEstimate
 from hmcvae.likelihoods import Likelihood
 from hmcvae.likelihoods.base import check_unit
@@ -67,8 +67,7 @@ class Description:
         """
         from hmcvae import networks
 
-        if self.likelihood not in LIKELIHOODS:
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        check_choice("likelihood", self.likelihood, LIKELIHOODS)
         likelihood = LIKELIHOODS[self.likelihood](**(self.likelihood_options or {}))
         return networks.build_vae(
             self.image_shape,

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from experiments.support.checks import check_choices
+
 
 class Peer(NamedTuple):
     """modules: those that must be there.  install: the command that puts them there."""
@@ -37,10 +39,7 @@ def check_known(names: Iterable[str], known: Sequence[Peer]) -> None:
     Raises:
         ValueError: for one that is not known.
     """
-    choices = tuple(peer.name for peer in known)
-    unknown = sorted(set(names) - set(choices))
-    if unknown:
-        raise ValueError(f"peers must be among {choices}, got {unknown}")
+    check_choices("peers", names, (peer.name for peer in known))
 
 
 def installed(peers: Iterable[Peer]) -> tuple[str, ...]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.comparison.table import WARM, markdown, over, plain_vae, plan_epochs, row
-from experiments.configs import MAX_TEMPERATURES, TrainConfig, differences, preset
+from experiments.configs import MAX_TEMPERATURES, PRESETS, TrainConfig, differences, preset
 from experiments.reporting import curves
 from experiments.reporting.reports import command_line, make_report, write_report
 from experiments.runs.evaluation import EvaluateConfig, evaluate_run, evaluation_name
 from experiments.runs.folder import RunFolder
 from experiments.runs.pace import seconds_per_epoch
 from experiments.runs.training import train
-from experiments.support.checks import check_fields, check_images, check_number, check_whole
+from experiments.support.checks import check_choices, check_fields, check_images, check_number, check_whole
 from experiments.support.files import check_writable, read_json, write_json
 from experiments.support.records import EpochRecord
 from hmcvae._checks import check_seed
@@ -68,12 +68,7 @@ class CompareConfig:
     def __post_init__(self):
         if not self.presets or not self.seeds:
             raise ValueError(f"expected presets and seeds, got {self.presets} and {self.seeds}")
-        if len(self.num_epochs) not in (1, len(self.presets)):
-            raise ValueError(
-                f"num_epochs must be one number or one for each of {len(self.presets)} presets, got {self.num_epochs}"
-            )
-        for name in self.presets:
-            preset(name)
+        check_choices("presets", self.presets, PRESETS)
         check_fields(
             self,
             {
@@ -87,6 +82,10 @@ class CompareConfig:
                 "eval_temperatures": check_whole(0, MAX_TEMPERATURES),
             },
         )
+        if len(self.num_epochs) not in (1, len(self.presets)):
+            raise ValueError(
+                f"num_epochs must be one number or one for each of {len(self.presets)} presets, got {self.num_epochs}"
+            )
         if self.warm_start == 1:
             raise ValueError("warm_start must be below 1, or nothing is left for the methods; got 1")
         if self.warm_start and not (self.seconds and self.plain_vae):

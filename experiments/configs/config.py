@@ -13,7 +13,7 @@ from experiments.configs.posteriors import POSTERIORS
 from experiments.configs.training import Options
 from experiments.support.checks import check_fields, check_images, check_path, check_text, check_whole
 from hmcvae import data, networks
-from hmcvae._checks import check_flag
+from hmcvae._checks import check_choice, check_flag
 
 LIKELIHOODS = ("bernoulli", "gaussian", "discretised_logistic")
 # Of methods and posteriors, what a later version added, at the value that those of before had.
@@ -98,8 +98,7 @@ class TrainConfig:
     process_id: int = 0
 
     def __post_init__(self):
-        if self.likelihood not in LIKELIHOODS:  # of tuples and lists: what JSON holds may have no hash
-            raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {self.likelihood!r}")
+        check_choice("likelihood", self.likelihood, LIKELIHOODS)
         if not isinstance(self.dataset, str) or not (self.dataset in data.NAMES or data.is_own(self.dataset)):
             raise ValueError(
                 f"dataset must be one of {', '.join(data.NAMES)}, or the path of an npz archive or a folder of images, "
@@ -109,10 +108,7 @@ class TrainConfig:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}")
         if not isinstance(self.training, Options):
             raise ValueError(f"training must be Options, got {self.training!r}")
-        if self.architecture not in networks.ARCHITECTURES:
-            raise ValueError(
-                f"architecture must be one of {', '.join(networks.ARCHITECTURES)}, got {self.architecture!r}"
-            )
+        check_choice("architecture", self.architecture, networks.ARCHITECTURES)
         if self.activation not in (None, *networks.ACTIVATIONS):
             raise ValueError(
                 f"activation must be None or one of {', '.join(networks.ACTIVATIONS)}, got {self.activation!r}"

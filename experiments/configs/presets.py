@@ -8,6 +8,7 @@ from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
 from experiments.configs.nets import NETS
 from experiments.configs.posteriors import Fisher, FullCovariance, SketchedFisher
 from experiments.configs.training import Options
+from hmcvae._checks import check_choice
 
 
 class Preset(NamedTuple):
@@ -97,6 +98,4 @@ def preset(name: str) -> TrainConfig:
     Raises:
         ValueError: if there is none of this name.
     """
-    if name not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
-    return PRESETS[name]
+    return PRESETS[check_choice("preset", name, PRESETS)]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import optax
 
 from hmcvae import training
+from hmcvae._checks import check_choice
 from hmcvae.training.settings import check_learning_rate
 
 OPTIMIZERS = {"adam": training.adam, "muon": training.muon}
@@ -13,8 +14,7 @@ OPTIMIZERS = {"adam": training.adam, "muon": training.muon}
 
 def check_optimizer(name: str) -> None:
     """Raise ValueError unless it is one of OPTIMIZERS."""
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+    check_choice("optimizer", name, OPTIMIZERS)
 
 
 @dataclass(frozen=True)

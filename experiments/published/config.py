@@ -6,8 +6,8 @@ from typing import Literal
 
 from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer
 from experiments.published.methods import METHODS
-from experiments.support.checks import check_fields, check_images, check_number, check_whole
-from hmcvae._checks import check_seed
+from experiments.support.checks import check_choices, check_fields, check_images, check_number, check_whole
+from hmcvae._checks import check_choice, check_seed
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,8 @@ class PublishedConfig:
     results: Path | None = None
 
     def __post_init__(self):
-        if self.net not in NETS:
-            raise ValueError(f"net must be one of {', '.join(NETS)}, got {self.net!r}")
-        unknown = [name for name in self.methods if name not in METHODS]
-        if unknown:
-            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {', '.join(unknown)}")
+        check_choice("net", self.net, NETS)
+        check_choices("methods", self.methods, METHODS)
         check_optimizer(self.optimizer)
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")

@@ -29,7 +29,7 @@ from experiments.samplers import measures, targets
 from experiments.samplers.figures import Dynamics, draw_convergence, draw_trajectories
 from experiments.samplers.sampler import Drawn, Sampler
 from experiments.samplers.targets import Target
-from experiments.support.checks import check_fields, check_whole
+from experiments.support.checks import check_choices, check_fields, check_whole
 from experiments.support.files import check_writable
 from experiments.support.timing import timed
 from hmcvae import data, integrators, solvers
@@ -100,8 +100,8 @@ class SamplersConfig:
             self,
             {name: check_whole(1) for name in counts} | {"num_warmup": check_whole(0), "seed": check_seed},
         )
-        for name in (*self.targets, self.traced):
-            case_of(name)
+        check_choices("targets", self.targets, TARGETS)
+        case_of(self.traced)
 
 
 def case_of(name: str) -> Case:
@@ -110,8 +110,7 @@ def case_of(name: str) -> Case:
     Raises:
         ValueError: if it is not there.
     """
-    if name not in TARGETS:
-        raise ValueError(f"targets must be among {', '.join(TARGETS)}, got {name!r}")
+    check_choices("targets", [name], TARGETS)
     return TARGETS[name]
 
 

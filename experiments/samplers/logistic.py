@@ -19,7 +19,7 @@ from experiments.samplers import targets
 from experiments.samplers.published import PUBLISHED, Published
 from experiments.samplers.single_chain import BlackjaxNuts, SingleChain
 from experiments.samplers.targets import Target
-from experiments.support.checks import check_above_zero, check_fields, check_whole
+from experiments.support.checks import check_above_zero, check_choices, check_fields, check_whole
 from experiments.support.files import check_writable
 
 
@@ -86,12 +86,8 @@ class LogisticConfig:
     results: Path = Path("runs/logistic_regression")
 
     def __post_init__(self):
-        for name in self.methods:
-            if name not in SAMPLERS:
-                raise ValueError(f"methods must be among {', '.join(SAMPLERS)}, got {name!r}")
-        for name in self.datasets:
-            if name not in targets.LOGISTIC:
-                raise ValueError(f"datasets must be among {', '.join(targets.LOGISTIC)}, got {name!r}")
+        check_choices("methods", self.methods, SAMPLERS)
+        check_choices("datasets", self.datasets, targets.LOGISTIC)
         check_fields(
             self,
             {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hmcvae import data, metrics
+from hmcvae._checks import check_choice
 
 LOGISTIC = ("australian", "german", "heart", "pima", "ripley")
 PRIOR_VARIANCE = 100.0
@@ -97,8 +98,7 @@ def load_logistic(name: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndar
         ValueError: if there is no such set.
         FileNotFoundError: if its file is not under data_dir/logreg.
     """
-    if name not in LOGISTIC:
-        raise ValueError(f"the data set must be one of {', '.join(LOGISTIC)}, got {name!r}")
+    check_choice("the data set", name, LOGISTIC)
     path = Path(data_dir or os.environ.get(data.DATA_DIR_VARIABLE) or "data") / "logreg" / f"{name}.npz"
     if not path.is_file():
         raise FileNotFoundError(

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, MAX_WIDTH, Method, preset
 from experiments.study.methods import FAMILIES, METHODS, grid
-from experiments.support.checks import check_above_zero, check_fields, check_images, check_number, check_whole
+from experiments.support.checks import (
+    check_above_zero,
+    check_choices,
+    check_fields,
+    check_images,
+    check_number,
+    check_whole,
+)
 from hmcvae._checks import check_seed
 
 
@@ -53,9 +60,7 @@ class StudyConfig:
 
     def __post_init__(self):
         for name, known in (("methods", METHODS), ("families", FAMILIES)):
-            unknown = set(getattr(self, name)) - set(known)
-            if unknown:
-                raise ValueError(f"{name} must be among {list(known)}; got {sorted(unknown)}")
+            check_choices(name, getattr(self, name), known)
         preset(self.base)
         check_fields(
             self,

@@ -1,7 +1,7 @@
 """Checks of a config's numbers when it is made, from a table of its fields."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,20 @@ def check_text(name: str, value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{name} must be text, got {value!r}")
     return value
+
+
+def check_choices(name: str, values: Any, options: Iterable[str]) -> None:
+    """Names, each of them one of the options.
+
+    Raises:
+        ValueError: for another one, or no sequence.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a tuple of names, got {values!r}")
+    known = tuple(options)
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{name} must be among {', '.join(known)}, got {value!r}")
 
 
 def check_above_zero(name: str, value: Any) -> float:

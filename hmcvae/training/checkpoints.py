@@ -1,6 +1,5 @@
 """Checkpoints of a training run: written whole or not at all (Orbax), and checked when they are read back."""
 
-import contextlib
 import errno
 import json
 import logging
@@ -8,7 +7,6 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import orbax.checkpoint as ocp
 from hmcvae._checks import check_count, check_flag
 from hmcvae._digest import digest
 from hmcvae.training.checksums import damaged_files, write_checksums
+from hmcvae.training.failed_writes import quiet
 from hmcvae.training.hosts import from_first, gathered, on_first
 from hmcvae.training.stored import (
     AnotherTreeError,
@@ -215,12 +214,15 @@ class Checkpoints:
             self._manager.reload()
         try:
             # Without `force` Orbax passes over an epoch below its latest, and says nothing.
-            with _quiet():
-                self._manager.save(epoch, args=args, force=True)
-                self._manager.wait_until_finished()
-            write_checksums(place)
+            with quiet():
+                try:
+                    self._manager.save(epoch, args=args, force=True)
+                    self._manager.wait_until_finished()
+                    write_checksums(place)
+                except Exception:
+                    self._take_back(epoch, replaced)
+                    raise
         except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
-            self._take_back(epoch, replaced)
             kept = self._epochs()
             raise OSError(
                 getattr(error, "errno", None) or errno.EIO,
@@ -336,15 +338,3 @@ def _reason(error: Exception) -> str:
     if "ENOSPC" in text or "No space left" in text:
         return "No space left on device"
     return text.strip().splitlines()[0][:300] if text.strip() else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tracebacks that Orbax logs of errors that it also raises."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

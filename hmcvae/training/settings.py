@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import optax.contrib
 
-from hmcvae._checks import check_count, check_positive, check_real, check_seed
+from hmcvae._checks import check_choice, check_count, check_positive, check_real, check_seed
 from hmcvae.types import PyTree
 
 SCHEDULES = ("constant", "cosine", "burda")
@@ -72,8 +72,7 @@ def check_learning_rate(learning_rate: Any, schedule: Any) -> float:
     """
     largest = float(np.finfo(np.float32).max)
     rate = check_real("learning_rate", learning_rate, 0, largest, is_open=True)
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+    check_choice("schedule", schedule, SCHEDULES)
     return rate
 
 

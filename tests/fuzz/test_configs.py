@@ -41,6 +41,9 @@ DESCRIPTION = Description((8, 8, 1), 2, "gaussian", {"min_scale": 0.1}, "mlp", (
 
 @fuzz(700)
 @given(st.sampled_from(sorted(BASES)).flatmap(lambda name: changed_json(BASES[name])))
+@example(BASES["digits"] | {"training": BASES["digits"]["training"] | {"optimizer": []}})
+@example(BASES["digits"] | {"training": BASES["digits"]["training"] | {"schedule": {}}})
+@example(BASES["digits"] | {"likelihood": [[]], "architecture": {}})
 def test_a_changed_config_is_valid_or_refused(values):
     said = refusal(lambda: from_json(values), ValueError)
     if said is None:

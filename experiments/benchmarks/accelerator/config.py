@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.configs import preset
-from experiments.support.checks import check_fields, check_number, check_whole
+from experiments.configs import PRESETS
+from experiments.support.checks import check_choices, check_fields, check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Config:
         check_fields(
             self, {name: check_whole(1) for name in whole} | {"seconds": positive, "call_seconds": positive}
         )
-        for name in self.presets:
-            preset(name)
+        check_choices("presets", self.presets, PRESETS)
 
 
 def smaller(config: Config) -> Config:

@@ -8,6 +8,7 @@ from experiments.samplers.geometry import contestants as ours
 from experiments.samplers.geometry import cox, funnels, hierarchies, neurons, peers, volatility
 from experiments.samplers.geometry.contestants import Contestant
 from experiments.samplers.geometry.posteriors import Posterior
+from experiments.support.checks import check_choices
 from hmcvae import solvers
 
 
@@ -111,8 +112,6 @@ def posteriors(names: Sequence[str], data_dir: Path | None) -> list[Entry]:
     Raises:
         ValueError: for one that is not there.
     """
-    unknown = sorted(set(names) - set(POSTERIORS))
-    if unknown:
-        raise ValueError(f"posteriors must be among {', '.join(POSTERIORS)}, got {', '.join(unknown)}")
+    check_choices("posteriors", names, POSTERIORS)
     cases: list[Any] = [POSTERIORS[name] for name in names]
     return [Entry(case.make(data_dir), case.contestants) for case in cases]

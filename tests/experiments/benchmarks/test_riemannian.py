@@ -90,7 +90,7 @@ def test_the_numpy_model_is_the_one_in_jax():
 
 @pytest.mark.parametrize(("module", "config"), [(run, Config), (leapfrog, leapfrog_config.Config)])
 def test_unknown_peers_are_refused(module, config):
-    with pytest.raises(ValueError, match=r"peers must be among .* got \['stan'\]"):
+    with pytest.raises(ValueError, match=r"peers must be among .* got 'stan'"):
         module.benchmark(config(peers=("stan",)), "the command")
 
 

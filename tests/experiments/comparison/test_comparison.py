@@ -69,7 +69,7 @@ def test_epochs_are_for_all_or_for_each(tmp_path):
     assert run_config(options(tmp_path), "digits", 1).training.seed == 1
     with pytest.raises(ValueError, match="one number or one for each of 2 presets, got \\(1, 2, 3\\)"):
         options(tmp_path, num_epochs=(1, 2, 3))
-    with pytest.raises(ValueError, match="preset must be one of"):
+    with pytest.raises(ValueError, match="presets must be among"):
         options(tmp_path, presets=("nope",))
 
 

@@ -165,7 +165,7 @@ def test_equal_seconds_are_epochs_at_each_methods_pace(tmp_path):
 
 def test_settings_that_make_no_sense_are_refused(tmp_path):
     for changes, message in (
-        ({"methods": ("gan",)}, "methods must be among vae, .*, got gan"),
+        ({"methods": ("gan",)}, "methods must be among vae, .*, got 'gan'"),
         ({"seeds": ()}, "at least one seed"),
         ({"seconds": 0.0}, "seconds must be"),
         ({"trial_share": 2.0}, "trial_share must be"),

@@ -181,7 +181,7 @@ def test_fitzhugh_nagumo():
 
 def test_every_posterior_has_its_facts():
     assert set(lists.POSTERIORS) == set(facts.FACTS)
-    with pytest.raises(ValueError, match="posteriors must be among .*, got banana"):
+    with pytest.raises(ValueError, match="posteriors must be among .*, got 'banana'"):
         lists.posteriors(["banana"], None)
 
 
