@@ -23,6 +23,7 @@ class PublishedConfig:
         num_epochs: the same for all, instead of seconds; 0: by seconds.
         optimizer: "adam", or "muon", which suits learning rates near 1e-2; the same for all.
         learning_rate: the optimiser's at its highest, around which is searched; it falls to zero as a half cosine.
+        batch_size: of all trainings; 0: the net's.
         kl_warmup_epochs: see `hmcvae.training.Settings`.
         num_trials: of each method's search, on held-out training images; 0: no search.
         trial_share: of the seconds or epochs, for each trial.
@@ -51,6 +52,7 @@ class PublishedConfig:
     num_epochs: int = 0
     optimizer: Literal["adam", "muon"] = "adam"
     learning_rate: float = 1e-3
+    batch_size: int = 0
     kl_warmup_epochs: int = 0
     num_trials: int = 4
     trial_share: float = 0.05
@@ -77,7 +79,14 @@ class PublishedConfig:
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")
         positive = check_number(0, is_open=True)
-        whole = {"num_epochs": 0, "kl_warmup_epochs": 0, "num_trials": 0, "patience": 0, "monitor_samples": 1}
+        whole = {
+            "num_epochs": 0,
+            "batch_size": 0,
+            "kl_warmup_epochs": 0,
+            "num_trials": 0,
+            "patience": 0,
+            "monitor_samples": 1,
+        }
         whole |= {
             "bound_samples": 1,
             "eval_samples": 1,

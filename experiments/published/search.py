@@ -49,7 +49,7 @@ def run_config(
     """The config of a run of the comparison, or of a trial."""
     training = Options(
         num_epochs=num_epochs,
-        batch_size=options.own.batch_size,
+        batch_size=options.batch_size or options.own.batch_size,
         clip_norm=100.0,
         kl_warmup_epochs=min(options.kl_warmup_epochs, num_epochs // 2),
         patience=options.patience,

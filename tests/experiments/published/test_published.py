@@ -14,7 +14,7 @@ from experiments.published import search as searching
 from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import in_pieces
 from experiments.published.methods import METHODS, label
-from experiments.published.search import settings
+from experiments.published.search import Setting, settings
 from experiments.published.table import latex, markdown, row
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import describe_model
@@ -133,6 +133,9 @@ def test_the_best_trial_is_taken_and_kept(tmp_path, monkeypatch):
     assert [trial["log_likelihood"] for trial in found["trials"]] == [-90.0, None, -80.0, None]
     assert len(asked) == 4
     assert all(config.num_validation and config.training.schedule == "cosine" for config in asked)
+    assert {config.training.batch_size for config in asked} == {own.own.batch_size}
+    chosen = searching.run_config(dataclasses.replace(own, batch_size=7), "vae", 0, Setting(1e-3), 1, "x")
+    assert chosen.training.batch_size == 7
     assert searching.search(own, "vae", 1) == found
     assert len(asked) == 4
     with pytest.raises(ValueError, match="is another one; give another --folder"):
