@@ -31,12 +31,15 @@ from hmcvae.samplers.moments import (
 from hmcvae.samplers.schedules import Schedule, step_size_schedule, window_schedule
 from hmcvae.samplers.step_size import (
     DualAveragingState,
+    Search,
+    begin_search,
     dual_averaging_at,
     dual_averaging_init,
     dual_averaging_update,
     log_limits,
     reasonable_step_size,
-    search_step_size,
+    search_goes_on,
+    search_update,
 )
 from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
 
@@ -176,14 +179,132 @@ def warmup_transition(
         ((states, learned), info), info with a leading chain axis.
     """
     learned = vary_as(learned, rng_keys, states)
-    dual, is_working, is_adapted = _reconsider(
-        kernel, rng_keys, states, learned, flags.restarts, target, settles, pool
+    settles = jnp.asarray(settles)
+    looking = _Looking.of(learned.step_size, rng_keys.shape[0], flags.restarts, target, settles)
+    yes = jnp.asarray(True)
+
+    def turn(carry: _Turn) -> _Turn:
+        # A look at a step size, or the transition: the kernel stands here once, so it is compiled once.
+        looks, search, learned = carry.looks, carry.search, carry.learned
+        others = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + carry.index)
+        step_size = jnp.where(looks, search.step_size, jnp.exp(learned.step_size.log_step_size))
+        after, info = jax.vmap(kernel, (0, 0, None, None))(
+            jnp.where(_as_wide(looks, rng_keys), others, rng_keys), carry.states, step_size, learned.metric
+        )
+
+        def look() -> _Turn:
+            return looking.update(carry, _mean_rate(pool(info.acceptance_rate)))
+
+        def move() -> _Turn:
+            states, updated = _learn(carry.states, after, info, learned, flags, target, settles, pool)
+            return carry._replace(states=states, learned=updated, info=info, has_moved=yes)
+
+        return lax.cond(looks, look, move)
+
+    first = jnp.exp(learned.step_size.log_step_size_average)
+    shapes = jax.eval_shape(jax.vmap(kernel, (0, 0, None, None)), rng_keys, states, first, learned.metric)[1]
+    carry = _Turn(
+        states,
+        learned._replace(is_working=yes, is_adapted=yes),
+        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
+        begin_search(first),
+        jnp.zeros((), jnp.int32),
+        jnp.zeros_like(first),
+        looking.begins,
+        ~yes,
     )
-    before = ravel_chains(states.position)
-    states, info = jax.vmap(kernel, (0, 0, None, None))(
-        rng_keys, states, jnp.exp(dual.log_step_size), learned.metric
-    )
-    learned = learned._replace(step_size=dual, is_working=is_working, is_adapted=is_adapted)
+    carry = vary_as(carry, rng_keys, states, learned)
+    end = lax.while_loop(lambda carry: ~carry.has_moved, turn, carry)
+    return (end.states, end.learned), end.info
+
+
+class _Turn(NamedTuple):
+    """Where a warm-up transition stands. looks: whether a step size is looked at next.  index, total: of the looks at
+    this one, and of their acceptance probabilities."""
+
+    states: Any
+    learned: AdaptationState
+    info: Any
+    search: Search
+    index: Int[Array, ""]
+    total: Scalar
+    looks: Bool[Array, ""]
+    has_moved: Bool[Array, ""]
+
+
+class _Looking(NamedTuple):
+    """The search for a step size before a transition. A restart looks upwards or downwards; the last look goes
+    downwards alone.
+
+    begins: whether there is one.
+    """
+
+    begins: Bool[Array, ""]
+    settles: Bool[Array, ""]
+    num_looks: Int[Array, ""]
+    least: Scalar
+    most: Scalar
+
+    @classmethod
+    def of(
+        cls,
+        dual: DualAveragingState,
+        num_chains: int,
+        restarts: ArrayLike,
+        target: ArrayLike,
+        settles: Bool[Array, ""],
+    ) -> "_Looking":
+        target = jnp.asarray(target, jnp.float32)
+        least, most = 0.5 * target, 1 - 0.02 * (1 - target)
+        m = dual.count.astype(dual.error_average.dtype)
+        # The mean acceptance probability since the last restart is δ - H̄ (m + t₀)/m.
+        mean_rate = target - dual.error_average * (m + 10) / jnp.maximum(m, 1)
+        is_known = (m >= LONG_STAGE) & (mean_rate > least) & (mean_rate < most)
+        num_looks = jnp.where(settles, -(-NUM_LOOKS // num_chains), 1)
+        return cls(jnp.asarray(restarts) | (settles & ~is_known), settles, num_looks, least, most)
+
+    def update(self, carry: _Turn, rate: Scalar) -> _Turn:
+        """After another look."""
+        total = carry.total + rate.astype(carry.total.dtype)
+        index, is_whole = carry.index + 1, carry.index + 1 == self.num_looks
+        leaves = (leaf for leaf in jax.tree.leaves(carry.states.position) if leaf.size)
+        found = search_update(
+            carry.search,
+            total / self.num_looks,
+            jnp.where(self.settles, self.least, 0.5),
+            may_grow=~self.settles,
+            dtype=jnp.result_type(*leaves),
+        )
+        search = jax.tree.map(lambda new, old: jnp.where(is_whole, new, old), found, carry.search)
+        dual, looks = carry.learned.step_size, search_goes_on(search)
+        # A search that ended without an answer leaves ε where it was.
+        log_found = jnp.where(search.has_crossed, jnp.log(search.step_size), dual.log_step_size_average)
+        is_near = (search.count == 1) & (search.rate < self.most) & (dual.count >= SHORT_STAGE)
+        ended = carry.learned._replace(
+            step_size=dual_averaging_at(log_found),
+            is_working=search.has_crossed,
+            is_adapted=search.has_crossed & is_near,
+        )
+        return carry._replace(
+            learned=jax.tree.map(lambda new, old: jnp.where(looks, old, new), ended, carry.learned),
+            search=search,
+            index=jnp.where(is_whole, 0, index),
+            total=jnp.where(is_whole, 0, total),
+            looks=looks,
+        )
+
+
+def _learn(
+    before: Any,
+    states: Any,
+    info: Any,
+    learned: AdaptationState,
+    flags: Schedule,
+    target: ArrayLike,
+    settles: Bool[Array, ""],
+    pool: Callable[[PyTree], PyTree],
+) -> tuple[Any, AdaptationState]:
+    """What a transition from the states `before` teaches, and where the chains stand after it."""
     own, gradients = ravel_chains(states.position), None
     if masses.needs_gradients(learned.moments):
         if not hasattr(states, "logdensity_grad"):
@@ -192,7 +313,7 @@ def warmup_transition(
                 f"{type(states).__name__}"
             )
         gradients = pool(ravel_chains(states.logdensity_grad))
-    moved = jnp.any(own != before, axis=1)
+    moved = jnp.any(own != ravel_chains(before.position), axis=1)
     positions, rates, moved = pool((own, info.acceptance_rate, moved))
     updated = adaptation_update(
         learned,
@@ -207,59 +328,13 @@ def warmup_transition(
     if updated.metric.is_position_dependent and updated.moments is not None:
         # What the states keep of the metric is of the new one from here on.
         states = with_geometry(states, jax.vmap(updated.metric.carry)(own))
-    dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), dual, updated.step_size)
-    return (states, updated._replace(step_size=dual)), info
+    dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), learned.step_size, updated.step_size)
+    return states, updated._replace(step_size=dual)
 
 
-def _reconsider(
-    kernel: Callable,
-    rng_keys: Array,
-    states: Any,
-    learned: AdaptationState,
-    restarts: ArrayLike,
-    target: ArrayLike,
-    settles: ArrayLike,
-    pool: Callable[[PyTree], PyTree],
-) -> tuple[DualAveragingState, Bool[Array, ""], Bool[Array, ""]]:
-    """(the state of the step size, whether its average is accepted, whether near the target) before a transition.
-
-    A restart looks for a reasonable step size, upwards or downwards; the last look goes downwards alone.
-    """
-    target = jnp.asarray(target, jnp.float32)
-    least, most = 0.5 * target, 1 - 0.02 * (1 - target)
-    num_looks = jnp.where(settles, -(-NUM_LOOKS // rng_keys.shape[0]), 1)
-
-    def acceptance(step_size: Scalar) -> Scalar:
-        def look(index: Any, total: Scalar) -> Scalar:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + index)
-            info = jax.vmap(kernel, (0, 0, None, None))(keys, states, step_size, learned.metric)[1]
-            return total + _mean_rate(pool(info.acceptance_rate)).astype(total.dtype)
-
-        zero = vary_as(jnp.zeros_like(step_size), rng_keys, states, step_size)
-        return lax.fori_loop(0, num_looks, look, zero) / num_looks
-
-    def search(dual: DualAveragingState) -> tuple:
-        found = search_step_size(
-            acceptance,
-            jnp.exp(dual.log_step_size_average),
-            jnp.where(settles, least, 0.5),
-            may_grow=~jnp.asarray(settles),
-            dtype=jnp.result_type(*(leaf for leaf in jax.tree.leaves(states.position) if leaf.size)),
-        )
-        # A search that ended without an answer leaves ε where it was.
-        log_found = jnp.where(found.has_crossed, jnp.log(found.step_size), dual.log_step_size_average)
-        is_adapted = (
-            found.has_crossed & (found.count == 1) & (found.rate < most) & (dual.count >= SHORT_STAGE)
-        )
-        return dual_averaging_at(log_found), found.has_crossed, is_adapted
-
-    dual = learned.step_size
-    m = dual.count.astype(dual.error_average.dtype)
-    # The mean acceptance probability since the last restart is δ - H̄ (m + t₀)/m.
-    mean_rate = target - dual.error_average * (m + 10) / jnp.maximum(m, 1)
-    is_known = (m >= LONG_STAGE) & (mean_rate > least) & (mean_rate < most)
-    known = vary_as((jnp.asarray(True), jnp.asarray(True)), dual)
-    return lax.cond(jnp.asarray(restarts) | (settles & ~is_known), search, lambda dual: (dual, *known), dual)
+def _as_wide(flag: Bool[Array, ""], keys: Array) -> Array:
+    """The flag with the axes of the keys."""
+    return jnp.broadcast_to(flag, keys.shape)
 
 
 def _mean_rate(rates: Array) -> Scalar:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from hmcvae._checks import is_concrete
 from hmcvae.integrators.scales import NUM_ROUNDINGS
@@ -119,7 +119,7 @@ def _of_draws(samples: Samples) -> list[str]:
         return []
     num_draws = full[0].shape[1]
     if num_draws >= FEWEST_TO_BE_STUCK:
-        stuck = np.asarray(_never_moved(samples))
+        stuck = _never_moved(samples)
         if stuck.any():
             return [
                 f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start "
@@ -147,7 +147,7 @@ def _of_energies(samples: Samples) -> list[str]:
     if energy is None or np.shape(energy)[1] < FEWEST_FOR_RHAT:
         return []
     fractions = effective.e_bfmi(np.asarray(energy).astype(np.float64))
-    low = (fractions < LOWEST_E_BFMI) & ~np.asarray(_never_moved(samples))
+    low = (fractions < LOWEST_E_BFMI) & ~_never_moved(samples)
     if not low.any():
         return []
     return [
@@ -160,7 +160,7 @@ def _of_energies(samples: Samples) -> list[str]:
 def _of_positions(samples: Samples) -> list[str]:
     """Implicit solves, and the check of the way back, go no further than the rounding of positions."""
     iterations = getattr(getattr(samples.info, "solver", None), "num_iterations", None)
-    if iterations is None or not np.any(iterations):
+    if iterations is None or not np.any(np.asarray(iterations)):
         return []
     for leaf in _full(samples.position):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -179,16 +179,20 @@ def _of_positions(samples: Samples) -> list[str]:
     return []
 
 
-def _never_moved(samples: Samples) -> Bool[Array, " chain"]:
+def _never_moved(samples: Samples) -> Bool[np.ndarray, " chain"]:
+    # In NumPy: of what JAX does outside `jit`, each operation is a program to be compiled.
     accepted = getattr(samples.info, "is_accepted", None)
     # Where all chains accept, as trajectories of no steps are, the draws themselves are compared.
-    if accepted is not None and not jnp.all(jnp.any(accepted, axis=1)):
-        return ~jnp.any(accepted, axis=1)
+    if accepted is not None:
+        ever = np.any(np.asarray(accepted), axis=1)
+        if not ever.all():
+            return ~ever
     moved = []
     for leaf in _full((samples.position, samples.logdensity)):
-        some = leaf[:, :: 1 + leaf.size // MOST_NUMBERS]  # of draws that may not fit the memory
-        moved.append(jnp.any(some != some[:, :1], axis=tuple(range(1, leaf.ndim))))
-    return ~jnp.any(jnp.stack(moved), axis=0)
+        every = 1 + leaf.size // MOST_NUMBERS
+        some = np.asarray(leaf if every == 1 else leaf[:, ::every])  # of draws that may not fit the memory
+        moved.append(np.any(some != some[:, :1], axis=tuple(range(1, leaf.ndim))))
+    return ~np.any(np.stack(moved), axis=0)
 
 
 def _full(tree: PyTree) -> list:

@@ -68,11 +68,13 @@ class Tuned(NamedTuple):
     has_moved: Any = None
 
 
+@partial(jax.jit, static_argnums=2)
 def chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
     """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
 
 
+@jax.jit
 def _common_key(rng_key: PRNGKey, stage: int) -> Array:
     """Of what all the chains share; the number of no chain."""
     return jax.random.fold_in(jax.random.fold_in(rng_key, stage), COMMON)
@@ -123,12 +125,14 @@ def _tune(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) ->
 
     def as_tuned(carry: tuple, counts: TransitionCounts) -> Tuned:
         states, learned = carry
-        tuned = jnp.exp(learned.step_size.log_step_size_average)
-        tuned = tuned if units is None else tuned * units.astype(tuned.dtype)
-        # Where no step size was accepted, not even a tiny one, there is nothing better than the one that was given.
-        # Accepted without a move is what steps below the rounding of the positions are.
-        is_known = learned.is_working & (learned.has_moved | (plan.num_warmup < FEWEST_TO_BE_STUCK))
-        tuned = jnp.where(is_known, tuned, jnp.asarray(step_size, tuned.dtype))
+        tuned = _tuned_step_size(
+            learned.step_size.log_step_size_average,
+            units,
+            learned.is_working,
+            learned.has_moved,
+            plan.num_warmup < FEWEST_TO_BE_STUCK,
+            step_size,
+        )
         found: Metric = (
             learned.metric if plan.mass else jax.tree.unflatten(programs.structure, learned.metric)
         )
@@ -140,6 +144,17 @@ def _tune(moving: Moving, begin: Tuned, plan: Plan, folder: RunFolder | None) ->
     carry, counts = _warm_up(run, carry, plan, folder)
     (_, learned), _, _ = run(carry, None, zero_counts(), plan.num_warmup, plan.num_warmup + 1)
     return as_tuned((carry[0], learned), counts)
+
+
+@jax.jit
+def _tuned_step_size(
+    log_step_size: Array, units: Any, is_working: Any, has_moved: Any, is_short: Any, step_size: Any
+) -> Array:
+    """What warm-up has found. Where no step size was accepted, not even a tiny one, there is nothing better than the
+    one that was given. Accepted without a move is what steps below the rounding of the positions are."""
+    tuned = jnp.exp(log_step_size)
+    tuned = tuned if units is None else tuned * units.astype(tuned.dtype)
+    return jnp.where(is_working & (has_moved | is_short), tuned, jnp.asarray(step_size, tuned.dtype))
 
 
 def _one_number(step_size: Any) -> tuple[Any, Any]:

@@ -121,7 +121,12 @@ def reasonable_step_size(
     check_probability("threshold", threshold)
     max_changes = check_count("max_changes", max_changes, 0)
     first = jnp.asarray(step_size, jnp.result_type(step_size, jnp.float32))
-    return search_step_size(acceptance_fn, first, threshold, max_changes=max_changes).step_size
+
+    def change(search: Search) -> Search:
+        return search_update(search, acceptance_fn(search.step_size), threshold)
+
+    start = vary_as(begin_search(first), first, jax.eval_shape(acceptance_fn, first))
+    return lax.while_loop(lambda search: search_goes_on(search, max_changes), change, start).step_size
 
 
 class Search(NamedTuple):
@@ -136,38 +141,33 @@ class Search(NamedTuple):
     count: Int[Array, ""]
 
 
-def search_step_size(
-    acceptance_fn: Callable[[Scalar], Scalar],
-    first: Scalar,
-    threshold: ArrayLike,
-    *,
-    max_changes: int = MAX_CHANGES,
-    may_grow: ArrayLike = True,
-    dtype: Any = None,
+def begin_search(first: Scalar) -> Search:
+    """A search that begins at ε = `first`."""
+    no = jnp.asarray(False)
+    return Search(first, jnp.zeros_like(first), no, no, no, jnp.zeros((), jnp.int32))
+
+
+def search_goes_on(search: Search, max_changes: int = MAX_CHANGES) -> Bool[Array, ""]:
+    return ~(search.has_crossed | search.has_left) & (search.count < max_changes)
+
+
+def search_update(
+    search: Search, rate: ArrayLike, threshold: ArrayLike, may_grow: ArrayLike = True, dtype: Any = None
 ) -> Search:
-    """Double or halve ε from `first` until its acceptance probability crosses the threshold.
+    """Double or halve ε by the acceptance probability that it has, until that crosses the threshold.
 
     Where ε may not grow, a first ε that accepts is kept. `dtype` is that of the positions, whose range ε may not leave.
     """
-    smallest, largest = log_limits(dtype or first.dtype)
-
-    def change(search: Search) -> Search:
-        # acceptance_fn stands here once, so it is compiled once.
-        rate = jnp.asarray(acceptance_fn(search.step_size), first.dtype)
-        is_accepting = rate > threshold  # False for NaN: too large
-        grows = jnp.where(search.count == 0, is_accepting & may_grow, search.grows)
-        has_crossed = is_accepting != grows
-        following = search.step_size * jnp.where(grows, 2.0, 0.5).astype(first.dtype)
-        has_left = ~((jnp.log(following) > smallest) & (jnp.log(following) < largest))
-        step_size = jnp.where(has_crossed | has_left, search.step_size, following)
-        return Search(step_size, rate, grows, has_crossed, has_left, search.count + 1)
-
-    no = jnp.asarray(False)
-    start = Search(first, jnp.zeros_like(first), no, no, no, jnp.zeros((), jnp.int32))
-    start = vary_as(start, first, jax.eval_shape(acceptance_fn, first))
-    return lax.while_loop(
-        lambda search: ~(search.has_crossed | search.has_left) & (search.count < max_changes), change, start
-    )
+    own = search.step_size.dtype
+    smallest, largest = log_limits(dtype or own)
+    rate = jnp.asarray(rate, own)
+    is_accepting = rate > threshold  # False for NaN: too large
+    grows = jnp.where(search.count == 0, is_accepting & may_grow, search.grows)
+    has_crossed = is_accepting != grows
+    following = search.step_size * jnp.where(grows, 2.0, 0.5).astype(own)
+    has_left = ~((jnp.log(following) > smallest) & (jnp.log(following) < largest))
+    step_size = jnp.where(has_crossed | has_left, search.step_size, following)
+    return Search(step_size, rate, grows, has_crossed, has_left, search.count + 1)
 
 
 def log_limits(dtype: Any) -> tuple[float, float]:
