@@ -15,6 +15,7 @@ from experiments.benchmarks.training import tables as bench_training
 from experiments.claims import not_derived, samplers, seconds, speed, study
 from experiments.claims.check import PAGE, README, Claim
 from experiments.comparison import table as compare_table
+from experiments.published import table as published_table
 from experiments.samplers import comparison as compare_samplers
 from experiments.samplers import logistic as logistic_regression
 from experiments.samplers import solvers as compare_solvers
@@ -38,6 +39,7 @@ COMPARISONS = (
     "mnist_seconds_600",
     "fashion_seconds",
 )
+PUBLISHED = ("published_burda", "published_burda_hour")
 # What makes each table from its JSON.
 TABLES: dict[str, Callable[[dict], str]] = {
     "bench_bounds": bench_bounds.markdown,
@@ -54,12 +56,14 @@ TABLES: dict[str, Callable[[dict], str]] = {
     "compare_solvers": compare_solvers.markdown,
     "logistic_regression": logistic_regression.markdown,
     "where_geometry_wins": where_geometry_wins.markdown,
+    **dict.fromkeys(PUBLISHED, published_table.markdown),
     **dict.fromkeys(STUDIES, study_tables.markdown),
     **dict.fromkeys(COMPARISONS, compare_table.markdown),
 }
 # What makes each block of a page, by its name there.
 BLOCKS: dict[str, Callable[[dict], str]] = {
     "bounds_table": compare_table.short_table,
+    "published_short": published_table.short_table,
     "bounds_prose": compare_table.prose,
 }
 

@@ -6,7 +6,14 @@ from typing import Literal
 
 from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer
 from experiments.published.methods import METHODS
-from experiments.support.checks import check_choices, check_fields, check_images, check_number, check_whole
+from experiments.support.checks import (
+    check_choices,
+    check_fields,
+    check_images,
+    check_number,
+    check_text,
+    check_whole,
+)
 from hmcvae._checks import check_choice, check_seed
 
 
@@ -43,6 +50,7 @@ class PublishedConfig:
         download: let tensorflow-datasets download the data.
         folder: where the runs are; by default runs/published-NET.
         results: where the tables and the picture go, by default the folder.
+        name: theirs, published_NET by default.
     """
 
     net: str
@@ -71,6 +79,7 @@ class PublishedConfig:
     download: bool = False
     folder: Path | None = None
     results: Path | None = None
+    name: str | None = None
 
     def __post_init__(self):
         check_choice("net", self.net, NETS)
@@ -105,6 +114,7 @@ class PublishedConfig:
                 "eval_images": check_images(),
                 "ais_images": check_images(),
                 "ais_temperatures": check_whole(0, MAX_TEMPERATURES),
+                "name": check_text,
                 "ais_chains": check_whole(1, MAX_LOOP),
             },
         )
@@ -127,4 +137,4 @@ class PublishedConfig:
     @property
     def stem(self) -> Path:
         """Of the results' files."""
-        return Path(self.results or self.place) / f"published_{self.net}"
+        return Path(self.results or self.place) / (self.name or f"published_{self.net}")

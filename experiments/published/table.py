@@ -107,13 +107,38 @@ def markdown(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def short_table(report: dict) -> str:
+    """Our rows among the published ones, from the lowest log p(x) to the highest, and how ours came about."""
+    options, rows = report["config"], report["rows"]
+    found = []
+    for own in rows:
+        minutes = own["epochs"] * own["seconds_per_epoch"] / 60
+        how = f"{options['eval_samples']} importance samples"
+        how += "" if own["num_images"] == 10000 else f", {own['num_images']:.0f} images"
+        trained = f"{own['epochs']:.0f} epochs, {minutes:.0f} minutes, {device_line(report['environment'])}"
+        value = figure(own["log_likelihood"])
+        cells = [f"**{own['method']}**", figure(own["bound"]), f"**{value}**", how, trained, "here"]
+        found.append((own["log_likelihood"]["mean"], cells))
+    for own in report["published"]:
+        if own["log_likelihood"] is not None:
+            cells = _published_cells(own)
+            cells[4], cells[5] = cells[5], cells[4]
+            found.append((own["log_likelihood"], cells))
+    columns = ["method", "bound", "log p(x)", "estimator", "training", "by"]
+    cells = [own for _, own in sorted(found, key=lambda pair: pair[0])]
+    return (
+        "\n".join([*markdown_table(columns, cells, len(columns)), "", " ".join(notes(options, rows))]) + "\n"
+    )
+
+
 def notes(options: dict, rows: list[dict]) -> list[str]:
     """How our rows came about, in sentences."""
     first = rows[0]
+    optimizer = options.get("optimizer", "adam").capitalize()
     spent = f"{options['num_epochs']} epochs" if options["num_epochs"] else f"{options['seconds']:g} seconds"
     found = [
-        f"Each method was trained for {spent}, Adam's rate falling to zero as a half cosine; the parameters kept are "
-        "the best on held-out training images.",
+        f"Each method was trained for {spent}, {optimizer}'s rate falling to zero as a half cosine; the parameters "
+        "kept are the best on held-out training images.",
         "Seconds: epochs times the fastest of three timed in turns with the other methods'.",
         f"log p(x), importance: {options['eval_samples']} draws of the method's own posterior (of a chain, where it "
         f"starts) for each of {first['num_images']:.0f} images, in brackets the mean effective number of draws; "

@@ -69,13 +69,13 @@ class Tuned(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=2)
-def chain_keys(rng_key: PRNGKey, stage: int, num_chains: int) -> Array:
+def chain_keys(rng_key: PRNGKey, stage: Any, num_chains: int) -> Array:
     """One key for each chain, from which those of its transitions are made; by stage: warm-up, draws, init."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(rng_key, stage), jnp.arange(num_chains))
 
 
 @jax.jit
-def _common_key(rng_key: PRNGKey, stage: int) -> Array:
+def _common_key(rng_key: PRNGKey, stage: Any) -> Array:
     """Of what all the chains share; the number of no chain."""
     return jax.random.fold_in(jax.random.fold_in(rng_key, stage), COMMON)
 

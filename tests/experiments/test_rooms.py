@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "published": BASE | {"runs"},
     "samplers": {"support", "reporting"},
     "benchmarks": BASE | {"runs", "samplers"},
-    "claims": {"support", "reporting", "comparison", "study", "samplers", "benchmarks"},
+    "claims": {"support", "reporting", "comparison", "study", "published", "samplers", "benchmarks"},
 }
 MAX_LINES = 350
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "__init__")
