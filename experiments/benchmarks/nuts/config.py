@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experiments.support.checks import check_above_zero, check_fields, check_whole
+from hmcvae._checks import check_choice
+
 
 @dataclass(frozen=True)
 class Config:
@@ -31,6 +34,15 @@ class Config:
     num_samples: int = 1000
     dtype: str = "float32"
     folder: Path | None = None
+
+    def __post_init__(self):
+        whole = ("chains", "rounds", "num_chains", "num_warmup", "num_samples")
+        check_fields(
+            self,
+            {name: check_whole(1) for name in whole}
+            | {"call_seconds": check_above_zero}
+            | {"dtype": lambda name, value: check_choice(name, value, ("float32", "float64"))},
+        )
 
 
 def smaller(config: Config) -> Config:
