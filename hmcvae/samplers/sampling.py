@@ -67,8 +67,8 @@ def sample(
         both = concatenate(samples, more)
 
     (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
-    Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts and
-    step sizes compile nothing, and other numbers of draws only small parts of the diagnostics. A density that closes
+    Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts,
+    step sizes and numbers of draws compile nothing. A density that closes
     over other data is another one, to be compiled anew, unless JAX keeps programs on disk, and constants out of them:
     set `JAX_COMPILATION_CACHE_DIR=DIR`, `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and
     `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before JAX is imported. Then other data of the same shape,
