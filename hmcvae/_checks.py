@@ -110,8 +110,9 @@ def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
     Raises:
         ValueError: for anything else, with or without a hash.
     """
-    if not isinstance(value, str) or value not in tuple(options):
-        raise ValueError(f"{name} must be one of {', '.join(options)}, got {value!r}")
+    known = tuple(options)
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     return value
 
 

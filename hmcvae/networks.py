@@ -247,7 +247,7 @@ def build_vae(
     latent_dim = check_count("latent_dim", latent_dim, 1)
     widths = tuple(check_count("hidden", width, 1) for width in hidden)
     check_choice("architecture", architecture, ARCHITECTURES)
-    name = activation or ("tanh" if architecture == "mlp" else "softplus")
+    name = ("tanh" if architecture == "mlp" else "softplus") if activation is None else activation
     check_choice("activation", name, ACTIVATIONS)
     check_choice("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     function, dtype = ACTIVATIONS[name], COMPUTE_DTYPES[compute_dtype]

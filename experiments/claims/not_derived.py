@@ -9,8 +9,8 @@ NOT_DERIVED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         README,
         SETTING,
         (
-            "all 10,000 test images",
             "60,000 images, 300 seconds on one core",
+            "45 CPU seconds of training a method",
             "(logistic regression 1000 × 25)",
         ),
     ),

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from experiments.claims.check import PAGE, README, Claim, load, table
+from experiments.claims.check import PAGE, Claim, load, table
 from experiments.claims.wording import fixed, told
 from experiments.comparison import table as compare_table
 
@@ -60,7 +60,6 @@ TABLES = (
             "amortised metric, recentred twice, 4 steps",
             "Fisher metric, recentred, 4 steps",
         ),
-        pages=(README, PAGE),
     ),
     Table(
         "mnist_seconds_600",

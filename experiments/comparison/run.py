@@ -20,7 +20,7 @@ from experiments.runs.folder import RunFolder
 from experiments.runs.pace import seconds_per_epoch
 from experiments.runs.training import train
 from experiments.support.checks import check_choices, check_fields, check_images, check_number, check_whole
-from experiments.support.files import check_writable, read_json, write_json
+from experiments.support.files import check_writable, read_json, with_ending, write_json
 from experiments.support.records import EpochRecord
 from hmcvae._checks import check_seed
 
@@ -240,7 +240,7 @@ def compare(options: CompareConfig, command: str) -> list[dict]:
     stem = results / options.name
     write_report(stem, make_report(command, options, {"rows": rows}), markdown)
     records = {key: own for key, (_, own) in found.items()}
-    _draw(options, records, seconds, stem.with_suffix(".png"))
+    _draw(options, records, seconds, with_ending(stem, ".png"))
     return rows
 
 
@@ -282,4 +282,4 @@ def main() -> None:
 
     options = tyro.cli(CompareConfig, prog="python -m experiments.compare_bounds")
     compare(options, command_line("compare_bounds", options.data_dir))
-    print(((options.results or options.folder) / options.name).with_suffix(".md").read_text())
+    print(with_ending((options.results or options.folder) / options.name, ".md").read_text())

@@ -61,7 +61,8 @@ class TrainConfig:
         eval_samples: draws for each test image in the likelihood's estimate at the end.
         eval_images: test images for it; 0: all.
         eval_temperatures: of annealed importance sampling on the same images; 0: none.
-        start_from: a finished run with the same nets, whose encoder and decoder this one starts with.
+        start_from: a finished run with the same nets, whose encoder and decoder this one starts with, and whose
+            posterior's parameters as far as they have the same names and shapes.
         run_dir: where the run is written; by default one under runs/ named after data set, method, latent_dim and seed.
         resume: go on with the run in run_dir.
         steps_per_save: save long epochs after so many steps, too, and look then whether to stop; 0: only whole epochs.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer
 from experiments.published.methods import METHODS
@@ -128,6 +128,12 @@ class PublishedConfig:
     def own(self) -> Net:
         """The net."""
         return NETS[self.net]
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What the pace of all methods, and the best rate of each, depend on."""
+        names = ("optimizer", "batch_size", "kl_warmup_epochs", "num_train")
+        return {"net": self.net} | {name: getattr(self, name) for name in names}
 
     @property
     def place(self) -> Path:

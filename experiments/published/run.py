@@ -17,7 +17,7 @@ from experiments.published.table import latex, markdown, row
 from experiments.reporting.reports import command_line, make_report, write_report
 from experiments.runs.folder import RunFolder
 from experiments.runs.pace import seconds_per_epoch
-from experiments.support.files import check_writable, read_json, write_json
+from experiments.support.files import check_writable, read_json, with_ending, write_json
 from hmcvae.training import NotFiniteError
 
 # Images of an epoch that is timed: the pace is in proportion.
@@ -28,11 +28,14 @@ def paces(options: PublishedConfig) -> dict[str, float]:
     """Seconds of an epoch of each method, timed in turns once.
 
     Raises:
-        ValueError: if methods are asked for that were not timed with the others.
+        ValueError: if methods are asked for that were not timed with the others, or that were with other settings.
     """
-    path = options.place / "paces.json"
+    path, asked = options.place / "paces.json", options.setting
     if path.is_file():
-        found = read_json(path)
+        kept = read_json(path)
+        if kept["asked"] != asked:
+            raise ValueError(f"{path} is of {kept['asked']}, not of {asked}; give another --folder")
+        found = kept["paces"]
         missing = set(options.names) - set(found)
         if missing:
             raise ValueError(
@@ -45,7 +48,7 @@ def paces(options: PublishedConfig) -> dict[str, float]:
         first = settings(METHODS[name], 1, options.learning_rate)[0]
         configs[name] = run_config(options, name, options.seeds[0], first, 1, f"timed/{name}")
     found = seconds_per_epoch(configs, num_images=NUM_TIMED)
-    write_json(path, found)
+    write_json(path, {"asked": asked, "paces": found})
     return found
 
 
@@ -83,7 +86,7 @@ def published(options: PublishedConfig, command: str) -> dict:
                 curves[name].append(_curve(run, pace[name]))
             report = _report(options, command, pace, searches, found, curves) | {"failed": failed}
             write_report(options.stem, report, markdown, draw)
-            options.stem.with_suffix(".tex").write_text(latex(report))
+            with_ending(options.stem, ".tex").write_text(latex(report))
     return report
 
 
@@ -125,4 +128,4 @@ def main() -> None:
         config=(tyro.conf.PositionalRequiredArgs,),
     )
     published(options, command_line("published", options.data_dir))
-    print(options.stem.with_suffix(".md").read_text())
+    print(with_ending(options.stem, ".md").read_text())

@@ -103,7 +103,7 @@ def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, An
     if options.num_trials == 0:
         return {"trials": [], "chosen": asdict(tried[0])}
     path = options.place / "search" / f"{name}.json"
-    asked = {"epochs": num_epochs, "settings": [asdict(own) for own in tried]}
+    asked = {"epochs": num_epochs, "settings": [asdict(own) for own in tried]} | options.setting
     if path.is_file():
         found = read_json(path)
         if found["asked"] != asked:

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from experiments.support.files import write_json
+from experiments.support.files import with_ending, write_json
 from experiments.support.machine import describe
 
 NOTES = "<!-- written by hand, kept by the script -->"
@@ -46,11 +46,11 @@ def write_report(
 ) -> None:
     """Write STEM.json, STEM.md as `markdown` makes it, with what a person wrote below NOTES kept, and STEM.png."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    write_json(stem.with_suffix(".json"), report)
-    page = stem.with_suffix(".md")
+    write_json(with_ending(stem, ".json"), report)
+    page = with_ending(stem, ".md")
     page.write_text(with_notes(markdown(report), page))
     if draw is not None:
-        draw(report, stem.with_suffix(".png"))
+        draw(report, with_ending(stem, ".png"))
 
 
 def with_notes(made: str, page: Path) -> str:

@@ -117,14 +117,15 @@ def describe_model(config: TrainConfig, dataset: data.Dataset | ImageFormat) -> 
 
 def start_params(config: TrainConfig, model: Model) -> Any:
     """The parameters that training starts with: the model's own, or with `config.start_from` that run's encoder and
-    decoder, and the bound's at its start.
+    decoder, and of the posterior's arrays those that have the same names and shapes there.
 
     Raises:
         FileNotFoundError, ValueError: if there is no such run, or its nets are of other shapes.
     """
     if config.start_from is None:
         return model.params
-    vae = load_run(config.start_from)[3]["vae"]
+    trained = load_run(config.start_from)[3]
+    vae = trained["vae"]
     expected, found = (
         {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (model.params["vae"], vae)
@@ -138,8 +139,26 @@ def start_params(config: TrainConfig, model: Model) -> Any:
         )
     return {
         "vae": vae | {"encoder": config.method.posterior.start_encoder(vae["encoder"])},
-        "bound": model.params["bound"],
+        "bound": _with_posterior(model.params["bound"], trained["bound"]),
     }
+
+
+def _with_posterior(own: Any, trained: Any) -> Any:
+    """The bound's parameters at their start; the posterior's as they were trained, as far as they are the same."""
+    if "posterior" not in own or "posterior" not in trained:
+        return own
+    return own | {"posterior": _taken_over(trained["posterior"], own["posterior"])}
+
+
+def _taken_over(found: Any, own: Any) -> Any:
+    """`own`, with the arrays of `found` where names and shapes are the same."""
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(found)}
+
+    def take(path: Any, leaf: Any) -> Any:
+        there = known.get(jax.tree_util.keystr(path))
+        return leaf if there is None or jnp.shape(there) != jnp.shape(leaf) else there
+
+    return jax.tree_util.tree_map_with_path(take, own)
 
 
 def monitored_images(dataset: data.Dataset) -> tuple[str, np.ndarray]:

@@ -46,7 +46,7 @@ def check_choices(name: str, values: Any, options: Iterable[str]) -> None:
     Raises:
         ValueError: for another one, or no sequence.
     """
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if not isinstance(values, (tuple, list)):
         raise ValueError(f"{name} must be a tuple of names, got {values!r}")
     known = tuple(options)
     for value in values:

@@ -16,6 +16,11 @@ except ImportError:  # not a Unix: no lock
 LOCK = "lock"
 
 
+def with_ending(stem: Path, ending: str) -> Path:
+    """STEM and the ending, whatever dots the stem has."""
+    return stem.with_name(stem.name + ending)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON whole or not at all."""
     temporary = path.with_suffix(".tmp")

@@ -20,6 +20,7 @@ from hmcvae._ravel import ravel_pytree
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import masses
 from hmcvae.samplers.base import with_geometry
+from hmcvae.samplers.looks import Looking, Turn
 from hmcvae.samplers.masses import Mass, check_mass
 from hmcvae.samplers.moments import (
     WelfordState,
@@ -31,15 +32,11 @@ from hmcvae.samplers.moments import (
 from hmcvae.samplers.schedules import Schedule, step_size_schedule, window_schedule
 from hmcvae.samplers.step_size import (
     DualAveragingState,
-    Search,
     begin_search,
-    dual_averaging_at,
     dual_averaging_init,
     dual_averaging_update,
     log_limits,
     reasonable_step_size,
-    search_goes_on,
-    search_update,
 )
 from hmcvae.types import ArrayLike, Metric, PyTree, Scalar, Vector
 
@@ -64,9 +61,6 @@ __all__ = [
     "window_schedule",
 ]
 
-# Of the last look at the step size: transitions that it rests on; the length of a last stage that needs none, and of
-# one that is too short to have found anything.
-NUM_LOOKS, LONG_STAGE, SHORT_STAGE = 16, 50, 10
 # Folded into a transition's key for the first look, so that none has a key that the transition itself splits off.
 FIRST_LOOK = 1_819_242_347
 
@@ -180,32 +174,41 @@ def warmup_transition(
     """
     learned = vary_as(learned, rng_keys, states)
     settles = jnp.asarray(settles)
-    looking = _Looking.of(learned.step_size, rng_keys.shape[0], flags.restarts, target, settles)
-    yes = jnp.asarray(True)
+    looking = Looking.of(learned.step_size, rng_keys.shape[0], flags.restarts, target, settles)
+    yes, kept = jnp.asarray(True), learned.metric if learned.moments is None else None
 
-    def turn(carry: _Turn) -> _Turn:
+    def bare(learned: AdaptationState) -> AdaptationState:
+        # A metric that is kept may have functions among its static parts, and JAX keeps the structure of a carry.
+        return learned if kept is None else learned._replace(metric=None)
+
+    def whole(learned: AdaptationState) -> AdaptationState:
+        return learned if kept is None else learned._replace(metric=kept)
+
+    def turn(carry: Turn) -> Turn:
         # A look at a step size, or the transition: the kernel stands here once, so it is compiled once.
-        looks, search, learned = carry.looks, carry.search, carry.learned
+        looks, search, learned = carry.looks, carry.search, whole(carry.learned)
         others = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + carry.index)
         step_size = jnp.where(looks, search.step_size, jnp.exp(learned.step_size.log_step_size))
         after, info = jax.vmap(kernel, (0, 0, None, None))(
-            jnp.where(_as_wide(looks, rng_keys), others, rng_keys), carry.states, step_size, learned.metric
+            lax.cond(looks, lambda: others, lambda: rng_keys), carry.states, step_size, learned.metric
         )
 
-        def look() -> _Turn:
-            return looking.update(carry, _mean_rate(pool(info.acceptance_rate)))
+        def look() -> Turn:
+            return vary_as(looking.update(carry, _mean_rate(pool(info.acceptance_rate))), carry)
 
-        def move() -> _Turn:
+        def move() -> Turn:
             states, updated = _learn(carry.states, after, info, learned, flags, target, settles, pool)
-            return carry._replace(states=states, learned=updated, info=info, has_moved=yes)
+            moved = carry._replace(states=states, learned=bare(updated), info=info, has_moved=yes)
+            return vary_as(moved, carry)
 
         return lax.cond(looks, look, move)
 
     first = jnp.exp(learned.step_size.log_step_size_average)
-    shapes = jax.eval_shape(jax.vmap(kernel, (0, 0, None, None)), rng_keys, states, first, learned.metric)[1]
-    carry = _Turn(
+    metric = learned.metric
+    shapes = jax.eval_shape(lambda: jax.vmap(kernel, (0, 0, None, None))(rng_keys, states, first, metric))[1]
+    carry = Turn(
         states,
-        learned._replace(is_working=yes, is_adapted=yes),
+        bare(learned._replace(is_working=yes, is_adapted=yes)),
         jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         begin_search(first),
         jnp.zeros((), jnp.int32),
@@ -213,85 +216,9 @@ def warmup_transition(
         looking.begins,
         ~yes,
     )
-    carry = vary_as(carry, rng_keys, states, learned)
+    carry = vary_as(carry, rng_keys, states, bare(learned))
     end = lax.while_loop(lambda carry: ~carry.has_moved, turn, carry)
-    return (end.states, end.learned), end.info
-
-
-class _Turn(NamedTuple):
-    """Where a warm-up transition stands. looks: whether a step size is looked at next.  index, total: of the looks at
-    this one, and of their acceptance probabilities."""
-
-    states: Any
-    learned: AdaptationState
-    info: Any
-    search: Search
-    index: Int[Array, ""]
-    total: Scalar
-    looks: Bool[Array, ""]
-    has_moved: Bool[Array, ""]
-
-
-class _Looking(NamedTuple):
-    """The search for a step size before a transition. A restart looks upwards or downwards; the last look goes
-    downwards alone.
-
-    begins: whether there is one.
-    """
-
-    begins: Bool[Array, ""]
-    settles: Bool[Array, ""]
-    num_looks: Int[Array, ""]
-    least: Scalar
-    most: Scalar
-
-    @classmethod
-    def of(
-        cls,
-        dual: DualAveragingState,
-        num_chains: int,
-        restarts: ArrayLike,
-        target: ArrayLike,
-        settles: Bool[Array, ""],
-    ) -> "_Looking":
-        target = jnp.asarray(target, jnp.float32)
-        least, most = 0.5 * target, 1 - 0.02 * (1 - target)
-        m = dual.count.astype(dual.error_average.dtype)
-        # The mean acceptance probability since the last restart is δ - H̄ (m + t₀)/m.
-        mean_rate = target - dual.error_average * (m + 10) / jnp.maximum(m, 1)
-        is_known = (m >= LONG_STAGE) & (mean_rate > least) & (mean_rate < most)
-        num_looks = jnp.where(settles, -(-NUM_LOOKS // num_chains), 1)
-        return cls(jnp.asarray(restarts) | (settles & ~is_known), settles, num_looks, least, most)
-
-    def update(self, carry: _Turn, rate: Scalar) -> _Turn:
-        """After another look."""
-        total = carry.total + rate.astype(carry.total.dtype)
-        index, is_whole = carry.index + 1, carry.index + 1 == self.num_looks
-        leaves = (leaf for leaf in jax.tree.leaves(carry.states.position) if leaf.size)
-        found = search_update(
-            carry.search,
-            total / self.num_looks,
-            jnp.where(self.settles, self.least, 0.5),
-            may_grow=~self.settles,
-            dtype=jnp.result_type(*leaves),
-        )
-        search = jax.tree.map(lambda new, old: jnp.where(is_whole, new, old), found, carry.search)
-        dual, looks = carry.learned.step_size, search_goes_on(search)
-        # A search that ended without an answer leaves ε where it was.
-        log_found = jnp.where(search.has_crossed, jnp.log(search.step_size), dual.log_step_size_average)
-        is_near = (search.count == 1) & (search.rate < self.most) & (dual.count >= SHORT_STAGE)
-        ended = carry.learned._replace(
-            step_size=dual_averaging_at(log_found),
-            is_working=search.has_crossed,
-            is_adapted=search.has_crossed & is_near,
-        )
-        return carry._replace(
-            learned=jax.tree.map(lambda new, old: jnp.where(looks, old, new), ended, carry.learned),
-            search=search,
-            index=jnp.where(is_whole, 0, index),
-            total=jnp.where(is_whole, 0, total),
-            looks=looks,
-        )
+    return (end.states, whole(end.learned)), end.info
 
 
 def _learn(
@@ -330,11 +257,6 @@ def _learn(
         states = with_geometry(states, jax.vmap(updated.metric.carry)(own))
     dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), learned.step_size, updated.step_size)
     return states, updated._replace(step_size=dual)
-
-
-def _as_wide(flag: Bool[Array, ""], keys: Array) -> Array:
-    """The flag with the axes of the keys."""
-    return jnp.broadcast_to(flag, keys.shape)
 
 
 def _mean_rate(rates: Array) -> Scalar:

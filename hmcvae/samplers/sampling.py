@@ -68,7 +68,7 @@ def sample(
 
     (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
     Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts,
-    step sizes and numbers of draws compile nothing. A density that closes
+    step sizes and numbers of draws compile nothing (past two million numbers, a slice of them). A density that closes
     over other data is another one, to be compiled anew, unless JAX keeps programs on disk, and constants out of them:
     set `JAX_COMPILATION_CACHE_DIR=DIR`, `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and
     `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before JAX is imported. Then other data of the same shape,

@@ -212,24 +212,21 @@ class Checkpoints:
         if epoch in known:
             place.rename(replaced)
             self._manager.reload()
-        try:
-            # Without `force` Orbax passes over an epoch below its latest, and says nothing.
-            with quiet():
-                try:
-                    self._manager.save(epoch, args=args, force=True)
-                    self._manager.wait_until_finished()
-                    write_checksums(place)
-                except Exception:
-                    self._take_back(epoch, replaced)
-                    raise
-        except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
-            kept = self._epochs()
-            raise OSError(
-                getattr(error, "errno", None) or errno.EIO,
-                f"the checkpoint of epoch {epoch} could not be written ({_reason(error)}); "
-                + (f"that of epoch {kept[-1]} is kept" if kept else "there is none before it"),
-                str(self.folder),
-            ) from error
+        with quiet():
+            try:
+                # Without `force` Orbax passes over an epoch below its latest, and says nothing.
+                self._manager.save(epoch, args=args, force=True)
+                self._manager.wait_until_finished()
+                write_checksums(place)
+            except Exception as error:  # Orbax, TensorStore and the system each raise kinds of their own
+                self._take_back(epoch, replaced)
+                kept = self._epochs()
+                raise OSError(
+                    getattr(error, "errno", None) or errno.EIO,
+                    f"the checkpoint of epoch {epoch} could not be written ({_reason(error)}); "
+                    + (f"that of epoch {kept[-1]} is kept" if kept else "there is none before it"),
+                    str(self.folder),
+                ) from error
         shutil.rmtree(replaced, ignore_errors=True)
         self._delete_old(epoch)
 

@@ -17,7 +17,7 @@ from experiments.samplers.geometry.lists import POSTERIORS, Entry, posteriors
 from experiments.samplers.geometry.measure import Bench, shortened
 from experiments.samplers.geometry.posteriors import Posterior
 from experiments.samplers.geometry.tables import line, markdown
-from experiments.support.files import check_writable, read_json, write_json
+from experiments.support.files import check_writable, read_json, with_ending, write_json
 from experiments.support.machine import describe
 from hmcvae import SamplingWarning, data
 
@@ -28,7 +28,7 @@ class Record:
     """The rows so far, in a file that is written whole after each of them."""
 
     def __init__(self, stem: Path):
-        self.path = stem.with_suffix(".rows.json")
+        self.path = with_ending(stem, ".rows.json")
         self.rows: list[dict] = read_json(self.path)["rows"] if self.path.exists() else []
 
     def has(self, **identity: object) -> bool:

@@ -142,6 +142,27 @@ def test_a_run_starts_with_the_other_ones_nets_or_says_why_not(tmp_path):
         np.testing.assert_array_equal(head["mean"]["kernel"], expected["mean"]["kernel"])
         is_flat = not np.any(head["log_scale"]["kernel"])
         assert is_flat == isinstance(posterior, Fisher)
+    # What another posterior has learned is taken over as far as it is the same.
+    second = dataclasses.replace(
+        first, method=Elbo(FullCovariance(num_centre_steps=1)), run_dir=tmp_path / "second"
+    )
+    train(second, quiet=True)
+    learned = load_run(tmp_path / "second")[3]["bound"]["posterior"]
+    config = dataclasses.replace(
+        first, start_from=tmp_path / "second", method=Hvi(FullCovariance(num_centre_steps=2))
+    )
+    model = build(config, load_data(config))
+    bound = start_params(config, model)["bound"]
+    jax.tree.map(np.testing.assert_array_equal, bound["posterior"]["base"], learned["base"])
+    assert jax.tree.leaves(learned["base"])
+    assert np.any(
+        jax.tree.leaves(learned["base"])[0] != jax.tree.leaves(model.params["bound"]["posterior"]["base"])[0]
+    )
+    assert bound["posterior"]["step"].shape == (2,)
+    others = {name: own for name, own in bound.items() if name != "posterior"}
+    jax.tree.map(
+        np.testing.assert_array_equal, others, {name: model.params["bound"][name] for name in others}
+    )
     other = dataclasses.replace(first, start_from=tmp_path / "first", latent_dim=3)
     with pytest.raises(ValueError, match="has other nets"):
         start_params(other, build(other, load_data(other)))
