@@ -15,9 +15,10 @@ from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import in_pieces
 from experiments.published.methods import METHODS, label
 from experiments.published.search import Setting, settings
-from experiments.published.table import latex, markdown, row
+from experiments.published.table import latex, markdown, row, short_table
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import describe_model
+from experiments.support.files import with_ending
 from hmcvae.bounds.base import DOUBLY, PATH, TOTAL
 from hmcvae.training import NotFiniteError
 from tests.support.runs import made_up
@@ -231,6 +232,34 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
     without = {name: value for name, value in _result(-84.0).items() if name != "ais"}
     alone = report | {"rows": [row("vae", "VAE", 1.0, [without], chosen)]}
     assert "| VAE | 1 | -85.00 | -84.00 (200) | - | - | - |" in markdown(alone)
+    # The short one: ours among theirs, from the lowest log p(x) to the highest.
+    report["config"] |= {"optimizer": "muon"}
+    lines = short_table(report).splitlines()
+    places = [index for index, line in enumerate(lines) if "**HVI & co**" in line or "DAIS" in line]
+    assert "DAIS, S × K = 50 " in lines[places[0]]
+    assert (
+        "| -85.20 ± 0.20 | **-84.20 ± 0.20** | 5000 importance samples, 40 images | 10 epochs, 2 min"
+        in lines[places[1]]
+    )
+    assert "DAIS, S × K = 500" in lines[places[2]]
+    assert "Ours by Muon" in lines[-1]
+    assert "up to 25%" in lines[-1]
+    assert "here" not in short_table(report | {"rows": []}).replace("not run here", "")
+
+
+def test_paces_of_other_settings_are_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr(published_run, "seconds_per_epoch", lambda configs, **_: dict.fromkeys(configs, 1.0))
+    own = options(tmp_path, methods=("vae",))
+    assert published_run.paces(own) == published_run.paces(own) == {"vae": 1.0}
+    for changes in ({"batch_size": 7}, {"optimizer": "muon"}, {"num_train": 500}):
+        with pytest.raises(ValueError, match="give another --folder"):
+            published_run.paces(dataclasses.replace(own, **changes))
+
+
+def test_names_of_results_may_have_dots(tmp_path):
+    first, second = (options(tmp_path, name=f"rate_0.0{digit}") for digit in (1, 2))
+    assert with_ending(first.stem, ".json").name == "rate_0.01.json"
+    assert with_ending(second.stem, ".md").name == "rate_0.02.md"
 
 
 def test_a_method_that_cannot_be_trained_is_told_and_stops_no_other(tmp_path, monkeypatch):
