@@ -250,6 +250,7 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
 def test_paces_of_other_settings_are_not_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(published_run, "seconds_per_epoch", lambda configs, **_: dict.fromkeys(configs, 1.0))
     own = options(tmp_path, methods=("vae",))
+    own.place.mkdir()
     assert published_run.paces(own) == published_run.paces(own) == {"vae": 1.0}
     for changes in ({"batch_size": 7}, {"optimizer": "muon"}, {"num_train": 500}):
         with pytest.raises(ValueError, match="give another --folder"):
