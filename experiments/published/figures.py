@@ -1,6 +1,7 @@
 """log p(x) of held-out images along the trainings."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,11 +29,33 @@ def draw(report: dict, path: Path) -> None:
         margin = 0.05 * (max(shown) - min(shown)) + 0.05
         axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_xlim(left=0)
+    _mark_published(axes, report["published"])
     axes.set_xlabel("seconds of training, at the method's pace")
     axes.set_ylabel("log p(x) of held-out training images, nats")
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(fontsize=7, ncols=2)
+        axes.legend(fontsize=7, ncols=2, loc="lower right")
     axes.set_title(report["net"]["summary"], fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)
+
+
+def _mark_published(axes: Any, published: list[dict]) -> None:
+    """Where others ended on the test set, as far as that lies within the limits."""
+    low, high = axes.get_ylim()
+    for own in published:
+        value = own["log_likelihood"]
+        if value is not None and low < value < high:
+            axes.axhline(value, color="0.6", lw=0.8, ls="--", zorder=1)
+            words = f"{own['method']}: {value:.2f} on the test set ({own['source']})"
+            is_at_top = value > high - 0.06 * (high - low)
+            axes.text(
+                0.01,
+                value - 0.005 * (high - low) if is_at_top else value,
+                words,
+                fontsize=6.5,
+                color="0.35",
+                va="top" if is_at_top else "bottom",
+                transform=axes.get_yaxis_transform(),
+                zorder=3,
+            )

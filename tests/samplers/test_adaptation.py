@@ -9,6 +9,7 @@ import pytest
 
 from hmcvae import metrics
 from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers import looks
 from hmcvae.samplers.draws import SamplingWarning
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.lengths import uniform_steps
@@ -172,9 +173,9 @@ LENGTHS = (0, 1, 2, 5, 20, 30, 100)
 def test_a_look_has_none_of_the_keys_of_its_transition():
     """Which a kernel splits its own key into: with one of them a look would see the transition's own random numbers."""
     key = jax.random.key(3)
-    looks = [jax.random.fold_in(key, adapt.FIRST_LOOK + index) for index in range(adapt.NUM_LOOKS)]
-    found = {tuple(jax.random.key_data(look).tolist()) for look in looks}
-    assert len(found) == adapt.NUM_LOOKS
+    looked = [jax.random.fold_in(key, adapt.FIRST_LOOK + index) for index in range(looks.NUM_LOOKS)]
+    found = {tuple(jax.random.key_data(look).tolist()) for look in looked}
+    assert len(found) == looks.NUM_LOOKS
     for count in range(1, 20):
         assert not found & {
             tuple(data) for data in jax.random.key_data(jax.random.split(key, count)).tolist()
