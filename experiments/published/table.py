@@ -109,13 +109,15 @@ def markdown(report: dict) -> str:
 
 def short_table(report: dict) -> str:
     """Our rows among the published ones, from the lowest log p(x) to the highest, and how ours came about."""
-    options, rows = report["config"], report["rows"]
+    options, rows, machine = report["config"], report["rows"], report["environment"]
+    is_cpu = machine["device"] == "cpu"
+    place = plural(machine["num_cpus"], "CPU core") if is_cpu else machine["device"]
     found = []
     for own in rows:
         minutes = own["epochs"] * own["seconds_per_epoch"] / 60
         how = f"{options['eval_samples']} importance samples"
         how += "" if own["num_images"] == 10000 else f", {own['num_images']:.0f} images"
-        trained = f"{own['epochs']:.0f} epochs, {minutes:.0f} minutes, {device_line(report['environment'])}"
+        trained = f"{own['epochs']:.0f} epochs, {minutes:.0f} minutes on {place}"
         value = figure(own["log_likelihood"])
         cells = [f"**{own['method']}**", figure(own["bound"]), f"**{value}**", how, trained, "here"]
         mean = own["log_likelihood"]["mean"]

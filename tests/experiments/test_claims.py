@@ -33,7 +33,7 @@ def figures_of(claim: Claim, page: str) -> list[tuple[int, int]]:
 def test_any_wrong_figure_is_found_and_mended(page):
     """The last digit of each figure of each claim, one after the other."""
     own = [claim for claim in claims_list.claims() if claim.page == page and claim.figures]
-    assert len(own) >= 10
+    assert len(own) > 5
     for claim in own:
         for start, end in figures_of(claim, page):
             digit = PAGES[page][end - 1]

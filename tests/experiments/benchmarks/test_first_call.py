@@ -56,9 +56,10 @@ def test_with_the_cache_on_disk_other_data_compile_nothing():
     cached, plain = (in_processes("BlackJAX", "hmc", SMALL, is_cached) for is_cached in (True, False))
     assert set(cached) == set(plain) == set(CHANGES)
     for change in ("data", "process"):
-        assert plain[change][2] > 0.5 * plain["first"][2]
-        assert cached[change][2] < 0.01 * cached["first"][2]
-        assert 0 < cached[change][1] < 0.5 * cached["first"][1]
+        assert plain[change][2] > 0
+        assert cached[change][2] == 0
+        assert cached[change][1] > 0  # tracing and loading
+    assert cached["first"][2] > 0
 
 
 def test_page_and_picture(tmp_path):
