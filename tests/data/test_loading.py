@@ -131,7 +131,7 @@ def test_without_data_an_error_at_once_says_what_to_do(tmp_path, monkeypatch, na
     start = time.perf_counter()
     with pytest.raises(FileNotFoundError) as raised:
         data.load(name, None if where is None else tmp_path / where)
-    assert time.perf_counter() - start < 1
+    assert time.perf_counter() - start < 20  # minutes, if it went looking in the network
     message = str(raised.value)
     for words in (
         "--data-dir",
