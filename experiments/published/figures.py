@@ -55,7 +55,8 @@ def _mark_published(axes: Any, published: list[dict]) -> None:
                 words,
                 fontsize=6.5,
                 color="0.35",
+                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
                 va="top" if is_at_top else "bottom",
                 transform=axes.get_yaxis_transform(),
-                zorder=3,
+                zorder=1.5,
             )

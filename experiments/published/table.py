@@ -131,13 +131,13 @@ def short_table(report: dict) -> str:
     cells = [own for _, own in sorted(found, key=lambda pair: pair[0])]
     lines = markdown_table(columns, cells, len(columns))
     if rows:
-        caution = f" {_caution(rows)}" if _caution(rows) else ""
-        lines += [
-            "",
+        sentences = [
             f"Ours by {_optimizer(options)}, the parameters the best on held-out training images; the images add a "
-            f"standard error of about {rows[0]['error_over_images']:.2f} to our log p(x).{caution} Published figures "
-            "are quoted from their sources, not run here.",
+            f"standard error of about {rows[0]['error_over_images']:.2f} to our log p(x).",
+            *_caution(rows),
+            "Published figures are quoted from their sources, not run here.",
         ]
+        lines += ["", " ".join(sentences)]
     return "\n".join(lines) + "\n"
 
 
@@ -145,15 +145,15 @@ def _optimizer(options: dict) -> str:
     return options.get("optimizer", "adam").capitalize()
 
 
-def _caution(rows: list[dict]) -> str:
-    """Of images with few effective draws, if there are any."""
-    if not any(own["low_ess"] > 0 for own in rows):
-        return ""
+def _caution(rows: list[dict]) -> list[str]:
+    """A sentence of images with few effective draws, if there are any."""
     worst = max(rows, key=lambda own: own["low_ess"])
-    return (
+    if not worst["low_ess"] > 0:
+        return []
+    return [
         f"**Caution**: up to {worst['low_ess']:.0%} of the images ({worst['method']}) have fewer than 100 effective "
         "draws, where importance sampling is too low by an unknown amount."
-    )
+    ]
 
 
 def notes(options: dict, rows: list[dict]) -> list[str]:
@@ -182,7 +182,7 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
             f"the same images. The sandwich: on {first['ais']['num_made']} images that each model made, the estimate "
             "from above minus that from below."
         )
-    return [*found, _caution(rows)] if _caution(rows) else found
+    return [*found, *_caution(rows)]
 
 
 def latex(report: dict) -> str:

@@ -175,7 +175,8 @@ def warmup_transition(
     learned = vary_as(learned, rng_keys, states)
     settles = jnp.asarray(settles)
     looking = Looking.of(learned.step_size, rng_keys.shape[0], flags.restarts, target, settles)
-    yes, kept = jnp.asarray(True), learned.metric if learned.moments is None else None
+    every, yes = jax.vmap(kernel, (0, 0, None, None)), jnp.asarray(True)
+    kept = learned.metric if learned.moments is None else None
 
     def bare(learned: AdaptationState) -> AdaptationState:
         # A metric that is kept may have functions among its static parts, and JAX keeps the structure of a carry.
@@ -187,11 +188,9 @@ def warmup_transition(
     def turn(carry: Turn) -> Turn:
         # A look at a step size, or the transition: the kernel stands here once, so it is compiled once.
         looks, search, learned = carry.looks, carry.search, whole(carry.learned)
-        others = jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + carry.index)
+        keys = lax.cond(looks, lambda: _fresh_keys(rng_keys, carry.index), lambda: rng_keys)
         step_size = jnp.where(looks, search.step_size, jnp.exp(learned.step_size.log_step_size))
-        after, info = jax.vmap(kernel, (0, 0, None, None))(
-            lax.cond(looks, lambda: others, lambda: rng_keys), carry.states, step_size, learned.metric
-        )
+        after, info = every(keys, carry.states, step_size, learned.metric)
 
         def look() -> Turn:
             return vary_as(looking.update(carry, _mean_rate(pool(info.acceptance_rate))), carry)
@@ -204,8 +203,7 @@ def warmup_transition(
         return lax.cond(looks, look, move)
 
     first = jnp.exp(learned.step_size.log_step_size_average)
-    metric = learned.metric
-    shapes = jax.eval_shape(lambda: jax.vmap(kernel, (0, 0, None, None))(rng_keys, states, first, metric))[1]
+    shapes = jax.eval_shape(lambda: every(rng_keys, states, first, learned.metric))[1]
     carry = Turn(
         states,
         bare(learned._replace(is_working=yes, is_adapted=yes)),
@@ -219,6 +217,11 @@ def warmup_transition(
     carry = vary_as(carry, rng_keys, states, bare(learned))
     end = lax.while_loop(lambda carry: ~carry.has_moved, turn, carry)
     return (end.states, whole(end.learned)), end.info
+
+
+def _fresh_keys(rng_keys: Array, index: Any) -> Array:
+    """For a look, of the keys of a transition."""
+    return jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + index)
 
 
 def _learn(
