@@ -172,10 +172,49 @@ def warmup_transition(
     Returns:
         ((states, learned), info), info with a leading chain axis.
     """
-    learned = vary_as(learned, rng_keys, states)
-    settles = jnp.asarray(settles)
-    looking = Looking.of(learned.step_size, rng_keys.shape[0], flags.restarts, target, settles)
-    every, yes = jax.vmap(kernel, (0, 0, None, None)), jnp.asarray(True)
+    every = jax.vmap(kernel, (0, 0, None, None))
+
+    def run(looks: Any, index: Any, states: Any, step_size: Scalar, metric: Metric, _: Any) -> tuple:
+        keys = lax.cond(looks, lambda: _fresh_keys(rng_keys, index), lambda: rng_keys)
+        states, info = every(keys, states, step_size, metric)
+        return states, info, info
+
+    first = jnp.exp(learned.step_size.log_step_size_average)
+    shapes = jax.eval_shape(lambda: every(rng_keys, states, first, learned.metric))[1]
+    info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    learned, states, info = vary_as((learned, states, info), rng_keys, states)
+    task = Task(flags, target, jnp.asarray(settles), rng_keys.shape[0], pool)
+    return in_turns(run, states, learned, info, task)
+
+
+class Task(NamedTuple):
+    """Of a warm-up transition, as in `warmup_transition`.
+
+    is_drawing: whether it is a stretch of draws instead, from which nothing is learned; None: it is known not to be.
+    """
+
+    flags: Schedule
+    target: ArrayLike
+    settles: Bool[Array, ""]
+    num_chains: int
+    pool: Callable[[PyTree], PyTree] = lambda values: values
+    is_drawing: Any = None
+
+
+def in_turns(
+    run: Callable, states: Any, learned: AdaptationState, extra: PyTree, task: Task
+) -> tuple[tuple[Any, AdaptationState], PyTree]:
+    """A warm-up transition of all the chains: looks at step sizes, as far as there are any, then the transition itself.
+
+    Args:
+        run: `(looks, index, states, step_size, metric, extra) -> (states, info, extra)`, the transition, or where
+            `looks` one for the look of that index, whose states are dropped; it stands once in the program, which is
+            what a compiler takes its time for.
+        extra: carried through the turns for `run`.
+    """
+    looking = Looking.of(learned.step_size, task.num_chains, task.flags.restarts, task.target, task.settles)
+    yes = jnp.asarray(True)
+    begins = looking.begins if task.is_drawing is None else looking.begins & ~task.is_drawing
     kept = learned.metric if learned.moments is None else None
 
     def bare(learned: AdaptationState) -> AdaptationState:
@@ -185,38 +224,40 @@ def warmup_transition(
     def whole(learned: AdaptationState) -> AdaptationState:
         return learned if kept is None else learned._replace(metric=kept)
 
-    def turn(carry: Turn) -> Turn:
-        # A look at a step size, or the transition: the kernel stands here once, so it is compiled once.
-        looks, search, learned = carry.looks, carry.search, whole(carry.learned)
-        keys = lax.cond(looks, lambda: _fresh_keys(rng_keys, carry.index), lambda: rng_keys)
-        step_size = jnp.where(looks, search.step_size, jnp.exp(learned.step_size.log_step_size))
-        after, info = every(keys, carry.states, step_size, learned.metric)
-
-        def look() -> Turn:
-            return vary_as(looking.update(carry, _mean_rate(pool(info.acceptance_rate))), carry)
+    def turn(carry: tuple[Turn, PyTree]) -> tuple[Turn, PyTree]:
+        before, extra = carry
+        learned = whole(before.learned)
+        step_size = jnp.where(before.looks, before.search.step_size, jnp.exp(learned.step_size.log_step_size))
+        after, info, extra = run(before.looks, before.index, before.states, step_size, learned.metric, extra)
 
         def move() -> Turn:
-            states, updated = _learn(carry.states, after, info, learned, flags, target, settles, pool)
-            moved = carry._replace(states=states, learned=bare(updated), info=info, has_moved=yes)
-            return vary_as(moved, carry)
+            states, updated = _learn(before.states, after, info, learned, task)
+            return vary_as(before._replace(states=states, learned=bare(updated), has_moved=yes), before)
 
-        return lax.cond(looks, look, move)
+        def look() -> Turn:
+            return vary_as(looking.update(before, _mean_rate(task.pool(info.acceptance_rate))), before)
+
+        def keep() -> Turn:
+            return vary_as(before._replace(states=after, has_moved=yes), before)
+
+        if task.is_drawing is None:
+            return lax.cond(before.looks, look, move), extra
+        return lax.switch(jnp.where(task.is_drawing, 2, before.looks), (move, look, keep)), extra
 
     first = jnp.exp(learned.step_size.log_step_size_average)
-    shapes = jax.eval_shape(lambda: every(rng_keys, states, first, learned.metric))[1]
-    carry = Turn(
+    start = Turn(
         states,
+        # So that a look that finds nothing to mend leaves them as they are.
         bare(learned._replace(is_working=yes, is_adapted=yes)),
-        jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes),
         begin_search(first),
         jnp.zeros((), jnp.int32),
         jnp.zeros_like(first),
-        looking.begins,
+        begins,
         ~yes,
     )
-    carry = vary_as(carry, rng_keys, states, bare(learned))
-    end = lax.while_loop(lambda carry: ~carry.has_moved, turn, carry)
-    return (end.states, whole(end.learned)), end.info
+    start = vary_as(start, states, bare(learned))
+    end, extra = lax.while_loop(lambda carry: ~carry[0].has_moved, turn, (start, extra))
+    return (end.states, whole(end.learned)), extra
 
 
 def _fresh_keys(rng_keys: Array, index: Any) -> Array:
@@ -229,10 +270,7 @@ def _learn(
     states: Any,
     info: Any,
     learned: AdaptationState,
-    flags: Schedule,
-    target: ArrayLike,
-    settles: Bool[Array, ""],
-    pool: Callable[[PyTree], PyTree],
+    task: Task,
 ) -> tuple[Any, AdaptationState]:
     """What a transition from the states `before` teaches, and where the chains stand after it."""
     own, gradients = ravel_chains(states.position), None
@@ -242,23 +280,25 @@ def _learn(
                 "masses that are learned from gradients need an algorithm whose state has logdensity_grad, got "
                 f"{type(states).__name__}"
             )
-        gradients = pool(ravel_chains(states.logdensity_grad))
+        gradients = task.pool(ravel_chains(states.logdensity_grad))
     moved = jnp.any(own != ravel_chains(before.position), axis=1)
-    positions, rates, moved = pool((own, info.acceptance_rate, moved))
+    positions, rates, moved = task.pool((own, info.acceptance_rate, moved))
     updated = adaptation_update(
         learned,
         _mean_rate(rates),
         positions,
-        flags.collects,
-        flags.ends_window,
-        target,
+        task.flags.collects,
+        task.flags.ends_window,
+        task.target,
         gradients,
-        jnp.where(settles, 0, jnp.sum(moved, dtype=jnp.int32)),
+        jnp.where(task.settles, 0, jnp.sum(moved, dtype=jnp.int32)),
     )
     if updated.metric.is_position_dependent and updated.moments is not None:
         # What the states keep of the metric is of the new one from here on.
         states = with_geometry(states, jax.vmap(updated.metric.carry)(own))
-    dual = jax.tree.map(lambda old, new: jnp.where(settles, old, new), learned.step_size, updated.step_size)
+    dual = jax.tree.map(
+        lambda old, new: jnp.where(task.settles, old, new), learned.step_size, updated.step_size
+    )
     return states, updated._replace(step_size=dual)
 
 

@@ -26,7 +26,6 @@ class Turn(NamedTuple):
 
     states: Any
     learned: Any
-    info: Any
     search: Search
     index: Int[Array, ""]
     total: Scalar

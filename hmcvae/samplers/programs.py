@@ -64,35 +64,75 @@ def _drawing_programs(
 ) -> Programs:
     def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
         chain_keys, common_key, arrays = inputs
-        parameters = (*jax.tree.unflatten(structure, arrays), *_drawn_once(common, common_key, index))
+        parameters = (*jax.tree.unflatten(structure, arrays), *drawn_once(common, common_key, index))
         keys = transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
+    return Programs(*recorder(advance, record), _looped(advance, record, mesh))
+
+
+def recorder(advance: Callable, record: Callable | None) -> tuple[Callable, Callable]:
+    """shapes and allocate, as in `Programs`, of a transition `(inputs, state, index) -> (states, info)`."""
     known: dict = {}  # a function under jit would be traced once as well, and keep what the density closes over
 
-    def shapes(inputs: tuple, states: Any) -> PyTree:
-        leaves, structure = jax.tree.flatten((inputs, states))
+    def shapes(inputs: tuple, state: Any) -> PyTree:
+        leaves, structure = jax.tree.flatten((inputs, state))
         kinds = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if kinds not in known:
-            known[kinds] = jax.eval_shape(lambda: _record(record, *advance(inputs, states, 0)))
+            known[kinds] = jax.eval_shape(lambda: record_of(record, *advance(inputs, state, 0)))
         return known[kinds]
 
     @partial(jax.jit, static_argnums=2)
-    def allocate(inputs: tuple, states: Any, num_draws: int) -> PyTree:
+    def allocate(inputs: tuple, state: Any, num_draws: int) -> PyTree:
         return jax.tree.map(
-            lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), shapes(inputs, states)
+            lambda a: jnp.zeros((a.shape[0], num_draws, *a.shape[1:]), a.dtype), shapes(inputs, state)
         )
 
-    return Programs(shapes, allocate, _looped(advance, record, mesh))
+    return shapes, allocate
 
 
 class Tuning(NamedTuple):
     """begin: `(states, step_size, metric's arrays) -> what has been learned`.  run: see `_looped`; its state is
-    (states, what has been learned).  structure: of the metric in what has been learned."""
+    (states, what has been learned).  with_metric: `(what has been learned, metric)` -> the same with that metric.
+    metric_of: what has been learned -> its metric."""
 
     begin: Callable
     run: Callable
+    with_metric: Callable
+    metric_of: Callable
+
+
+class Packing(NamedTuple):
+    """A metric that is kept goes in and out of a program as its arrays alone, as in `drawing_programs`; an adapted one
+    has no functions in it."""
+
+    mass: adapt.Mass
     structure: Any
+
+    def pack(self, learned: adapt.AdaptationState) -> adapt.AdaptationState:
+        return self.with_metric(learned, learned.metric)
+
+    def with_metric(self, learned: adapt.AdaptationState, metric: Metric) -> adapt.AdaptationState:
+        return learned._replace(metric=metric if self.mass else jax.tree.leaves(metric))
+
+    def metric_of(self, learned: adapt.AdaptationState) -> Metric:
+        return (
+            learned.metric
+            if self.mass
+            else jax.tree.unflatten(self.structure, jax.tree.leaves(learned.metric))
+        )
+
+    def unpack(self, learned: adapt.AdaptationState) -> adapt.AdaptationState:
+        return learned._replace(metric=self.metric_of(learned))
+
+    def tuning(self, run: Callable) -> Tuning:
+        @jax.jit
+        def begin(states: Any, step_size: Any, arrays: PyTree) -> adapt.AdaptationState:
+            metric = jax.tree.unflatten(self.structure, arrays)
+            position = adapt.ravel_chains(states.position)[0]
+            return self.pack(adapt.adaptation_init(step_size, metric, position, self.mass))
+
+        return Tuning(begin, run, self.with_metric, self.metric_of)
 
 
 def tuning_programs(
@@ -100,22 +140,13 @@ def tuning_programs(
 ) -> tuple[Tuning, PyTree]:
     """The same for the warm-up of one kernel, and the metric's arrays."""
     arrays, structure = jax.tree.flatten(metric)
-    make = partial(_tuning_programs, mass, structure, mesh, common)
+    make = partial(_tuning_programs, Packing(mass, structure), mesh, common)
     return kept(kernel, ("tune", mass, structure, mesh, common), make), arrays
 
 
 def _tuning_programs(
-    mass: adapt.Mass, structure: Any, mesh: Mesh | None, common: Callable | None, kernel: Callable
+    packing: Packing, mesh: Mesh | None, common: Callable | None, kernel: Callable
 ) -> Tuning:
-    # A metric that is kept goes in and out as its arrays alone, as above; an adapted one has no functions in it.
-    def pack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
-        return learned if mass else learned._replace(metric=jax.tree.leaves(learned.metric))
-
-    def unpack(learned: adapt.AdaptationState) -> adapt.AdaptationState:
-        if mass:
-            return learned
-        return learned._replace(metric=jax.tree.unflatten(structure, jax.tree.leaves(learned.metric)))
-
     def pool(values: PyTree) -> PyTree:
         # Every device adds up all the chains, in the order in which one device would.
         return (
@@ -128,7 +159,7 @@ def _tuning_programs(
         chain_keys, common_key, schedule, num_warmup, target, units = inputs
         states, learned = carry
         keys = transition_keys(chain_keys, index)
-        once = _drawn_once(common, common_key, index)
+        once = drawn_once(common, common_key, index)
 
         def move(rng_key: Any, state: Any, step_size: Any, metric: Metric) -> tuple[Any, Any]:
             return kernel(rng_key, state, step_size if units is None else step_size * units, metric, *once)
@@ -137,16 +168,11 @@ def _tuning_programs(
         settles = index == num_warmup
         flags = jax.tree.map(lambda flag: flag[index], schedule)
         (states, learned), info = adapt.warmup_transition(
-            move, keys, states, unpack(learned), flags, target, settles, pool
+            move, keys, states, packing.unpack(learned), flags, target, settles, pool
         )
-        return (states, pack(learned)), info
+        return (states, packing.pack(learned)), info
 
-    @jax.jit
-    def begin(states: Any, step_size: Any, arrays: PyTree) -> adapt.AdaptationState:
-        metric = jax.tree.unflatten(structure, arrays)
-        return pack(adapt.adaptation_init(step_size, metric, adapt.ravel_chains(states.position)[0], mass))
-
-    return Tuning(begin, _looped(advance), structure)
+    return packing.tuning(_looped(advance))
 
 
 def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None = None) -> Callable:
@@ -164,8 +190,8 @@ def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None
             state, info = advance(inputs, state, index)
             if draws is not None:
                 row = index // thin - start  # of those that are thinned out the last one stays
-                draws = jax.tree.map(partial(_write, index=row), draws, _record(record, state, info))
-            return state, draws, _count(counts, info, inputs[0].shape[0])
+                draws = jax.tree.map(partial(write_draw, index=row), draws, record_of(record, state, info))
+            return state, draws, count(counts, info, inputs[0].shape[0])
 
         carry = vary_as((state, draws, counts), state, inputs)
         return lax.fori_loop(start * thin, stop * thin, body, carry)
@@ -205,12 +231,14 @@ def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None
     return run
 
 
-def _record(record: Callable | None, state: Any, info: Any) -> tuple[PyTree, Any, Any]:
+def record_of(record: Callable | None, state: Any, info: Any) -> tuple[PyTree, Any, Any]:
+    """What is kept of a draw of all the chains."""
     kept = state.position if record is None else jax.vmap(record)(state)
     return kept, getattr(state, "logdensity", None), info
 
 
-def _write(draws: Array, draw: Array, index: Any) -> Array:
+def write_draw(draws: Array, draw: Array, index: Any) -> Array:
+    """In place."""
     return lax.dynamic_update_index_in_dim(draws, draw, index, axis=1) if draws.size else draws
 
 
@@ -219,7 +247,7 @@ def transition_keys(chain_keys: Array, index: Any) -> Array:
     return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
 
 
-def _drawn_once(common: Callable | None, rng_key: Any, index: Any) -> tuple:
+def drawn_once(common: Callable | None, rng_key: Any, index: Any) -> tuple:
     """What all the chains of this transition share, if anything."""
     return () if common is None else (common(jax.random.fold_in(rng_key, index)),)
 
@@ -229,7 +257,7 @@ def zero_counts() -> TransitionCounts:
     return TransitionCounts(zero, jnp.zeros((), jnp.float32), zero, zero, zero, zero)
 
 
-def _count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCounts:
+def count(counts: TransitionCounts, info: Any, num_chains: int) -> TransitionCounts:
     """Add one transition of every chain."""
     rates = getattr(info, "acceptance_rate", jnp.zeros(1))
     most = np.iinfo(np.int32).max

@@ -32,7 +32,8 @@ from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
 from hmcvae.samplers.run_folder import RunFolder
-from hmcvae.samplers.running import Plan, chain_keys, run_chains
+from hmcvae.samplers.running import run_chains
+from hmcvae.samplers.stages import Plan, chain_keys
 from hmcvae.samplers.stored import Store
 from hmcvae.types import PRNGKey, PyTree
 

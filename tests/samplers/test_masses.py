@@ -13,8 +13,8 @@ from hmcvae.samplers.draws import SamplingWarning
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.lengths import uniform_steps
 from hmcvae.samplers.nuts import nuts
-from hmcvae.samplers.running import _common_key
 from hmcvae.samplers.sampling import sample
+from hmcvae.samplers.stages import common_key_of
 from hmcvae.samplers.stored import Store
 from tests.support.gaussians import normal
 
@@ -292,7 +292,7 @@ def test_one_length_for_all_the_chains_of_a_transition():
     np.testing.assert_array_equal(
         lengths(few)[0], found[0]
     )  # of the key alone, not of the chains or the warm-up
-    warming, drawing = (jax.random.key_data(_common_key(jax.random.key(0), stage)) for stage in (0, 1))
+    warming, drawing = (jax.random.key_data(common_key_of(jax.random.key(0), stage)) for stage in (0, 1))
     assert np.any(warming != drawing)
     other = sample(jax.random.key(1), SHARED, starts[:2], num_samples=100)
     assert np.any(lengths(other) != lengths(few))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hmcvae import metrics, solvers
+from hmcvae.samplers import keeping
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.langevin import mmala
 from hmcvae.samplers.lengths import uniform_steps
@@ -67,9 +68,22 @@ class TestCompilation:
             draw(algorithm=hmc(counted, 0.5, uniform_steps(1, 3), divergence_threshold=9.0), num_samples=3)
             assert len(traces) >= 2
 
-    def test_within_jit(self):
-        run = jax.jit(lambda key, starts: sample(key, ALGORITHM, starts, num_samples=30).position)
-        np.testing.assert_allclose(run(jax.random.key(0), STARTS), draw().position, rtol=1e-10)
+    @pytest.mark.parametrize("adapt_mass", ["auto", None, "dense"])
+    def test_warm_up_and_draws_are_one_program(self, adapt_mass):
+        algorithm = hmc(lambda z: normal(z), 0.5, 2)
+        for seed, step_size in enumerate((0.5, 0.25)):
+            own = algorithm._replace(step_size=step_size)
+            draw(seed=seed, algorithm=own, num_warmup=30 + seed, num_samples=5, adapt_mass=adapt_mass)
+        ((key, (whole)),) = vars(algorithm.kernel)[keeping._NAME].items()
+        assert key[1][0] == "whole"
+        assert whole.drawing.run is whole.tuning.run
+        assert whole.drawing.run._cache_size() == 1
+
+    @pytest.mark.parametrize("num_warmup", [0, 40])
+    def test_within_jit(self, num_warmup):
+        options = {"num_samples": 30, "num_warmup": num_warmup}
+        run = jax.jit(lambda key, starts: sample(key, ALGORITHM, starts, **options).position)
+        np.testing.assert_allclose(run(jax.random.key(0), STARTS), draw(**options).position, rtol=1e-10)
 
 
 class Data:
