@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from hmcvae._checks import check_choice, check_count
 from hmcvae._convolutions import convolve, convolve_transposed
 from hmcvae.likelihoods import Likelihood
-from hmcvae.transitions import ConditionalGaussian
+from hmcvae.transitions import ConditionalGaussian, MassModel
 from hmcvae.types import PRNGKey, PyTree, Vector
 from hmcvae.vae import VAE
 
@@ -211,6 +211,42 @@ def reverse_model(num_features: int, latent_dim: int, hidden: int = 200) -> Cond
         return module.apply(params, features, z)
 
     return ConditionalGaussian(init, apply)
+
+
+class MassNetwork(nn.Module):
+    """(features [h], y₁ [d₁]) ↦ log masses [d₂]; 0 at first."""
+
+    num_masses: int
+    hidden: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, " h"], y1: Vector) -> Float[Array, " m"]:
+        h = nn.tanh(nn.Dense(self.hidden)(jnp.concatenate([features, y1])))
+        return nn.Dense(self.num_masses, kernel_init=nn.initializers.zeros_init())(h)
+
+
+def mass_model(num_features: int, num_first: int, num_second: int, hidden: int = 200) -> MassModel:
+    """Masses M₂(x, y₁) of one block given another, for `transitions.hierarchical`.
+
+    Args:
+        num_features: h, the length of the encoder's features.
+        num_first, num_second: d₁ and d₂, the coordinates of the blocks.
+        hidden: units of the hidden layer.
+
+    Raises:
+        ValueError: unless all four are whole numbers of at least 1.
+    """
+    num_features = check_count("num_features", num_features, 1)
+    num_first = check_count("num_first", num_first, 1)
+    module = MassNetwork(check_count("num_second", num_second, 1), check_count("hidden", hidden, 1))
+
+    def init(rng_key: PRNGKey) -> PyTree:
+        return module.init(rng_key, jnp.zeros(num_features), jnp.zeros(num_first))
+
+    def apply(params: PyTree, features: Array, y1: Vector) -> Any:
+        return module.apply(params, features, y1)
+
+    return MassModel(init, apply)
 
 
 def build_vae(

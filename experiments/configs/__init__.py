@@ -10,7 +10,7 @@ from experiments.configs.config import (
     to_json,
 )
 from experiments.configs.limits import MAX_LOOP, MAX_TEMPERATURES, MAX_WIDTH
-from experiments.configs.methods import Elbo, Hvi, Method, Rhvi, Uha
+from experiments.configs.methods import Elbo, Hierarchical, Hvi, Method, Rhvi, Uha
 from experiments.configs.nets import NETS, Net, Published
 from experiments.configs.posteriors import (
     Encoder,
@@ -34,6 +34,7 @@ __all__ = [
     "Encoder",
     "Fisher",
     "FullCovariance",
+    "Hierarchical",
     "Hvi",
     "MeanField",
     "Method",

@@ -9,7 +9,7 @@ from experiments.configs.evidence import BaseMethod, Elbo, dimension, sigmoid
 from experiments.configs.limits import MAX_LOOP, MAX_WIDTH
 from experiments.configs.posteriors import Fisher, Posterior
 from experiments.support.checks import check_above_zero, check_fields, check_number, check_whole
-from hmcvae import bounds, networks, solvers
+from hmcvae import bounds, networks, solvers, transitions
 from hmcvae._checks import check_flag
 from hmcvae.bounds import Bound
 from hmcvae.vae import VAE
@@ -208,6 +208,45 @@ class Rhvi(_Dynamics):
 
 
 @dataclass(frozen=True)
+class Hierarchical(_Dynamics):
+    """HVI whose masses depend on the position, explicitly: the first half of the coordinates sets those of the second.
+
+    Attributes:
+        mass_hidden: hidden units of the network that gives the masses from x and the first half; 0: they are
+            log-linear in the first half.
+    """
+
+    mass_hidden: int = 0
+
+    name: ClassVar[str] = "hierarchical"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_fields(self, {"mass_hidden": check_whole(0, MAX_WIDTH)})
+
+    def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
+        """See `BaseMethod.one_draw`."""
+        d, options = dimension(vae), self.dynamics(vae, num_features, for_evaluation)
+        posterior, annealed = options.pop("posterior"), options.pop("annealed")
+        num_transitions, mass = options.pop("num_transitions"), None
+        if self.mass_hidden:
+            mass = networks.mass_model(num_features, d // 2, d - d // 2, self.mass_hidden)
+        transition = transitions.hierarchical(d, mass=mass, **options)
+        return bounds.markov_chain(
+            vae, transition, num_transitions, posterior=posterior, annealed=annealed, name=self.name
+        )
+
+    @property
+    def tag(self) -> str:
+        """As the names of run folders have it."""
+        return super().tag + (f"-masses{self.mass_hidden}" if self.mass_hidden else "")
+
+    def masses(self, chain: Any) -> dict:
+        """Those of the first half."""
+        return {"log_masses": np.asarray(chain["metric"]["log_mass"]).tolist()}
+
+
+@dataclass(frozen=True)
 class Uha(BaseMethod):
     """Uncorrected Hamiltonian annealing: single leapfrog steps along a learned path, between which a learned share of
     the momentum is kept.
@@ -285,5 +324,5 @@ class Uha(BaseMethod):
         )
 
 
-Method = Elbo | Hvi | Rhvi | Uha
-METHODS = {own.__name__: own for own in (Elbo, Hvi, Rhvi, Uha)}
+Method = Elbo | Hvi | Hierarchical | Rhvi | Uha
+METHODS = {own.__name__: own for own in (Elbo, Hvi, Hierarchical, Rhvi, Uha)}

@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from experiments.configs.config import TrainConfig
-from experiments.configs.methods import Elbo, Hvi, Method, Rhvi
+from experiments.configs.methods import Elbo, Hierarchical, Hvi, Method, Rhvi
 from experiments.configs.nets import NETS
 from experiments.configs.posteriors import Fisher, FullCovariance, SketchedFisher
 from experiments.configs.training import Options
@@ -70,6 +70,7 @@ TABLE: dict[str, Preset] = {
     "mnist_amortised": Preset(_mnist(_AMORTISED)),
     "mnist_fisher": Preset(_mnist(Hvi(Fisher(num_centre_steps=1), initial_step_size=0.3))),
     "mnist_sketched": Preset(_mnist(Hvi(SketchedFisher(num_centre_steps=1)))),
+    "mnist_hierarchical": Preset(_mnist(Hierarchical(mass_hidden=100))),
     "mnist_rhvi": Preset(_mnist(Rhvi(num_steps=2))),
     "mnist_2d": Preset(_mnist(Hvi(), latent_dim=2)),
     "mnist_conv_vae": Preset(_conv(Elbo())),

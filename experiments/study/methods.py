@@ -3,7 +3,17 @@
 import dataclasses
 from collections.abc import Sequence
 
-from experiments.configs import Elbo, Fisher, FullCovariance, Hvi, MeanField, Method, Rhvi, SketchedFisher
+from experiments.configs import (
+    Elbo,
+    Fisher,
+    FullCovariance,
+    Hierarchical,
+    Hvi,
+    MeanField,
+    Method,
+    Rhvi,
+    SketchedFisher,
+)
 
 AS_TRAINED = "Gaussian, as the VAE was trained"
 
@@ -60,6 +70,12 @@ METHODS: dict[str, Method] = {
     "Fisher-4": _whitened(Fisher()),
     "Fisher-4, recentred": _whitened(_FISHER),
     "Fisher-4, recentred twice": _whitened(Fisher(num_centre_steps=2)),
+    "HVI-4, hierarchical masses": Hierarchical(),
+    "HVI-4, hierarchical masses of a network": Hierarchical(mass_hidden=100),
+    "amortised-4, recentred twice, hierarchical masses": Hierarchical(_TWICE, initial_step_size=0.3),
+    "amortised-4, recentred twice, hierarchical masses of a network": Hierarchical(
+        _TWICE, initial_step_size=0.3, mass_hidden=100
+    ),
     "RHVI-2, recentred": _riemannian(num_steps=2),
     "RHVI-4, recentred": _riemannian(num_steps=4),
     "RHVI-2, recentred, solved to tolerance": _riemannian(num_steps=2, num_iterations=0),

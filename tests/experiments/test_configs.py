@@ -102,7 +102,7 @@ def test_bad_arguments_end_with_their_message(arguments, message, capsys):
     ("changes", "message"),
     [
         ({"dataset": "svhn"}, "dataset must be one of digits, mnist, .* got 'svhn'"),
-        ({"method": None}, "method must be one of Elbo, Hvi, Rhvi, Uha, got None"),
+        ({"method": None}, "method must be one of Elbo, Hvi, Hierarchical, Rhvi, Uha, got None"),
         ({"likelihood": "poisson"}, "likelihood must be one of bernoulli, .* got 'poisson'"),
         ({"monitor_samples": -1}, "monitor_samples must be a whole number of at least 0, got -1"),
         ({"eval_samples": 0}, "eval_samples must be a whole number of at least 1, got 0"),
@@ -157,7 +157,7 @@ def test_configs_of_another_version_are_refused():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("hvi", "a run's method must have a kind among Elbo, Hvi, Rhvi, Uha, got 'hvi'"),
+        ("hvi", "a run's method must have a kind among Elbo, Hvi, Hierarchical, Rhvi, Uha, got 'hvi'"),
         ({"kind": "Gan"}, "must have a kind among"),
         ({"kind": "Elbo", "posterior": {"kind": "Encoder"}}, r"a run's method must have the fields \["),
         (
@@ -205,6 +205,7 @@ def test_derivatives_are_counted_for_every_sample():
     # Two steps and a start, each with a metric; their gradients; the posterior's metric; one step of the centre.
     assert PRESETS["mnist_rhvi"].derivatives_per_image == 3 * 20 + 3 + 20 + 1
     assert Hvi(num_transitions=3, num_steps=2, annealed=True).derivatives(20) == 3 * (2 + 1)
+    assert PRESETS["mnist_hierarchical"].derivatives_per_image == PRESETS["mnist_hvi"].derivatives_per_image
 
 
 # Numbers, checked when a config is made.
