@@ -16,6 +16,7 @@ from hmcvae._checks import check_flag, check_function, check_positive, is_concre
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
+from hmcvae.samplers.data import OpenInit, OpenKernel, identity_of_density, innermost, split_data
 from hmcvae.samplers.keeping import shared, start_key
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 
@@ -103,22 +104,43 @@ def check_settings(
 
 def as_algorithm(
     logdensity_fn: LogDensityFn,
-    init: Callable,
-    kernel: Callable,
+    make: Callable[[LogDensityFn], tuple[Callable, Callable]],
     key: tuple,
     step_size: Any,
     metric: Metric,
     common: Callable | None = None,
 ) -> SamplingAlgorithm:
-    """The algorithm of a kernel. What is built anew of the same density and an equal `key`, which is all that the
-    kernel depends on beside its arguments, has the same kernel, and so compiles nothing."""
-    own_init = shared(logdensity_fn, (key[0], *start_key(metric, step_size)), lambda: init)
-    own_kernel = shared(logdensity_fn, key, lambda: kernel)
+    """The algorithm of a kernel; `make` gives `init` and `kernel` of a density.
+
+    What is built anew of the same density and an equal `key`, which is all that the kernel depends on beside its
+    arguments, has the same kernel, and so compiles nothing. Of a density with data that is the function that they are
+    given to.
+    """
+    keys = (key[0], *start_key(metric, step_size)), key
+    split = split_data(logdensity_fn)
+    if split is None:
+        init, kernel = (
+            shared(logdensity_fn, own, lambda i=i: make(logdensity_fn)[i]) for i, own in enumerate(keys)
+        )
+    else:
+        data, density = split
+        owner, about = innermost(logdensity_fn), identity_of_density(logdensity_fn)
+
+        def open_init(position: PyTree, rng_key: Any, data: list) -> Any:
+            return make(density(data))[0](position, rng_key)
+
+        def open_kernel(
+            rng_key: PRNGKey, state: Any, step_size: Any, metric: Metric, data: list, *once: Any
+        ) -> Any:
+            return make(density(data))[1](rng_key, state, step_size, metric, *once)
+
+        init = OpenInit(shared(owner, (*keys[0], about), lambda: open_init), data)
+        kernel = OpenKernel(shared(owner, (*keys[1], about), lambda: open_kernel), data)
 
     def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
-        return own_kernel(rng_key, state, step_size, metric)
+        return kernel(rng_key, state, step_size, metric)
 
-    return SamplingAlgorithm(own_init, step, own_kernel, step_size, metric, common)
+    return SamplingAlgorithm(init, step, kernel, step_size, metric, common)
 
 
 def _check_integrator(integrator: Any) -> None:

@@ -12,6 +12,7 @@ The integrator must preserve volume and be reversible under v → -v; the kernel
 the metric, so that the Riemannian kernel is this one with another metric and another integrator.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -91,7 +92,8 @@ def hmc(
     chain back to where it was); `uniform_steps(low, high)` is the safe choice for production.
 
     Args:
-        logdensity_fn: position -> log p(position) up to a constant, a scalar.
+        logdensity_fn: position -> log p(position) up to a constant, a scalar; with
+            `jax.tree_util.Partial(function, data)` programs are compiled for the data's shapes alone, see `sample`.
         step_size: ε > 0, a scalar, or one per coordinate of the ravelled position for an integrator that
             takes that.
         num_integration_steps: L ≥ 1; or `uniform_steps(low, high)`; or any `rng_key -> integer`, drawn
@@ -127,38 +129,41 @@ def hmc(
     build: IntegratorFn = integrator
     num_integration_steps = check_num_steps(num_integration_steps)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
-        del rng_key  # BlackJAX's drivers pass one
-        return init_state(logdensity_fn, settings.step_size, metric, position)
+    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+        def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+            del rng_key  # BlackJAX's drivers pass one
+            return init_state(logdensity_fn, settings.step_size, metric, position)
 
-    def kernel(
-        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None
-    ) -> tuple[HMCState, HMCInfo]:
-        # Inside `shard_map` all that meets in the loops below must vary over the same axes.
-        state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
-        z, unravel = ravel(state.position)
-        check_dimension(metric, step_size, z)
-        take_step = build(flatten(logdensity_fn, unravel), metric)
-        key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
-        if num_steps is None:
-            num_steps = draw_num_steps(num_integration_steps, key_length)
-        start = set_out(key_momentum, state, metric)
-        if settings.checks(take_step, metric):
-            most = settings.tolerance(z.dtype)
-            end, solver, retrace = _there_and_back(take_step, metric, start, step_size, num_steps, most)
-        else:
-            end, solver = integrators.integrate(take_step, start, step_size, num_steps)
-            retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
-        energies = integrators.energy(metric, start), integrators.energy(metric, end)
-        threshold = settings.divergence_threshold
-        info = _judge(key_accept, end, energies, solver, retrace, num_steps, threshold)
-        proposal = leave_out_momentum(end, unravel)
-        return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
+        def kernel(
+            rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None
+        ) -> tuple[HMCState, HMCInfo]:
+            # Inside `shard_map` all that meets in the loops below must vary over the same axes.
+            state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
+            z, unravel = ravel(state.position)
+            check_dimension(metric, step_size, z)
+            take_step = build(flatten(logdensity_fn, unravel), metric)
+            key_momentum, key_length, key_accept = jax.random.split(rng_key, 3)
+            if num_steps is None:
+                num_steps = draw_num_steps(num_integration_steps, key_length)
+            start = set_out(key_momentum, state, metric)
+            if settings.checks(take_step, metric):
+                most = settings.tolerance(z.dtype)
+                end, solver, retrace = _there_and_back(take_step, metric, start, step_size, num_steps, most)
+            else:
+                end, solver = integrators.integrate(take_step, start, step_size, num_steps)
+                retrace = jnp.zeros((), z.dtype), jnp.asarray(True)
+            energies = integrators.energy(metric, start), integrators.energy(metric, end)
+            threshold = settings.divergence_threshold
+            info = _judge(key_accept, end, energies, solver, retrace, num_steps, threshold)
+            proposal = leave_out_momentum(end, unravel)
+            return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
+
+        return init, kernel
 
     parts = identity_of(integrator), identity_of(num_integration_steps)
     key = ("hmc", *parts, *settings[1:])
     common = num_integration_steps if getattr(num_integration_steps, "is_shared", False) else None
-    return as_algorithm(logdensity_fn, init, kernel, key, settings.step_size, metric, common)
+    return as_algorithm(logdensity_fn, make, key, settings.step_size, metric, common)
 
 
 def _there_and_back(

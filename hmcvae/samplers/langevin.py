@@ -1,5 +1,6 @@
 """The simplified manifold Metropolis-adjusted Langevin algorithm."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -54,46 +55,51 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
     step_size = check_positive("step_size", step_size)
     metrics.check_is_metric(metric)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> MMALAState:
-        del rng_key
-        z, unravel = ravel(position)
-        check_dimension(metric, step_size, z)
-        check_finite("initial position", position)
-        logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
-        check_finite("logdensity at the initial position", logdensity)
-        if metric.is_position_dependent:
-            metrics.check_metric(metric, z)
-        return MMALAState(unravel(z), logdensity, unravel(gradient))
+    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+        def init(position: PyTree, rng_key: PRNGKey | None = None) -> MMALAState:
+            del rng_key
+            z, unravel = ravel(position)
+            check_dimension(metric, step_size, z)
+            check_finite("initial position", position)
+            logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
+            check_finite("logdensity at the initial position", logdensity)
+            if metric.is_position_dependent:
+                metrics.check_metric(metric, z)
+            return MMALAState(unravel(z), logdensity, unravel(gradient))
 
-    def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):
-        """(mean, factor) of q(· | z)."""
-        factor = metric.factor(z)
-        return z + 0.5 * epsilon**2 * factor.solve(gradient), factor
+        def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):
+            """(mean, factor) of q(· | z)."""
+            factor = metric.factor(z)
+            return z + 0.5 * epsilon**2 * factor.solve(gradient), factor
 
-    def log_q(z: Vector, mean: Vector, metric: Metric, at: Vector, factor: Any, epsilon: Array) -> Scalar:
-        """log N(z; mean, ε² G(at)⁻¹) up to a constant."""
-        away = (z - mean) / epsilon
-        return 0.5 * factor.log_det - 0.5 * jnp.dot(away, metric.matvec(at, away))
+        def log_q(z: Vector, mean: Vector, metric: Metric, at: Vector, factor: Any, epsilon: Array) -> Scalar:
+            """log N(z; mean, ε² G(at)⁻¹) up to a constant."""
+            away = (z - mean) / epsilon
+            return 0.5 * factor.log_det - 0.5 * jnp.dot(away, metric.matvec(at, away))
 
-    def kernel(
-        rng_key: PRNGKey, state: MMALAState, step_size: StepSize, metric: Metric
-    ) -> tuple[MMALAState, MMALAInfo]:
-        z, unravel = ravel(state.position)
-        epsilon = jnp.asarray(step_size, z.dtype)
-        noise_key, accept_key = jax.random.split(rng_key)
-        mean, factor = proposal(metric, z, ravel_pytree(state.logdensity_grad)[0], epsilon)
-        # G⁻¹ w for w ~ N(0, G) is N(0, G⁻¹).
-        noise = jax.random.normal(noise_key, z.shape, z.dtype)
-        new = mean + epsilon * factor.solve(factor.sqrt_matvec(noise))
-        logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(new)
-        back, new_factor = proposal(metric, new, gradient, epsilon)
-        forth = log_q(new, mean, metric, z, factor, epsilon)
-        log_ratio = logdensity - state.logdensity + log_q(z, back, metric, new, new_factor, epsilon) - forth
-        is_finite = jnp.isfinite(log_ratio) & jnp.isfinite(new).all() & jnp.isfinite(gradient).all()
-        rate = jnp.where(is_finite, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
-        is_accepted = jax.random.uniform(accept_key, (), rate.dtype) < rate
-        moved = MMALAState(unravel(new), logdensity, unravel(gradient))
-        state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
-        return state, MMALAInfo(rate, is_accepted, ~is_finite)
+        def kernel(
+            rng_key: PRNGKey, state: MMALAState, step_size: StepSize, metric: Metric
+        ) -> tuple[MMALAState, MMALAInfo]:
+            z, unravel = ravel(state.position)
+            epsilon = jnp.asarray(step_size, z.dtype)
+            noise_key, accept_key = jax.random.split(rng_key)
+            mean, factor = proposal(metric, z, ravel_pytree(state.logdensity_grad)[0], epsilon)
+            # G⁻¹ w for w ~ N(0, G) is N(0, G⁻¹).
+            noise = jax.random.normal(noise_key, z.shape, z.dtype)
+            new = mean + epsilon * factor.solve(factor.sqrt_matvec(noise))
+            logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(new)
+            back, new_factor = proposal(metric, new, gradient, epsilon)
+            forth = log_q(new, mean, metric, z, factor, epsilon)
+            log_ratio = (
+                logdensity - state.logdensity + log_q(z, back, metric, new, new_factor, epsilon) - forth
+            )
+            is_finite = jnp.isfinite(log_ratio) & jnp.isfinite(new).all() & jnp.isfinite(gradient).all()
+            rate = jnp.where(is_finite, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
+            is_accepted = jax.random.uniform(accept_key, (), rate.dtype) < rate
+            moved = MMALAState(unravel(new), logdensity, unravel(gradient))
+            state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
+            return state, MMALAInfo(rate, is_accepted, ~is_finite)
 
-    return as_algorithm(logdensity_fn, init, kernel, ("mmala",), step_size, metric)
+        return init, kernel
+
+    return as_algorithm(logdensity_fn, make, ("mmala",), step_size, metric)

@@ -11,6 +11,7 @@ One transition from z (Hoffman & Gelman 2014; Betancourt 2017, appendix A):
 As for `hmc`, the integrator must preserve volume and be reversible, and nothing else is asked of it or of the metric.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -149,43 +150,48 @@ def nuts(
     build: IntegratorFn = integrator
     max_depth = check_count("max_depth", max_depth, 1, 30)
 
-    def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
-        del rng_key
-        return init_state(logdensity_fn, settings.step_size, metric, position)
+    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+        def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
+            del rng_key
+            return init_state(logdensity_fn, settings.step_size, metric, position)
 
-    def kernel(
-        rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
-    ) -> tuple[HMCState, NUTSInfo]:
-        state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
-        z, unravel = ravel(state.position)
-        if jnp.finfo(z.dtype).bits < 32:
-            raise ValueError(f"nuts needs positions of float32 at least, to weigh points by, got {z.dtype}")
-        check_dimension(metric, step_size, z)
-        take_step = build(flatten(logdensity_fn, unravel), metric)
-        key_momentum, key_tree = jax.random.split(rng_key)
-        start = set_out(key_momentum, state, metric)
+        def kernel(
+            rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
+        ) -> tuple[HMCState, NUTSInfo]:
+            state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
+            z, unravel = ravel(state.position)
+            if jnp.finfo(z.dtype).bits < 32:
+                raise ValueError(
+                    f"nuts needs positions of float32 at least, to weigh points by, got {z.dtype}"
+                )
+            check_dimension(metric, step_size, z)
+            take_step = build(flatten(logdensity_fn, unravel), metric)
+            key_momentum, key_tree = jax.random.split(rng_key)
+            start = set_out(key_momentum, state, metric)
 
-        def leap(state: IntegratorState, sign: Scalar) -> Leaf:
-            return _leap(take_step, metric, settings, state, sign * jnp.asarray(step_size, z.dtype))
+            def leap(state: IntegratorState, sign: Scalar) -> Leaf:
+                return _leap(take_step, metric, settings, state, sign * jnp.asarray(step_size, z.dtype))
 
-        velocity, energy = _velocity_and_energy(metric, start)
-        lifted, constants = lift(leap, start, energy)
-        words = jax.random.bits(key_tree, (3,), jnp.uint32)
-        lane = Lane(End(start, velocity), energy, words[0], words[1:])
-        growth = Growth(
-            lifted,
-            _solves(take_step),
-            settings.checks(take_step, metric),
-            max_depth,
-            settings.divergence_threshold,
-        )
-        tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
-        c = tree.candidate
-        new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
-        return new, _report(tree, energy)
+            velocity, energy = _velocity_and_energy(metric, start)
+            lifted, constants = lift(leap, start, energy)
+            words = jax.random.bits(key_tree, (3,), jnp.uint32)
+            lane = Lane(End(start, velocity), energy, words[0], words[1:])
+            growth = Growth(
+                lifted,
+                _solves(take_step),
+                settings.checks(take_step, metric),
+                max_depth,
+                settings.divergence_threshold,
+            )
+            tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
+            c = tree.candidate
+            new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
+            return new, _report(tree, energy)
+
+        return init, kernel
 
     key = ("nuts", identity_of(integrator), max_depth, *settings[1:])
-    return as_algorithm(logdensity_fn, init, kernel, key, settings.step_size, metric)
+    return as_algorithm(logdensity_fn, make, key, settings.step_size, metric)
 
 
 def _velocity_and_energy(metric: Metric, state: IntegratorState) -> tuple[Vector, Scalar]:

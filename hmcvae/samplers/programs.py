@@ -13,6 +13,7 @@ from jaxtyping import Array, Int
 
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import adaptation as adapt
+from hmcvae.samplers.data import opened
 from hmcvae.samplers.draws import TransitionCounts, add_counts
 from hmcvae.samplers.keeping import kept
 from hmcvae.types import Metric, PyTree
@@ -20,7 +21,10 @@ from hmcvae.types import Metric, PyTree
 
 def initialiser(init: Callable) -> Callable:
     """`(positions, rng_keys) -> states` of all the chains."""
-    return kept(init, "init", lambda init: jax.jit(jax.vmap(init)))
+    function, data = opened(init)
+    in_axes = (0, 0) + (None,) * len(data)
+    program = kept(function, "init", lambda function: jax.jit(jax.vmap(function, in_axes)))
+    return lambda positions, rng_keys: program(positions, rng_keys, *data)
 
 
 class Programs(NamedTuple):
@@ -156,13 +160,14 @@ def _tuning_programs(
         )
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
-        chain_keys, common_key, schedule, num_warmup, target, units = inputs
+        chain_keys, common_key, schedule, num_warmup, target, units, data = inputs
         states, learned = carry
         keys = transition_keys(chain_keys, index)
         once = drawn_once(common, common_key, index)
 
         def move(rng_key: Any, state: Any, step_size: Any, metric: Metric) -> tuple[Any, Any]:
-            return kernel(rng_key, state, step_size if units is None else step_size * units, metric, *once)
+            step_size = step_size if units is None else step_size * units
+            return kernel(rng_key, state, step_size, metric, *data, *once)
 
         # One row more than there are transitions, at least: the look at what they have found.
         settles = index == num_warmup

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from hmcvae._checks import is_concrete
 from hmcvae._sharding import move_to, place
 from hmcvae.samplers.bars import Bar
+from hmcvae.samplers.data import opened
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
 from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, in_pieces
 from hmcvae.samplers.programs import zero_counts
@@ -40,12 +41,12 @@ def run_chains(
 ) -> Samples:
     """The samples of chains that stand at `states`."""
     num_chains = jax.tree.leaves(states)[0].shape[0]
-    transition, parameters, common = algorithm.step, (), None
+    transition, parameters, common, data = algorithm.step, (), None, ()
     if hasattr(algorithm, "kernel"):
-        transition, parameters = algorithm.kernel, (algorithm.step_size, algorithm.metric)
-        common = getattr(algorithm, "common", None)
+        (transition, data), parameters = opened(algorithm.kernel), (algorithm.step_size, algorithm.metric)
+        common, data = getattr(algorithm, "common", None), jax.tree.map(jnp.asarray, data)
     if plan.around is not None:
-        parameters = move_to(parameters, plan.around)
+        parameters, data = move_to((parameters, data), plan.around)
     keys = [
         (chain_keys(rng_key, stage, num_chains), None if common is None else common_key_of(rng_key, stage))
         for stage in range(2)
@@ -53,7 +54,7 @@ def run_chains(
     if plan.mesh is not None:
         spread, whole = PartitionSpec(plan.mesh.axis_names), PartitionSpec()
         keys = [(place(own, plan.mesh, spread), place(one, plan.mesh, whole)) for own, one in keys]
-    warming, drawing = (Moving(transition, common, own, one) for own, one in keys)
+    warming, drawing = (Moving(transition, common, data, *own) for own in keys)
     begin = Tuned(states, parameters, zero_counts(), None)
     stages = stages_of(warming, drawing, begin, plan) if plan.num_warmup and parameters else None
     if plan.record is not None or folder is not None:  # what is wrong with it is told before the warm-up

@@ -28,6 +28,7 @@ from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_me
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.base import with_geometry
+from hmcvae.samplers.data import opened
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
@@ -69,12 +70,15 @@ def sample(
 
     (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
     Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts,
-    step sizes and numbers of draws compile nothing (past two million numbers, a slice of them). A density that closes
-    over other data is another one, to be compiled anew, unless JAX keeps programs on disk, and constants out of them:
-    set `JAX_COMPILATION_CACHE_DIR=DIR`, `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` and
-    `JAX_USE_SIMPLIFIED_JAXPR_CONSTANTS=1` in the environment before JAX is imported. Then other data of the same shape,
-    and a new process, cost one or two seconds of tracing and loading (`experiments.bench_first_call`, JAX 0.10.2; the
-    last of the three is a flag that JAX calls temporary).
+    step sizes and numbers of draws compile nothing (past two million numbers, a slice of them). Nor do other data of
+    the same shapes, where the density carries them along:
+
+        density = jax.tree_util.Partial(log_density, data)       # log_density(data, position)
+
+    NumPy's and JAX's arrays of a `Partial` are arguments of the programs; a density that closes over its data is
+    another one with others. To keep programs on disk for other processes, set `JAX_COMPILATION_CACHE_DIR=DIR` and
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` in the environment before JAX is imported
+    (`experiments.bench_first_call`).
 
     Args:
         rng_key: typed or uint32 key.
@@ -186,6 +190,9 @@ def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -
         "initial_positions": digest(positions),
         "step_size": _rounded(getattr(algorithm, "step_size", None)),
         "metric": digest(getattr(algorithm, "metric", None)),
+        "data": digest(data[0])
+        if (data := opened(getattr(algorithm, "kernel", algorithm.step))[1])
+        else None,
         "num_warmup": plan.num_warmup,
         "target_acceptance": _rounded(plan.target) if plan.num_warmup else None,
         "adapt_mass": plan.mass,

@@ -40,10 +40,14 @@ class Plan(NamedTuple):
 
 
 class Moving(NamedTuple):
-    """How the chains go on: keys of the chains and of what they share, `common` as in `SamplingAlgorithm`."""
+    """How the chains go on: keys of the chains and of what they share, `common` as in `SamplingAlgorithm`.
+
+    data: what the transition takes after its parameters, if the density carries any along.
+    """
 
     transition: Callable
     common: Callable | None
+    data: tuple
     chain_keys: Array
     common_key: Array | None
 
@@ -53,9 +57,8 @@ class Moving(NamedTuple):
 
     def drawing(self, tuned: "Tuned", plan: Plan) -> "Drawing":
         """By a program that draws and does nothing else."""
-        programs, arrays = drawing_programs(
-            self.transition, tuned.parameters, plan.record, plan.mesh, self.common
-        )
+        parameters = (*tuned.parameters, *self.data)
+        programs, arrays = drawing_programs(self.transition, parameters, plan.record, plan.mesh, self.common)
         inputs = (*self.keys, arrays)
         return Drawing(
             programs.shapes(inputs, tuned.states),
@@ -124,7 +127,7 @@ def stages_of(warming: Moving, drawing: Moving, begin: Tuned, plan: Plan) -> Sta
     factor, units = _one_number(step_size)
     learned = tuning.begin(begin.states, factor, arrays)
     schedule = _padded(adapt.window_schedule if plan.mass else adapt.step_size_schedule, plan.num_warmup)
-    task = (schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target), units)
+    task = (schedule, np.int32(plan.num_warmup), jnp.asarray(plan.target), units, warming.data)
 
     def as_tuned(state: tuple, counts: TransitionCounts) -> Tuned:
         states, learned = state

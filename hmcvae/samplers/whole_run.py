@@ -33,7 +33,8 @@ from hmcvae.types import Metric, PyTree, Scalar
 
 class Inputs(NamedTuple):
     """schedule, num_warmup, target: of the warm-up.  units: what a tuned number is multiplied by, if by anything.
-    step_size: of the draws.  is_drawing: else it is a warm-up."""
+    data: that the kernel takes after the metric, none or one.  step_size: of the draws.  is_drawing: else it is a
+    warm-up."""
 
     chain_keys: Array
     common_key: Any
@@ -41,6 +42,7 @@ class Inputs(NamedTuple):
     num_warmup: Any
     target: Any
     units: Any
+    data: tuple
     step_size: Any
     is_drawing: Any
 
@@ -65,15 +67,17 @@ def whole_run(
 def _whole_run(
     packing: Packing, record: Callable | None, common: Callable | None, kernel: Callable
 ) -> WholeRun:
-    def advance(keys: Array, once_key: Any, index: Any, states: Any, step_size: Any, metric: Metric) -> tuple:
-        once = drawn_once(common, once_key, index)
-        in_axes = (0, 0) + (None,) * (2 + len(once))
-        return jax.vmap(kernel, in_axes)(keys, states, step_size, metric, *once)
+    def advance(
+        inputs: Inputs, keys: Array, index: Any, states: Any, step_size: Any, metric: Metric
+    ) -> tuple:
+        more = (*inputs.data, *drawn_once(common, inputs.common_key, index))
+        in_axes = (0, 0) + (None,) * (2 + len(more))
+        return jax.vmap(kernel, in_axes)(keys, states, step_size, metric, *more)
 
     def first_draw(inputs: Inputs, state: tuple, index: Any) -> tuple[Any, Any]:
         states, learned = state
         parameters = inputs.step_size, packing.metric_of(learned)
-        return advance(inputs.chain_keys, inputs.common_key, index, states, *parameters)
+        return advance(inputs, inputs.chain_keys, index, states, *parameters)
 
     shapes, allocate = recorder(first_draw, record)
 
@@ -139,7 +143,7 @@ def _go(
     def one(index: Any, carry: tuple) -> tuple:
         states, _, draws, counts = carry
         own = transition_keys(keys, index + shift)
-        states, info = advance(own, inputs.common_key, index, states, step_size, metric)
+        states, info = advance(inputs, own, index, states, step_size, metric)
         # Of draws that are thinned out the last one stays; those of a warm-up go where nobody looks.
         row = jnp.where(is_drawing, (index - first) // thin, 0)
         draws = jax.tree.map(partial(write_draw, index=row), draws, record_of(record, states, info))

@@ -7,6 +7,7 @@ import blackjax
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 
 import hmcvae
 from experiments.benchmarks.first_call.config import Config
@@ -24,13 +25,12 @@ class Call(NamedTuple):
 
 
 def density(config: Config, data: int) -> Callable:
-    """log p(u, x | y) of a stochastic volatility with simulated y; z = (u, x)."""
-    y = jnp.asarray(simulate(config.length, data), config.dtype)
+    """log p(u, x | y) of a stochastic volatility with simulated y, which it carries along; z = (u, x)."""
+    return Partial(_log_density, jnp.asarray(simulate(config.length, data), config.dtype))
 
-    def logdensity_fn(z: jax.Array) -> jax.Array:
-        return log_joint(y, z[:NUM_PARAMETERS], z[NUM_PARAMETERS:])
 
-    return logdensity_fn
+def _log_density(y: jax.Array, z: jax.Array) -> jax.Array:
+    return log_joint(y, z[:NUM_PARAMETERS], z[NUM_PARAMETERS:])
 
 
 def starts(config: Config, seed: int) -> jax.Array:

@@ -82,7 +82,8 @@ def markdown(report: dict) -> str:
     lines += [f"    {name}={value or 'DIR'}" for name, value in CACHE.items()]
     lines += [
         "",
-        "With the last one, data that a density closes over are arguments of the program, and no part of its key; it "
-        "is a flag that JAX calls temporary, and a part of what the columns of the cache measure.",
+        "With the last one, data that a function closes over are arguments of the program, and no part of its key; it "
+        "is a flag that JAX calls temporary, and helps BlackJAX alone. The density carries its data along "
+        "(`jax.tree_util.Partial`): `hmcvae.sample` makes arguments of them.",
     ]
     return "\n".join(lines) + "\n"
