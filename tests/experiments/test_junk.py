@@ -30,23 +30,37 @@ def _configs() -> dict[str, type]:
 CONFIGS = _configs()
 
 
+def _needed(name: str) -> dict:
+    return {
+        own.name: NEEDED.get(own.name, "runs")
+        for own in dataclasses.fields(CONFIGS[name])
+        if own.default is dataclasses.MISSING and own.default_factory is dataclasses.MISSING
+    }
+
+
 def test_the_configs_are_found():
     assert len(CONFIGS) > 20
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_a_field_is_not_is_refused_in_words(name):
-    fields = dataclasses.fields(CONFIGS[name])
-    needed = {
-        own.name: NEEDED.get(own.name, "runs")
-        for own in fields
-        if own.default is dataclasses.MISSING and own.default_factory is dataclasses.MISSING
-    }
-    for own in fields:
+    for own in dataclasses.fields(CONFIGS[name]):
         for junk in JUNK:
             said = None
             try:
-                CONFIGS[name](**(needed | {own.name: junk}))
+                CONFIGS[name](**(_needed(name) | {own.name: junk}))
             except ValueError as error:
                 said = str(error)
             assert said is None or len(said) > 10, (own.name, junk)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_numbers_are_refused_below_zero_and_where_they_are_none(name):
+    for own in dataclasses.fields(CONFIGS[name]):
+        is_tuple = isinstance(own.default, tuple) and own.default
+        number = own.default[0] if is_tuple else own.default
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        for junk in (-5, float("nan"), "no such"):
+            with pytest.raises(ValueError, match="."):
+                CONFIGS[name](**(_needed(name) | {own.name: (junk,) if is_tuple else junk}))

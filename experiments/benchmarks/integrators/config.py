@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.benchmarks.peers import BLACKJAX, MICI
+from experiments.support.checks import check_above_zero, check_fields, check_whole
 
 PEERS = (BLACKJAX,)  # of the leapfrog
 RIEMANNIAN_PEERS = (BLACKJAX, MICI)
@@ -35,6 +36,10 @@ class Config:
     max_rounds: int = 31
     unroll: int = 1
     folder: Path | None = None
+
+    def __post_init__(self):
+        whole = {name: check_whole(1) for name in ("chains", "max_rounds", "unroll")}
+        check_fields(self, whole | {"call_seconds": check_above_zero, "case_seconds": check_above_zero})
 
 
 def smaller(config: Config) -> Config:

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experiments.support.checks import check_choices, check_fields, check_text, check_whole
+
+MASSES = ("diagonal", "dense", "diagonal_fisher", "low_rank")
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,6 +38,11 @@ class Config:
     num_samples: int = 500
     data_dir: Path | None = None
     folder: Path | None = None
+
+    def __post_init__(self):
+        check_choices("masses", self.masses, MASSES)
+        whole = ("num_seeds", "num_chains", "num_warmup", "num_samples")
+        check_fields(self, {name: check_whole(1) for name in whole} | {"posteriors": check_text})
 
 
 def smaller(config: Config) -> Config:

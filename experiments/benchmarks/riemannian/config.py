@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.benchmarks.peers import BLACKJAX, MICI
+from experiments.support.checks import check_above_zero, check_choices, check_fields, check_whole
 
 EPSILON, NUM_STEPS = 0.5, 6
 NUM_DISCARDED = 20  # transitions from the mode into the bulk
@@ -46,6 +47,22 @@ class Config:
     many_chains: tuple[int, ...] = (1, 8, 64, 512, 4096)
     dtypes: tuple[str, ...] = DTYPES
     folder: Path | None = None
+
+    def __post_init__(self):
+        check_choices("dtypes", self.dtypes, DTYPES)
+        check_choices("peers", self.peers, (peer.name for peer in PEERS))
+        whole = (
+            "num_rows",
+            "dim",
+            "chains",
+            "rounds",
+            "mici_draws",
+            "stretches",
+            "dims",
+            "rows",
+            "many_chains",
+        )
+        check_fields(self, {name: check_whole(1) for name in whole} | {"call_seconds": check_above_zero})
 
 
 def smaller(config: Config) -> Config:

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.support.checks import check_above_zero, check_fields, check_whole
+
 
 @dataclass(frozen=True)
 class Config:
@@ -34,6 +36,14 @@ class Config:
     scratch: Path | None = None
     folder: Path | None = None
     quick: bool = False
+
+    def __post_init__(self):
+        whole = ("side", "hidden", "latent_dim", "batch_size", "num_images", "max_rounds")
+        check_fields(
+            self,
+            {name: check_whole(1) for name in whole}
+            | {"gib": check_above_zero, "memory_mib": check_above_zero},
+        )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

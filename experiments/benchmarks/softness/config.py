@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from experiments.support.checks import check_above_zero, check_fields, check_number, check_text, check_whole
+from hmcvae._checks import check_seed
+
 
 @dataclass(frozen=True)
 class Config:
@@ -31,6 +34,15 @@ class Config:
     seed: int = 0
     data_dir: Path | None = None
     folder: Path | None = None
+
+    def __post_init__(self):
+        whole = ("num_chains", "num_samples", "num_steps")
+        check_fields(
+            self,
+            {name: check_whole(1) for name in whole}
+            | {"num_warmup": check_whole(0), "softnesses": check_above_zero, "posteriors": check_text}
+            | {"target_acceptance": check_number(0, 1, is_open=True), "seed": check_seed},
+        )
 
 
 def smaller(config: Config) -> Config:
