@@ -11,6 +11,7 @@ from experiments.support.checks import (
     check_fields,
     check_images,
     check_number,
+    check_path,
     check_text,
     check_whole,
 )
@@ -44,6 +45,8 @@ class PublishedConfig:
         ais_images: of them, for log p(x) by annealing.
         ais_temperatures, ais_chains: of annealing; no temperatures: none.
         made_images: that each model makes, for the sandwich.
+        start_from: the folder of an earlier comparison: each training goes on from the end of the one there of the same
+            method and seed, whose epochs and seconds are counted in.
         steps_per_save: save long epochs after so many steps, too; 0: only whole epochs.
         num_train: training images to take; 0: all.
         data_dir: the data's folder.
@@ -73,6 +76,7 @@ class PublishedConfig:
     ais_temperatures: int = 1000
     ais_chains: int = 8
     made_images: int = 100
+    start_from: Path | None = None
     steps_per_save: int = 0
     num_train: int = 0
     data_dir: Path | None = None
@@ -115,6 +119,7 @@ class PublishedConfig:
                 "ais_images": check_images(),
                 "ais_temperatures": check_whole(0, MAX_TEMPERATURES),
                 "name": check_text,
+                "start_from": check_path,
                 "ais_chains": check_whole(1, MAX_LOOP),
             },
         )
@@ -133,7 +138,21 @@ class PublishedConfig:
     def setting(self) -> dict[str, Any]:
         """What the pace of all methods, and the best rate of each, depend on."""
         names = ("optimizer", "batch_size", "kl_warmup_epochs", "num_train")
-        return {"net": self.net} | {name: getattr(self, name) for name in names}
+        started = {} if self.start_from is None else {"start_from": str(self.start_from)}
+        return {"net": self.net} | {name: getattr(self, name) for name in names} | started
+
+    def start_of(self, name: str, seed: int) -> Path | None:
+        """The run that a method goes on from.
+
+        Raises:
+            ValueError: if it is not there, trained to its end.
+        """
+        if self.start_from is None:
+            return None
+        found = self.start_from / f"{name}-seed{seed}"
+        if not (found / "done.json").is_file():
+            raise ValueError(f"{self.start_from} must hold {found.name}, trained to its end, to go on from")
+        return found
 
     @property
     def place(self) -> Path:

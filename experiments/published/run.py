@@ -107,6 +107,8 @@ def _report(
     theirs = [own._asdict() for own in net.published]
     description = {"summary": net.summary, "source": net.source}
     figures = {"net": description, "rows": rows, "published": theirs, "curves": curves}
+    if options.start_from is not None:
+        figures["start_from"] = options.start_from.name
     return make_report(command, options, figures)
 
 

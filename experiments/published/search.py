@@ -65,6 +65,7 @@ def run_config(
         num_train=options.num_train,
         monitor_samples=options.monitor_samples,
         steps_per_save=options.steps_per_save,
+        start_from=options.start_of(name, seed),
         data_dir=options.data_dir,
         download=options.download,
         run_dir=place,
@@ -82,7 +83,7 @@ def trained(config: TrainConfig) -> RunFolder:
     done = run.folder / "done.json"
     if not done.is_file():
         train(config, is_evaluated=False)
-        write_json(done, {"epochs": len(run.records())})
+        write_json(done, {"epochs": len(run.records()), "epochs_before": _epochs_before(config)})
         return run
     changed = differences(run.config(), config)
     if changed:
@@ -90,6 +91,17 @@ def trained(config: TrainConfig) -> RunFolder:
             f"the run in {run.folder} is of another config: {'; '.join(changed)}; give another --folder"
         )
     return run
+
+
+def _epochs_before(config: TrainConfig) -> int:
+    """Of the run that this one goes on from, and of those before that."""
+    return 0 if config.start_from is None else epochs_of(RunFolder(config.start_from))
+
+
+def epochs_of(run: RunFolder) -> int:
+    """Epochs of a run that is trained to its end, those of the runs that it went on from included."""
+    done = read_json(run.folder / "done.json")
+    return done["epochs"] + done.get("epochs_before", 0)
 
 
 def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def _published_cells(own: dict) -> list[str]:
 def markdown(report: dict) -> str:
     """The page: our rows, the published ones, and how both came about."""
     options, rows, net = report["config"], report["rows"], report["net"]
+    options = options | {"start_from": report.get("start_from")}
     lines = [f"{net['summary']} ({net['source']}). Nats on the test set.", ""]
     lines += markdown_table(COLUMNS, [_cells(own) for own in rows])
     lines += ["", " ".join(notes(options, rows)) if rows else "No method has been trained.", ""]
@@ -168,6 +169,11 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
         f"starts) for each of {first['num_images']:.0f} images, in brackets the mean effective number of draws; "
         f"the images add a standard error of about {first['error_over_images']:.2f} that all rows share.",
     ]
+    if options["start_from"]:
+        start = options["start_from"]
+        found.append(
+            f"It went on from the end of its run in {start}, whose epochs and seconds are counted in."
+        )
     if options["num_trials"]:
         found.append(
             f"Rate (and first step size ε): the best of {plural(options['num_trials'], 'trial')} of "

@@ -299,6 +299,15 @@ def test_a_comparison_from_end_to_end_that_repeats_nothing(tmp_path, monkeypatch
     for ending in ("json", "md", "tex", "png"):
         assert (tmp_path / f"runs/published_digits.{ending}").stat().st_size > 100
 
+    further = dataclasses.replace(own, start_from=own.place, folder=tmp_path / "further", learning_rate=1e-3)
+    report_further = published_run.published(further, "the command")
+    assert report_further["rows"][0]["epochs"] == 2.0
+    assert report_further["rows"][0]["bound"]["mean"] > found["bound"]["mean"]
+    page = (tmp_path / "further/published_digits.md").read_text()
+    assert "went on from the end of its run in runs, whose epochs" in page
+    with pytest.raises(ValueError, match="must hold iwae5-seed0, trained to its end"):
+        further.start_of("iwae5", 0)
+
     def refuse(*_, **__):
         raise AssertionError("what is there was made again")
 
