@@ -30,7 +30,7 @@ def _results_section(text: str) -> str:
 # Each page, and what of it must come from somewhere.
 PAGES: dict[str, Callable[[str], str]] = {README: _results_section, PAGE: lambda text: text}
 
-STUDIES = ("mnist_study", "mnist_study_full", "mnist_position")
+STUDIES = ("mnist_study", "mnist_study_full", "mnist_position", "mnist_hierarchical")
 COMPARISONS = (
     "mnist_bounds",
     "mnist_long",
