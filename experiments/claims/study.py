@@ -168,8 +168,8 @@ def _hierarchical() -> list[Claim]:
     return [
         Claim(
             PAGE,
-            "of HVI with four steps is {} with constant masses, {} with log-linear ones, {} with the network's (at {} × the "
-            "cost)",
+            "of HVI with four steps is {} with constant masses, {} with log-linear ones, {} with the network's (at {} "
+            "× the cost)",
             (
                 *told(*(rows[name]["bound"] for name in (plain, linear, network))),
                 fixed(rows[network]["cost"]),
