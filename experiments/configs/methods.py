@@ -224,6 +224,14 @@ class Hierarchical(_Dynamics):
         super().__post_init__()
         check_fields(self, {"mass_hidden": check_whole(0, MAX_WIDTH)})
 
+    def check(self, latent_dim: int) -> None:
+        """See `BaseMethod.check`."""
+        super().check(latent_dim)
+        if latent_dim < 2:
+            raise ValueError(
+                f"latent_dim must be at least 2, for two blocks of coordinates, got {latent_dim}"
+            )
+
     def one_draw(self, vae: VAE, num_features: int, *, for_evaluation: bool = False) -> Bound:
         """See `BaseMethod.one_draw`."""
         d, options = dimension(vae), self.dynamics(vae, num_features, for_evaluation)
@@ -235,6 +243,12 @@ class Hierarchical(_Dynamics):
         return bounds.markov_chain(
             vae, transition, num_transitions, posterior=posterior, annealed=annealed, name=self.name
         )
+
+    @property
+    def label(self) -> str:
+        """As a table names it."""
+        masses = f"a network's, {self.mass_hidden} units" if self.mass_hidden else "log-linear"
+        return super().label.replace(self.name.upper(), f"HVI, hierarchical masses ({masses})", 1)
 
     @property
     def tag(self) -> str:

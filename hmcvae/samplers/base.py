@@ -16,7 +16,7 @@ from hmcvae._checks import check_flag, check_function, check_positive, is_concre
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
-from hmcvae.samplers.data import OpenInit, OpenKernel, identity_of_density, innermost, split_data
+from hmcvae.samplers.data import OpenInit, OpenKernel, carried
 from hmcvae.samplers.keeping import shared, start_key
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
 
@@ -104,38 +104,38 @@ def check_settings(
 
 def as_algorithm(
     logdensity_fn: LogDensityFn,
-    make: Callable[[LogDensityFn], tuple[Callable, Callable]],
+    make_init: Callable[[LogDensityFn], Callable],
+    make_kernel: Callable[[LogDensityFn], Callable],
     key: tuple,
     step_size: Any,
     metric: Metric,
     common: Callable | None = None,
 ) -> SamplingAlgorithm:
-    """The algorithm of a kernel; `make` gives `init` and `kernel` of a density.
+    """The algorithm of a kernel; `make_kernel` holds neither a density nor a metric.
 
     What is built anew of the same density and an equal `key`, which is all that the kernel depends on beside its
-    arguments, has the same kernel, and so compiles nothing. Of a density with data that is the function that they are
-    given to.
+    arguments, has the same kernel, and so compiles nothing. Of a density that carries its data along that is the
+    function which they are given to; not where the metric depends on the position: it may hold the same data.
     """
-    keys = (key[0], *start_key(metric, step_size)), key
-    split = split_data(logdensity_fn)
-    if split is None:
-        init, kernel = (
-            shared(logdensity_fn, own, lambda i=i: make(logdensity_fn)[i]) for i, own in enumerate(keys)
-        )
+    init_key = (key[0], *start_key(metric, step_size))
+    parts = None if metric.is_position_dependent else carried(logdensity_fn)
+    if parts is None:
+        init = shared(logdensity_fn, init_key, lambda: make_init(logdensity_fn))
+        kernel = shared(logdensity_fn, key, lambda: make_kernel(logdensity_fn))
     else:
-        data, density = split
-        owner, about = innermost(logdensity_fn), identity_of_density(logdensity_fn)
+        density = parts.density
 
         def open_init(position: PyTree, rng_key: Any, data: list) -> Any:
-            return make(density(data))[0](position, rng_key)
+            return make_init(density(data))(position, rng_key)
 
         def open_kernel(
             rng_key: PRNGKey, state: Any, step_size: Any, metric: Metric, data: list, *once: Any
         ) -> Any:
-            return make(density(data))[1](rng_key, state, step_size, metric, *once)
+            return make_kernel(density(data))(rng_key, state, step_size, metric, *once)
 
-        init = OpenInit(shared(owner, (*keys[0], about), lambda: open_init), data)
-        kernel = OpenKernel(shared(owner, (*keys[1], about), lambda: open_kernel), data)
+        own_init = shared(parts.function, (*init_key, parts.identity), lambda: open_init)
+        init = OpenInit(own_init, parts.data)
+        kernel = OpenKernel(shared(parts.function, (*key, parts.identity), lambda: open_kernel), parts.data)
 
     def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
         return kernel(rng_key, state, step_size, metric)

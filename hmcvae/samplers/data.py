@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hmcvae.types import Metric, PRNGKey, PyTree
@@ -41,32 +42,56 @@ def opened(function: Callable) -> tuple[Callable, tuple]:
     )
 
 
-def split_data(logdensity_fn: Callable) -> tuple[list, Callable[[list], Callable]] | None:
-    """The arrays of a `jax.tree_util.Partial`, and what makes the density of such; None for other functions, and for
-    those without any."""
+def with_data(algorithm: Any, put: Callable[[list], list]) -> Any:
+    """The algorithm with its data as `put` puts them, on other devices say."""
+    parts = {name: getattr(algorithm, name, None) for name in ("init", "kernel")}
+    found = {
+        name: type(own)(own.open, put(own.data))
+        for name, own in parts.items()
+        if isinstance(own, OpenInit | OpenKernel)
+    }
+    return algorithm._replace(**found) if found else algorithm
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A density taken apart. function: what the data are given to.  identity: all that the density is beside the
+    function and the arrays' numbers; has a hash.  data: the arrays.  density: of such arrays."""
+
+    function: Callable
+    identity: tuple
+    data: list
+    density: Callable[[list], Callable]
+
+
+def carried(logdensity_fn: Callable) -> Carried | None:
+    """The parts of a `jax.tree_util.Partial` of a plain function with arrays among its arguments, the others being
+    numbers or text; None for other functions. What is kept with the function must not keep data alive: so none whose
+    arguments are functions or objects."""
     if not isinstance(logdensity_fn, jax.tree_util.Partial):
         return None
+    function = logdensity_fn.func
+    # Of a Partial of a Partial the inner one is wrapped up as a partial function that is no function's own.
+    is_plain = hasattr(function, "__dict__") and not hasattr(function, "func")
     leaves, structure = jax.tree.flatten(logdensity_fn)
-    is_data = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
-    if not any(is_data):
-        return None
+    is_data = [_is_data(leaf) for leaf in leaves]
     fixed = [None if own else leaf for leaf, own in zip(leaves, is_data, strict=True)]
+    are_plain = all(isinstance(leaf, bool | int | float | complex | str | None) for leaf in fixed)
+    if not (is_plain and are_plain and any(is_data)):
+        return None
 
     def density(data: list) -> Callable:
         rest = iter(data)
         found = [next(rest) if own else leaf for leaf, own in zip(fixed, is_data, strict=True)]
         return jax.tree.unflatten(structure, found)
 
-    return [leaf for leaf, own in zip(leaves, is_data, strict=True) if own], density
+    # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
+    identity = structure, tuple(is_data), tuple(f"{type(leaf).__name__} {leaf!r}" for leaf in fixed)
+    data = [jnp.asarray(leaf) for leaf, own in zip(leaves, is_data, strict=True) if own]
+    return Carried(function, identity, data, density)
 
 
-def innermost(function: Any) -> Callable:
-    """The function that a partial one is of."""
-    return innermost(function.func) if hasattr(function, "func") else function
-
-
-def identity_of_density(logdensity_fn: Any) -> tuple:
-    """What a `Partial` is beside its arrays; has a hash if that has."""
-    leaves, structure = jax.tree.flatten(logdensity_fn)
-    fixed = tuple(None if isinstance(leaf, jax.Array | np.ndarray) else leaf for leaf in leaves)
-    return "data", structure, fixed
+def _is_data(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray):
+        return leaf.dtype.kind in "biufc" or jnp.issubdtype(leaf.dtype, jnp.floating)
+    return isinstance(leaf, jax.Array)

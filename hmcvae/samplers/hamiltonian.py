@@ -129,11 +129,14 @@ def hmc(
     build: IntegratorFn = integrator
     num_integration_steps = check_num_steps(num_integration_steps)
 
-    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+    def make_init(logdensity_fn: LogDensityFn) -> Callable:
         def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
             del rng_key  # BlackJAX's drivers pass one
             return init_state(logdensity_fn, settings.step_size, metric, position)
 
+        return init
+
+    def make_kernel(logdensity_fn: LogDensityFn) -> Callable:
         def kernel(
             rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric, num_steps: Any = None
         ) -> tuple[HMCState, HMCInfo]:
@@ -158,12 +161,12 @@ def hmc(
             proposal = leave_out_momentum(end, unravel)
             return jax.tree.map(lambda new, old: jnp.where(info.is_accepted, new, old), proposal, state), info
 
-        return init, kernel
+        return kernel
 
     parts = identity_of(integrator), identity_of(num_integration_steps)
     key = ("hmc", *parts, *settings[1:])
     common = num_integration_steps if getattr(num_integration_steps, "is_shared", False) else None
-    return as_algorithm(logdensity_fn, make, key, settings.step_size, metric, common)
+    return as_algorithm(logdensity_fn, make_init, make_kernel, key, settings.step_size, metric, common)
 
 
 def _there_and_back(

@@ -55,7 +55,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
     step_size = check_positive("step_size", step_size)
     metrics.check_is_metric(metric)
 
-    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+    def make_init(logdensity_fn: LogDensityFn) -> Callable:
         def init(position: PyTree, rng_key: PRNGKey | None = None) -> MMALAState:
             del rng_key
             z, unravel = ravel(position)
@@ -67,6 +67,9 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
                 metrics.check_metric(metric, z)
             return MMALAState(unravel(z), logdensity, unravel(gradient))
 
+        return init
+
+    def make_kernel(logdensity_fn: LogDensityFn) -> Callable:
         def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):
             """(mean, factor) of q(· | z)."""
             factor = metric.factor(z)
@@ -100,6 +103,6 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
             state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
             return state, MMALAInfo(rate, is_accepted, ~is_finite)
 
-        return init, kernel
+        return kernel
 
-    return as_algorithm(logdensity_fn, make, ("mmala",), step_size, metric)
+    return as_algorithm(logdensity_fn, make_init, make_kernel, ("mmala",), step_size, metric)

@@ -150,11 +150,14 @@ def nuts(
     build: IntegratorFn = integrator
     max_depth = check_count("max_depth", max_depth, 1, 30)
 
-    def make(logdensity_fn: LogDensityFn) -> tuple[Callable, Callable]:
+    def make_init(logdensity_fn: LogDensityFn) -> Callable:
         def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
             del rng_key
             return init_state(logdensity_fn, settings.step_size, metric, position)
 
+        return init
+
+    def make_kernel(logdensity_fn: LogDensityFn) -> Callable:
         def kernel(
             rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
         ) -> tuple[HMCState, NUTSInfo]:
@@ -188,10 +191,10 @@ def nuts(
             new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
             return new, _report(tree, energy)
 
-        return init, kernel
+        return kernel
 
     key = ("nuts", identity_of(integrator), max_depth, *settings[1:])
-    return as_algorithm(logdensity_fn, make, key, settings.step_size, metric)
+    return as_algorithm(logdensity_fn, make_init, make_kernel, key, settings.step_size, metric)
 
 
 def _velocity_and_energy(metric: Metric, state: IntegratorState) -> tuple[Vector, Scalar]:

@@ -10,12 +10,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from hmcvae._checks import is_concrete
 from hmcvae._sharding import move_to, place
 from hmcvae.samplers.bars import Bar
 from hmcvae.samplers.data import opened
 from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
-from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, in_pieces
+from hmcvae.samplers.pieces import SAVED, SHOWN, Piece, capacity, in_pieces
 from hmcvae.samplers.programs import zero_counts
 from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.samplers.stages import (
@@ -26,7 +25,6 @@ from hmcvae.samplers.stages import (
     Tuned,
     chain_keys,
     common_key_of,
-    most_draws,
     stages_of,
 )
 from hmcvae.types import PRNGKey, PyTree
@@ -44,9 +42,9 @@ def run_chains(
     transition, parameters, common, data = algorithm.step, (), None, ()
     if hasattr(algorithm, "kernel"):
         (transition, data), parameters = opened(algorithm.kernel), (algorithm.step_size, algorithm.metric)
-        common, data = getattr(algorithm, "common", None), jax.tree.map(jnp.asarray, data)
+        common = getattr(algorithm, "common", None)
     if plan.around is not None:
-        parameters, data = move_to((parameters, data), plan.around)
+        parameters = move_to(parameters, plan.around)
     keys = [
         (chain_keys(rng_key, stage, num_chains), None if common is None else common_key_of(rng_key, stage))
         for stage in range(2)
@@ -111,7 +109,7 @@ def _throw_away(drawing: Drawing, begin: Tuned, plan: Plan, folder: RunFolder | 
     once."""
     if folder is not None and folder.stage == "draws":
         return folder.restored(begin)
-    most = most_draws(drawing.record, plan.num_warmup, begin.states)
+    most = plan.num_warmup if drawing.is_traced else capacity(drawing.record)
     states, counts = _warm_up(
         drawing.run, begin.states, plan, folder, allocate=lambda: drawing.allocate(most), most=most
     )
@@ -119,8 +117,8 @@ def _throw_away(drawing: Drawing, begin: Tuned, plan: Plan, folder: RunFolder | 
 
 
 def _draw(drawing: Drawing, tuned: Tuned, plan: Plan, folder: RunFolder | None) -> Samples:
-    most = most_draws(drawing.record, plan.num_samples, (tuned.states, tuned.parameters))
-    is_whole = not is_concrete((tuned.states, tuned.parameters))
+    is_whole = drawing.is_traced
+    most = plan.num_samples if is_whole else capacity(drawing.record)
     start, states, counts = 0, tuned.states, zero_counts()
     taken: list[Piece] = []
     kept: list[PyTree] = []

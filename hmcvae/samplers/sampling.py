@@ -28,7 +28,7 @@ from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_me
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.base import with_geometry
-from hmcvae.samplers.data import opened
+from hmcvae.samplers.data import opened, with_data
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
@@ -70,14 +70,17 @@ def sample(
 
     (Of samples that were pickled the metric may be missing, with its functions: make it anew.)
     Programs are compiled once per density, settings and shapes, and live as long as the density: other keys, starts,
-    step sizes and numbers of draws compile nothing (past two million numbers, a slice of them). Nor do other data of
-    the same shapes, where the density carries them along:
+    step sizes and numbers of draws compile nothing (past two million numbers, a slice of them). A run without warm-up,
+    such as one that goes on, has a program of its own. Nor do other data of the same shapes compile anything, where the
+    density carries them along:
 
         density = jax.tree_util.Partial(log_density, data)       # log_density(data, position)
 
-    NumPy's and JAX's arrays of a `Partial` are arguments of the programs; a density that closes over its data is
-    another one with others. To keep programs on disk for other processes, set `JAX_COMPILATION_CACHE_DIR=DIR` and
-    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` in the environment before JAX is imported
+    The arrays among the arguments of a `Partial` of a plain function are then arguments of the programs, which live as
+    long as that function; they are traced, so shapes and branches must not depend on their numbers. Other arguments
+    must be numbers or text, and the metric must not depend on the position; else the density is compiled for its data,
+    like one that closes over them. To keep programs on disk for other processes, set `JAX_COMPILATION_CACHE_DIR=DIR`
+    and `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` in the environment before JAX is imported
     (`experiments.bench_first_call`).
 
     Args:
@@ -154,12 +157,14 @@ def sample(
     if mesh is not None:
         _check_chains(positions, mesh)
         positions = place(positions, mesh, PartitionSpec(mesh.axis_names))
+        algorithm = with_data(algorithm, lambda data: place(data, mesh, PartitionSpec()))
     if auto is None:
         samples = _run(rng_key, algorithm, positions, plan, folder, resume)
     else:
         # Loops over chains and keys do not yet go through Explicit axes: the same devices with Auto ones, and back.
         with using_mesh(auto):
             rng_key, positions = move_to((rng_key, positions), auto)
+            algorithm = with_data(algorithm, lambda data: move_to(data, auto))
             samples = _run(rng_key, algorithm, positions, plan, folder, resume)
         samples = samples if explicit is None else move_to(samples, explicit)
     warn_of_trouble(samples, num_warmup, target_acceptance)
@@ -190,15 +195,24 @@ def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -
         "initial_positions": digest(positions),
         "step_size": _rounded(getattr(algorithm, "step_size", None)),
         "metric": digest(getattr(algorithm, "metric", None)),
-        "data": digest(data[0])
-        if (data := opened(getattr(algorithm, "kernel", algorithm.step))[1])
-        else None,
+        "data": _data_digest(algorithm),
         "num_warmup": plan.num_warmup,
         "target_acceptance": _rounded(plan.target) if plan.num_warmup else None,
         "adapt_mass": plan.mass,
         "thin": plan.thin,
         "record": getattr(plan.record, "__qualname__", plan.record and type(plan.record).__name__),
     }
+
+
+def _data_digest(algorithm: Any) -> str | None:
+    """Of the data that the density carries along, if it does."""
+    _, data = opened(getattr(algorithm, "kernel", algorithm.step))
+
+    def plain(leaf: Array) -> Array:
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return jax.random.key_data(leaf) if is_key else leaf
+
+    return digest([plain(leaf) for leaf in data[0]]) if data else None
 
 
 def _rounded(number: Any) -> Any:

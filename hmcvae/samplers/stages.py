@@ -62,16 +62,19 @@ class Moving(NamedTuple):
         inputs = (*self.keys, arrays)
         return Drawing(
             programs.shapes(inputs, tuned.states),
+            not is_concrete((inputs, tuned.states)),
             partial(programs.allocate, inputs, tuned.states),
             partial(_of_run(programs.run), inputs=inputs),
         )
 
 
 class Drawing(NamedTuple):
-    """record: what a draw of all the chains is made of, abstract.  allocate: num_draws -> an empty record of so many.
+    """record: what a draw of all the chains is made of, abstract.  is_traced: whether anything of it is.
+    allocate: num_draws -> an empty record of so many.
     run: `(states, draws, counts, start, stop, thin=1) -> (states, draws, counts)`."""
 
     record: PyTree
+    is_traced: bool
     allocate: Callable
     run: Callable
 
@@ -150,7 +153,7 @@ def _as_one(
 ) -> Stages:
     programs, state = whole.drawing, (states, learned)
     run, allocate = _of_run(programs.run), partial(programs.allocate, inputs, state)
-    most = most_draws(programs.shapes(inputs, state), 1, (inputs, state))
+    most = capacity(programs.shapes(inputs, state)) if is_concrete((inputs, state)) else 1
 
     def draw(tuned: Tuned) -> Drawing:
         step_size, metric = tuned.parameters
@@ -166,14 +169,10 @@ def _as_one(
             (states, _), draws, counts = run((states, found), *others, inputs=own, **options)
             return states, draws, counts
 
-        return Drawing(programs.shapes(own, (tuned.states, found)), allocate, run_draws)
+        is_traced = not is_concrete((own, tuned.states, found))
+        return Drawing(programs.shapes(own, (tuned.states, found)), is_traced, allocate, run_draws)
 
     return Stages(learned, partial(run, inputs=inputs), partial(allocate, most), as_tuned, draw)
-
-
-def most_draws(record: PyTree, num_draws: int, given: PyTree) -> int:
-    """Draws of a piece; inside `jit`, where there is one piece, `num_draws`."""
-    return capacity(record) if is_concrete(given) else num_draws
 
 
 @jax.jit

@@ -202,5 +202,7 @@ def _as_leaf(array: np.ndarray, like: Any) -> Any:
             f"the saved state has an array {array.dtype}{list(array.shape)}, this algorithm's is "
             f"{plain.dtype}{list(plain.shape)}"
         )
+    if isinstance(like, bool | int | float):  # to be saved again as it was
+        return type(like)(array.view(plain.dtype).item())
     found = jnp.asarray(array.view(plain.dtype))
     return jax.random.wrap_key_data(found, impl=jax.random.key_impl(like)) if is_key else found

@@ -49,7 +49,7 @@ class Inputs(NamedTuple):
 
 class WholeRun(NamedTuple):
     """Both run the same program, with `Inputs`; its state is (the chains' states, what has been learned), as packed by
-    `Packing`, and the record of a warm-up has nothing in it that is worth looking at."""
+    `Packing`. A warm-up writes into the first row of its record, and leaves nothing of use there."""
 
     tuning: Tuning
     drawing: Programs
@@ -92,12 +92,12 @@ def _whole_run(
         inputs: Inputs,
     ) -> tuple:
         is_drawing = inputs.is_drawing
-        info = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes(inputs, state)[-1])
+        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes(inputs, state))
 
         def stage(index: Any, carry: tuple) -> tuple:
             states, learned, *extra = carry
             bounds = start * thin, stop * thin, thin
-            go = partial(_go, advance, record, inputs, bounds, info, index)
+            go = partial(_go, advance, record, inputs, bounds, empty, index)
             # One row more than there are transitions, at least: the look at what they have found.
             task = adapt.Task(
                 jax.tree.map(lambda flag: flag[index], inputs.schedule),
@@ -123,7 +123,7 @@ def _go(
     record: Callable | None,
     inputs: Inputs,
     draws_bounds: tuple,
-    info: Any,
+    empty: tuple,
     stage: Any,
     looks: Any,
     look: Any,
@@ -133,7 +133,7 @@ def _go(
     extra: tuple,
 ) -> tuple:
     """One look or one transition of the warm-up, or all the draws; for `in_turns`, `extra` is (draws, counts)."""
-    is_drawing, (first, last, thin) = inputs.is_drawing, draws_bounds
+    is_drawing, (first, last, thin), (unrecorded, _, info) = inputs.is_drawing, draws_bounds, empty
     tuned = step_size if inputs.units is None else step_size * inputs.units
     step_size = jnp.where(is_drawing, inputs.step_size, tuned)
     # A look's keys are folded out of those of its transition, a transition's out of the chain's.
@@ -146,7 +146,11 @@ def _go(
         states, info = advance(inputs, own, index, states, step_size, metric)
         # Of draws that are thinned out the last one stays; those of a warm-up go where nobody looks.
         row = jnp.where(is_drawing, (index - first) // thin, 0)
-        draws = jax.tree.map(partial(write_draw, index=row), draws, record_of(record, states, info))
+        made = record_of(None, states, info)
+        if record is not None:  # it may be dear
+            own = jax.vmap(record)
+            made = (lax.cond(is_drawing, own, lambda _: unrecorded, states), *made[1:])
+        draws = jax.tree.map(partial(write_draw, index=row), draws, made)
         return states, info, draws, count(counts, info, inputs.chain_keys.shape[0])
 
     bounds = jnp.where(is_drawing, first, stage), jnp.where(is_drawing, last, stage + 1)

@@ -179,6 +179,10 @@ def test_a_run_is_trained_and_evaluated(method, tmp_path):
     ("make_bad", "message"),
     [
         (lambda: TrainConfig(method=Hvi(Fisher(rank=9))), "rank must be at most latent_dim = 8, got 9"),
+        (
+            lambda: TrainConfig(method=Hierarchical(), latent_dim=1),
+            "latent_dim must be at least 2, for two blocks",
+        ),
         (lambda: Fisher(distillation=-1.0), "distillation must be a finite number of at least 0, got -1.0"),
         (
             lambda: Rhvi(position_dependence=1.5),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from hmcvae import metrics, solvers
 from hmcvae.samplers import keeping
@@ -21,13 +20,6 @@ from hmcvae.samplers.riemannian import rmhmc
 from hmcvae.samplers.sampling import sample
 from tests.support.gaussians import normal
 from tests.support.sampling import ALGORITHM, STARTS, draw
-
-DATA_KERNELS = {
-    "hmc": lambda density: hmc(density, 0.5, uniform_steps(1, 3)),
-    "hmc, one length": lambda density: hmc(density, 0.5, uniform_steps(1, 3, shared=True)),
-    "nuts": lambda density: nuts(density, 0.5, max_depth=3),
-    "mmala": lambda density: mmala(density, 0.5, metrics.identity()),
-}
 
 
 class TestCompilation:
@@ -86,44 +78,6 @@ class TestCompilation:
         assert key[1][0] == "whole"
         assert whole.drawing.run is whole.tuning.run
         assert whole.drawing.run._cache_size() == 1
-
-    @pytest.mark.filterwarnings("ignore::hmcvae.SamplingWarning")
-    @pytest.mark.parametrize("kind", DATA_KERNELS)
-    @pytest.mark.parametrize("num_warmup", [0, 30])
-    def test_other_data_trace_nothing(self, kind, num_warmup):
-        """Where the density carries them along; the draws are those of a density that closes over them."""
-        traces = []
-
-        def log_density(scale, data, z):
-            traces.append(scale)
-            return -0.5 * scale * jnp.sum((z - data["y"]) ** 2)
-
-        make, options = DATA_KERNELS[kind], {"num_samples": 3, "num_warmup": num_warmup}
-        for y, is_first in ((np.arange(3.0), True), (np.ones(3), False)):
-            data = {"y": y, "unused": jnp.zeros((2, 2))}
-            traces.clear()
-            found = draw(algorithm=make(Partial(log_density, 2.0, data)), **options)
-            assert bool(traces) == is_first
-            closed = draw(algorithm=make(lambda z, data=data: log_density(2.0, data, z)), **options)
-            np.testing.assert_allclose(found.position, closed.position, rtol=1e-6, atol=1e-8)
-        traces.clear()
-        draw(algorithm=make(Partial(log_density, 3.0, data)), **options)
-        assert set(traces) == {3.0}  # a number is no array, and may decide how it is computed
-
-    def test_data_are_not_kept(self):
-        class Array(np.ndarray):
-            pass
-
-        def log_density(y, z):
-            return -0.5 * jnp.sum((z - y) ** 2)
-
-        y = np.arange(3.0).view(Array)
-        gone = weakref.ref(y)
-        samples = draw(algorithm=hmc(Partial(log_density, y), 0.5, 2), num_warmup=20, num_samples=3)
-        del y
-        gc.collect()
-        assert gone() is None
-        assert samples.position.shape == (len(STARTS), 3, 3)
 
     @pytest.mark.parametrize("num_warmup", [0, 40])
     def test_within_jit(self, num_warmup):
