@@ -33,5 +33,5 @@ def draw(report: dict, path: Path) -> None:
         axis.set_xlabel("seconds of the call (less is better)")
         axis.set_yticks(range(len(CHANGES)), list(CHANGES.values()))
     axes[0].invert_yaxis()
-    axes[-1].legend(fontsize=8)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     save_figure(figure, path)
