@@ -8,11 +8,12 @@ the same command. Writes published_NET.json, .md, .tex and .png, after each meth
 
 from typing import Any
 
+from experiments.configs import TrainConfig
 from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import evaluated
 from experiments.published.figures import draw
 from experiments.published.methods import METHODS, label
-from experiments.published.search import Setting, run_config, search, settings, trained
+from experiments.published.search import STEP, Setting, run_config, search, settings, trained
 from experiments.published.table import latex, markdown, row
 from experiments.reporting.reports import command_line, make_report, write_report
 from experiments.runs.folder import RunFolder
@@ -64,6 +65,7 @@ def published(options: PublishedConfig, command: str) -> dict:
     check_writable(options.stem.parent)
     pace = paces(options)
     found: dict[str, dict[int, dict]] = {name: {} for name in options.names}
+    before: dict[str, dict[int, dict]] = {name: {} for name in options.names}
     curves: dict[str, list] = {name: [] for name in options.names}
     searches: dict[str, Any] = {}
     failed: list[dict] = []
@@ -84,7 +86,10 @@ def published(options: PublishedConfig, command: str) -> dict:
             else:
                 found[name][seed] = evaluated(options, run)
                 curves[name].append(_curve(run, pace[name]))
-            report = _report(options, command, pace, searches, found, curves) | {"failed": failed}
+                start = options.start_of(name, seed)
+                if start is not None:
+                    before[name][seed] = evaluated(options, RunFolder(start))
+            report = _report(options, command, pace, searches, (before, found), curves) | {"failed": failed}
             write_report(options.stem, report, markdown, draw)
             with_ending(options.stem, ".tex").write_text(latex(report))
     return report
@@ -95,14 +100,19 @@ def _report(
     command: str,
     pace: dict[str, float],
     searches: dict[str, Any],
-    found: dict[str, dict[int, dict]],
+    before_and_after: tuple[dict[str, dict[int, dict]], dict[str, dict[int, dict]]],
     curves: dict[str, list],
 ) -> dict:
-    rows = [
-        row(name, label(name), pace[name], list(found[name].values()), searches[name])
-        for name in options.names
-        if found[name]
-    ]
+    rows = []
+    for name in options.names:
+        before, after = (list(found[name].values()) for found in before_and_after)
+        if before:
+            start = options.start_of(name, options.seeds[0])
+            assert start is not None
+            chosen = _as_chosen(RunFolder(start).config())
+            rows.append(row(f"{name}-before", f"{label(name)}: before", pace[name], before, chosen))
+        if after:
+            rows.append(row(name, label(name), pace[name], after, searches[name]))
     net = options.own
     theirs = [own._asdict() for own in net.published]
     description = {"summary": net.summary, "source": net.source}
@@ -112,10 +122,20 @@ def _report(
     return make_report(command, options, figures)
 
 
+def _as_chosen(config: TrainConfig) -> dict[str, Any]:
+    """The setting of a run that was trained before, as a search has it."""
+    step = getattr(config.method, STEP, None)
+    return {"trials": [], "chosen": {"learning_rate": config.training.learning_rate, STEP: step}}
+
+
 def _curve(run: RunFolder, pace: float) -> list[list[float]]:
-    """[seconds at the method's pace, log p(x) of held-out images] after each epoch."""
-    return [
-        [record.epoch * pace, record.monitored.likelihood.log_likelihood]
+    """[seconds at the method's pace, log p(x) of held-out images] after each epoch, those of the run that it went on
+    from included."""
+    start = run.config().start_from
+    earlier = [] if start is None else _curve(RunFolder(start), pace)
+    offset = earlier[-1][0] if earlier else 0.0
+    return earlier + [
+        [offset + record.epoch * pace, record.monitored.likelihood.log_likelihood]
         for record in run.records()
         if record.monitored.likelihood is not None
     ]

@@ -301,8 +301,11 @@ def test_a_comparison_from_end_to_end_that_repeats_nothing(tmp_path, monkeypatch
 
     further = dataclasses.replace(own, start_from=own.place, folder=tmp_path / "further", learning_rate=1e-3)
     report_further = published_run.published(further, "the command")
-    assert report_further["rows"][0]["epochs"] == 2.0
-    assert report_further["rows"][0]["bound"]["mean"] > found["bound"]["mean"]
+    before, after = report_further["rows"]
+    assert [before[name] for name in ("epochs", "bound")] == [1.0, found["bound"]]
+    assert after["epochs"] == 2.0
+    assert after["bound"]["mean"] > found["bound"]["mean"]
+    assert len(report_further["curves"]["vae"][0]) == 2
     page = (tmp_path / "further/published_digits.md").read_text()
     assert "went on from the end of its run in runs, whose epochs" in page
     with pytest.raises(ValueError, match="must hold iwae5-seed0, trained to its end"):
