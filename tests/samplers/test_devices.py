@@ -146,3 +146,28 @@ else:
 """,
         num_devices=8,
     )
+
+
+def test_data_of_a_density_come_to_where_the_chains_are():
+    run(
+        """
+from jax.tree_util import Partial
+
+def log_density(y, z):
+    return -0.5 * jnp.sum((z - y) ** 2)
+
+y = jnp.asarray([0.5, 1.0])
+auto, explicit = (jax.make_mesh((4,), ("chains",), axis_types=(kind,)) for kind in (AxisType.Auto, AxisType.Explicit))
+spread = jax.device_put(starts, NamedSharding(explicit, P("chains")))
+on_mesh = jax.device_put(y, NamedSharding(explicit, P()))
+options = {"num_samples": 5, "num_warmup": 10}
+
+def draw(y, starts, **more):
+    algorithm = hmcvae.hmc(Partial(log_density, y), 0.5, 2)
+    return np.asarray(hmcvae.sample(keys[0], algorithm, starts, **options, **more).position)
+
+alone = draw(y, starts)
+for found in (draw(jax.device_put(y, jax.devices()[1]), starts, mesh=auto), draw(on_mesh, spread), draw(y, spread)):
+    np.testing.assert_allclose(found, alone, rtol=1e-3, atol=3e-3)
+"""
+    )
