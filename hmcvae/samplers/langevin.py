@@ -70,31 +70,21 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         return init
 
     def make_kernel(logdensity_fn: LogDensityFn) -> Callable:
-        def proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array):
-            """(mean, factor) of q(· | z)."""
-            factor = metric.factor(z)
-            return z + 0.5 * epsilon**2 * factor.solve(gradient), factor
-
-        def log_q(z: Vector, mean: Vector, metric: Metric, at: Vector, factor: Any, epsilon: Array) -> Scalar:
-            """log N(z; mean, ε² G(at)⁻¹) up to a constant."""
-            away = (z - mean) / epsilon
-            return 0.5 * factor.log_det - 0.5 * jnp.dot(away, metric.matvec(at, away))
-
         def kernel(
             rng_key: PRNGKey, state: MMALAState, step_size: StepSize, metric: Metric
         ) -> tuple[MMALAState, MMALAInfo]:
             z, unravel = ravel(state.position)
             epsilon = jnp.asarray(step_size, z.dtype)
             noise_key, accept_key = jax.random.split(rng_key)
-            mean, factor = proposal(metric, z, ravel_pytree(state.logdensity_grad)[0], epsilon)
+            mean, factor = _proposal(metric, z, ravel_pytree(state.logdensity_grad)[0], epsilon)
             # G⁻¹ w for w ~ N(0, G) is N(0, G⁻¹).
             noise = jax.random.normal(noise_key, z.shape, z.dtype)
             new = mean + epsilon * factor.solve(factor.sqrt_matvec(noise))
             logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(new)
-            back, new_factor = proposal(metric, new, gradient, epsilon)
-            forth = log_q(new, mean, metric, z, factor, epsilon)
+            back, new_factor = _proposal(metric, new, gradient, epsilon)
+            forth = _log_q(new, mean, metric, z, factor, epsilon)
             log_ratio = (
-                logdensity - state.logdensity + log_q(z, back, metric, new, new_factor, epsilon) - forth
+                logdensity - state.logdensity + _log_q(z, back, metric, new, new_factor, epsilon) - forth
             )
             is_finite = jnp.isfinite(log_ratio) & jnp.isfinite(new).all() & jnp.isfinite(gradient).all()
             rate = jnp.where(is_finite, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
@@ -106,3 +96,15 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
         return kernel
 
     return as_algorithm(logdensity_fn, make_init, make_kernel, ("mmala",), step_size, metric)
+
+
+def _proposal(metric: Metric, z: Vector, gradient: Vector, epsilon: Array) -> tuple[Vector, Any]:
+    """(mean, factor) of q(· | z)."""
+    factor = metric.factor(z)
+    return z + 0.5 * epsilon**2 * factor.solve(gradient), factor
+
+
+def _log_q(z: Vector, mean: Vector, metric: Metric, at: Vector, factor: Any, epsilon: Array) -> Scalar:
+    """log N(z; mean, ε² G(at)⁻¹) up to a constant."""
+    away = (z - mean) / epsilon
+    return 0.5 * factor.log_det - 0.5 * jnp.dot(away, metric.matvec(at, away))

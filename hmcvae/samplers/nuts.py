@@ -147,7 +147,6 @@ def nuts(
         check_reversibility,
         reversibility_tolerance,
     )
-    build: IntegratorFn = integrator
     max_depth = check_count("max_depth", max_depth, 1, 30)
 
     def make_init(logdensity_fn: LogDensityFn) -> Callable:
@@ -157,44 +156,63 @@ def nuts(
 
         return init
 
+    rules = _Rules(integrator, settings, max_depth)
+
     def make_kernel(logdensity_fn: LogDensityFn) -> Callable:
         def kernel(
             rng_key: PRNGKey, state: HMCState, step_size: StepSize, metric: Metric
         ) -> tuple[HMCState, NUTSInfo]:
-            state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
-            z, unravel = ravel(state.position)
-            if jnp.finfo(z.dtype).bits < 32:
-                raise ValueError(
-                    f"nuts needs positions of float32 at least, to weigh points by, got {z.dtype}"
-                )
-            check_dimension(metric, step_size, z)
-            take_step = build(flatten(logdensity_fn, unravel), metric)
-            key_momentum, key_tree = jax.random.split(rng_key)
-            start = set_out(key_momentum, state, metric)
-
-            def leap(state: IntegratorState, sign: Scalar) -> Leaf:
-                return _leap(take_step, metric, settings, state, sign * jnp.asarray(step_size, z.dtype))
-
-            velocity, energy = _velocity_and_energy(metric, start)
-            lifted, constants = lift(leap, start, energy)
-            words = jax.random.bits(key_tree, (3,), jnp.uint32)
-            lane = Lane(End(start, velocity), energy, words[0], words[1:])
-            growth = Growth(
-                lifted,
-                _solves(take_step),
-                settings.checks(take_step, metric),
-                max_depth,
-                settings.divergence_threshold,
-            )
-            tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
-            c = tree.candidate
-            new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
-            return new, _report(tree, energy)
+            return _transition(logdensity_fn, rules, rng_key, state, step_size, metric)
 
         return kernel
 
     key = ("nuts", identity_of(integrator), max_depth, *settings[1:])
     return as_algorithm(logdensity_fn, make_init, make_kernel, key, settings.step_size, metric)
+
+
+class _Rules(NamedTuple):
+    """build: makes a step.  settings: checked.  max_depth: of trees."""
+
+    build: IntegratorFn
+    settings: Settings
+    max_depth: int
+
+
+def _transition(
+    logdensity_fn: LogDensityFn,
+    rules: _Rules,
+    rng_key: PRNGKey,
+    state: HMCState,
+    step_size: StepSize,
+    metric: Metric,
+) -> tuple[HMCState, NUTSInfo]:
+    state, step_size, metric = vary_as((state, step_size, metric), rng_key, state, step_size, metric)
+    z, unravel = ravel(state.position)
+    if jnp.finfo(z.dtype).bits < 32:
+        raise ValueError(f"nuts needs positions of float32 at least, to weigh points by, got {z.dtype}")
+    check_dimension(metric, step_size, z)
+    take_step = rules.build(flatten(logdensity_fn, unravel), metric)
+    key_momentum, key_tree = jax.random.split(rng_key)
+    start = set_out(key_momentum, state, metric)
+
+    def leap(state: IntegratorState, sign: Scalar) -> Leaf:
+        return _leap(take_step, metric, rules.settings, state, sign * jnp.asarray(step_size, z.dtype))
+
+    velocity, energy = _velocity_and_energy(metric, start)
+    lifted, constants = lift(leap, start, energy)
+    words = jax.random.bits(key_tree, (3,), jnp.uint32)
+    lane = Lane(End(start, velocity), energy, words[0], words[1:])
+    growth = Growth(
+        lifted,
+        _solves(take_step),
+        rules.settings.checks(take_step, metric),
+        rules.max_depth,
+        rules.settings.divergence_threshold,
+    )
+    tree = in_step(lambda *arguments: grow(growth, *arguments), constants, lane)
+    c = tree.candidate
+    new = HMCState(unravel(c.position), c.logdensity, unravel(c.logdensity_grad), c.geometry)
+    return new, _report(tree, energy)
 
 
 def _velocity_and_energy(metric: Metric, state: IntegratorState) -> tuple[Vector, Scalar]:
