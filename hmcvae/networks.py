@@ -203,14 +203,7 @@ def reverse_model(num_features: int, latent_dim: int, hidden: int = 200) -> Cond
     """
     num_features = check_count("num_features", num_features, 1)
     module = ReverseNetwork(check_count("latent_dim", latent_dim, 1), check_count("hidden", hidden, 1))
-
-    def init(rng_key: PRNGKey) -> PyTree:
-        return module.init(rng_key, jnp.zeros(num_features), jnp.zeros(latent_dim))
-
-    def apply(params: PyTree, features: Array, z: Vector) -> Any:
-        return module.apply(params, features, z)
-
-    return ConditionalGaussian(init, apply)
+    return ConditionalGaussian(*_of_features_and_vector(module, num_features, latent_dim))
 
 
 class MassNetwork(nn.Module):
@@ -239,14 +232,19 @@ def mass_model(num_features: int, num_first: int, num_second: int, hidden: int =
     num_features = check_count("num_features", num_features, 1)
     num_first = check_count("num_first", num_first, 1)
     module = MassNetwork(check_count("num_second", num_second, 1), check_count("hidden", hidden, 1))
+    return MassModel(*_of_features_and_vector(module, num_features, num_first))
+
+
+def _of_features_and_vector(module: nn.Module, num_features: int, size: int) -> tuple[Callable, Callable]:
+    """init and apply, as plain functions, of a module of features [h] and a vector."""
 
     def init(rng_key: PRNGKey) -> PyTree:
-        return module.init(rng_key, jnp.zeros(num_features), jnp.zeros(num_first))
+        return module.init(rng_key, jnp.zeros(num_features), jnp.zeros(size))
 
-    def apply(params: PyTree, features: Array, y1: Vector) -> Any:
-        return module.apply(params, features, y1)
+    def apply(params: PyTree, features: Array, vector: Array) -> Any:
+        return module.apply(params, features, vector)
 
-    return MassModel(init, apply)
+    return init, apply
 
 
 def build_vae(

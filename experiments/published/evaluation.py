@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.configs import TrainConfig
 from experiments.published.config import PublishedConfig
-from experiments.published.search import epochs_of
+from experiments.published.search import total_epochs
 from experiments.runs.folder import RunFolder
 from experiments.runs.model import Model, find_data, load_run, test_examples
 from experiments.runs.reference import mean_and_error
@@ -46,7 +46,7 @@ def evaluated(options: PublishedConfig, run: RunFolder) -> dict:
     found = _importance(options, own, place)
     result: dict[str, Any] = {
         "epoch": epoch,
-        "epochs": epochs_of(run),
+        "epochs": total_epochs(run),
         "num_images": len(own.examples),
         "bound": mean_and_error(found["bound"]),
         "log_likelihood": mean_and_error(found["log_likelihood"]),

@@ -95,10 +95,10 @@ def trained(config: TrainConfig) -> RunFolder:
 
 def _epochs_before(config: TrainConfig) -> int:
     """Of the run that this one goes on from, and of those before that."""
-    return 0 if config.start_from is None else epochs_of(RunFolder(config.start_from))
+    return 0 if config.start_from is None else total_epochs(RunFolder(config.start_from))
 
 
-def epochs_of(run: RunFolder) -> int:
+def total_epochs(run: RunFolder) -> int:
     """Epochs of a run that is trained to its end, those of the runs that it went on from included."""
     done = read_json(run.folder / "done.json")
     return done["epochs"] + done.get("epochs_before", 0)

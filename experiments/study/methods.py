@@ -23,6 +23,11 @@ def _whitened(posterior: MeanField | FullCovariance | Fisher, **changes) -> Hvi:
     return Hvi(posterior, initial_step_size=0.3, **changes)
 
 
+def _hierarchical(**changes) -> Hierarchical:
+    """Likewise, with masses that depend on the position."""
+    return Hierarchical(_TWICE, initial_step_size=0.3, **changes)
+
+
 def _riemannian(num_iterations: int = 4, **changes) -> Rhvi:
     """Smaller steps: the implicit solves must converge."""
     return Rhvi(initial_step_size=0.15, num_iterations=num_iterations, **changes)
@@ -72,10 +77,8 @@ METHODS: dict[str, Method] = {
     "Fisher-4, recentred twice": _whitened(Fisher(num_centre_steps=2)),
     "HVI-4, hierarchical masses": Hierarchical(),
     "HVI-4, hierarchical masses of a network": Hierarchical(mass_hidden=100),
-    "amortised-4, recentred twice, hierarchical masses": Hierarchical(_TWICE, initial_step_size=0.3),
-    "amortised-4, recentred twice, hierarchical masses of a network": Hierarchical(
-        _TWICE, initial_step_size=0.3, mass_hidden=100
-    ),
+    "amortised-4, recentred twice, hierarchical masses": _hierarchical(),
+    "amortised-4, recentred twice, hierarchical masses of a network": _hierarchical(mass_hidden=100),
     "RHVI-2, recentred": _riemannian(num_steps=2),
     "RHVI-4, recentred": _riemannian(num_steps=4),
     "RHVI-2, recentred, solved to tolerance": _riemannian(num_steps=2, num_iterations=0),

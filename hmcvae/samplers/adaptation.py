@@ -175,7 +175,7 @@ def warmup_transition(
     every = jax.vmap(kernel, (0, 0, None, None))
 
     def run(looks: Any, index: Any, states: Any, step_size: Scalar, metric: Metric, _: Any) -> tuple:
-        keys = lax.cond(looks, lambda: _fresh_keys(rng_keys, index), lambda: rng_keys)
+        keys = lax.cond(looks, lambda: transition_keys(rng_keys, FIRST_LOOK + index), lambda: rng_keys)
         states, info = every(keys, states, step_size, metric)
         return states, info, info
 
@@ -260,9 +260,9 @@ def in_turns(
     return (end.states, whole(end.learned)), extra
 
 
-def _fresh_keys(rng_keys: Array, index: Any) -> Array:
-    """For a look, of the keys of a transition."""
-    return jax.vmap(jax.random.fold_in, (0, None))(rng_keys, FIRST_LOOK + index)
+def transition_keys(rng_keys: Array, index: Any) -> Array:
+    """A key of each chain for this transition; of a transition's keys, for the look FIRST_LOOK + its number."""
+    return jax.vmap(jax.random.fold_in, (0, None))(rng_keys, index)
 
 
 def _learn(

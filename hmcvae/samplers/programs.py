@@ -69,7 +69,7 @@ def _drawing_programs(
     def advance(inputs: tuple, states: Any, index: Any) -> tuple[Any, Any]:
         chain_keys, common_key, arrays = inputs
         parameters = (*jax.tree.unflatten(structure, arrays), *drawn_once(common, common_key, index))
-        keys = transition_keys(chain_keys, index)
+        keys = adapt.transition_keys(chain_keys, index)
         return jax.vmap(transition, (0, 0) + (None,) * len(parameters))(keys, states, *parameters)
 
     return Programs(*recorder(advance, record), _looped(advance, record, mesh))
@@ -140,29 +140,23 @@ class Packing(NamedTuple):
 
 
 def tuning_programs(
-    kernel: Callable, mass: adapt.Mass, metric: Metric, mesh: Mesh | None, common: Callable | None = None
+    kernel: Callable, mass: adapt.Mass, metric: Metric, mesh: Mesh, common: Callable | None
 ) -> tuple[Tuning, PyTree]:
-    """The same for the warm-up of one kernel, and the metric's arrays."""
+    """The warm-up of one kernel by all the devices of a mesh together, and the metric's arrays."""
     arrays, structure = jax.tree.flatten(metric)
     make = partial(_tuning_programs, Packing(mass, structure), mesh, common)
     return kept(kernel, ("tune", mass, structure, mesh, common), make), arrays
 
 
-def _tuning_programs(
-    packing: Packing, mesh: Mesh | None, common: Callable | None, kernel: Callable
-) -> Tuning:
+def _tuning_programs(packing: Packing, mesh: Mesh, common: Callable | None, kernel: Callable) -> Tuning:
     def pool(values: PyTree) -> PyTree:
         # Every device adds up all the chains, in the order in which one device would.
-        return (
-            values
-            if mesh is None
-            else lax.with_sharding_constraint(values, NamedSharding(mesh, PartitionSpec()))
-        )
+        return lax.with_sharding_constraint(values, NamedSharding(mesh, PartitionSpec()))
 
     def advance(inputs: tuple, carry: tuple, index: Any) -> tuple[Any, Any]:
         chain_keys, common_key, schedule, num_warmup, target, units, data = inputs
         states, learned = carry
-        keys = transition_keys(chain_keys, index)
+        keys = adapt.transition_keys(chain_keys, index)
         once = drawn_once(common, common_key, index)
 
         def move(rng_key: Any, state: Any, step_size: Any, metric: Metric) -> tuple[Any, Any]:
@@ -245,11 +239,6 @@ def record_of(record: Callable | None, state: Any, info: Any) -> tuple[PyTree, A
 def write_draw(draws: Array, draw: Array, index: Any) -> Array:
     """In place."""
     return lax.dynamic_update_index_in_dim(draws, draw, index, axis=1) if draws.size else draws
-
-
-def transition_keys(chain_keys: Array, index: Any) -> Array:
-    """A key for this transition of each chain."""
-    return jax.vmap(jax.random.fold_in, (0, None))(chain_keys, index)
 
 
 def drawn_once(common: Callable | None, rng_key: Any, index: Any) -> tuple:

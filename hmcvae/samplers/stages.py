@@ -143,6 +143,7 @@ def stages_of(warming: Moving, drawing: Moving, begin: Tuned, plan: Plan) -> Sta
     if whole is None:
         run = partial(_of_run(tuning.run), inputs=(*warming.keys, *task))
         return Stages(learned, run, None, as_tuned, lambda tuned: drawing.drawing(tuned, plan))
+    # A warm-up makes no use of the draws' step size, which must have its shape and dtype all the same.
     unused = as_tuned((begin.states, learned), zero_counts()).parameters[0]
     inputs = Inputs(*warming.keys, *task, unused, np.bool_(False))
     return _as_one(whole, inputs, begin.states, learned, drawing, as_tuned)

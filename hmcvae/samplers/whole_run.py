@@ -25,7 +25,6 @@ from hmcvae.samplers.programs import (
     drawn_once,
     record_of,
     recorder,
-    transition_keys,
     write_draw,
 )
 from hmcvae.types import Metric, PyTree, Scalar
@@ -137,19 +136,18 @@ def _go(
     tuned = step_size if inputs.units is None else step_size * inputs.units
     step_size = jnp.where(is_drawing, inputs.step_size, tuned)
     # A look's keys are folded out of those of its transition, a transition's out of the chain's.
-    keys = lax.cond(looks, lambda: transition_keys(inputs.chain_keys, stage), lambda: inputs.chain_keys)
+    keys = lax.cond(looks, lambda: adapt.transition_keys(inputs.chain_keys, stage), lambda: inputs.chain_keys)
     shift = jnp.where(looks, adapt.FIRST_LOOK + look - stage, 0)
 
     def one(index: Any, carry: tuple) -> tuple:
         states, _, draws, counts = carry
-        own = transition_keys(keys, index + shift)
+        own = adapt.transition_keys(keys, index + shift)
         states, info = advance(inputs, own, index, states, step_size, metric)
         # Of draws that are thinned out the last one stays; those of a warm-up go where nobody looks.
         row = jnp.where(is_drawing, (index - first) // thin, 0)
         made = record_of(None, states, info)
         if record is not None:  # it may be dear
-            own = jax.vmap(record)
-            made = (lax.cond(is_drawing, own, lambda _: unrecorded, states), *made[1:])
+            made = (lax.cond(is_drawing, jax.vmap(record), lambda _: unrecorded, states), *made[1:])
         draws = jax.tree.map(partial(write_draw, index=row), draws, made)
         return states, info, draws, count(counts, info, inputs.chain_keys.shape[0])
 
