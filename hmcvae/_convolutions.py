@@ -3,8 +3,9 @@
 XLA's convolutions on a CPU reach a few per cent of what its matrix products do, the transposed ones and the backward
 passes least, and inside a loop a third of that. Here a convolution of stride s is a dense one over blocks of s × s
 pixels (space to depth), a transposed one is a dense one onto such blocks (depth to space), and a dense one is the
-product of its windows, which are static slices side by side, with the kernel. Derivatives are products and shifted
-sums, too.
+product of its windows, which are static slices side by side, with the kernel. Onto few maps the windows would be much
+larger than the result: there each row of pixels is multiplied by a matrix that is banded, and rows are added.
+Derivatives are products and shifted sums, too.
 
 Values and parameters are those of `jax.lax.conv_general_dilated` and `jax.lax.conv_transpose` with "SAME" padding, to
 rounding. All works on one example, [H, W, C]; `jax.vmap` makes the batch.
@@ -23,6 +24,7 @@ Image = Float[Array, "h w c"]
 Kernel = Float[Array, "k k c m"]
 
 _AXES = ("NHWC", "HWIO", "NHWC")
+_WIDEST = 64  # pixels of a row that `transposed_by_rows` makes, as `convolve_transposed` uses it
 
 
 def convolve(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
@@ -33,10 +35,12 @@ def convolve(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
 
 
 def convolve_transposed(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
-    """A transposed one. Onto few maps the windows are so much larger than the result that XLA's is as fast."""
+    """A transposed one, likewise. Onto few maps, and wide, the banded matrix is mostly zeros, and XLA's is as fast."""
     channels, maps = kernel.shape[2:]
     if _is_for_cpu() and maps * stride**2 >= channels:
         return transposed(x, kernel, stride)
+    if _is_for_cpu() and x.shape[1] * stride <= _WIDEST:
+        return transposed_by_rows(x, kernel, stride)
     return lax.conv_transpose(x[None], kernel, (stride, stride), "SAME", dimension_numbers=_AXES)[0]
 
 
@@ -72,7 +76,7 @@ def strided(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
 def transposed(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
     """y[o] = Σ_{i, k: s i = o + k - pad} x[i] w[k] along both axes: s H × s W, as `lax.conv_transpose` has it."""
     size = kernel.shape[0]
-    before = size - 1 if stride > size - 1 else math.ceil((size + stride - 2) / 2)
+    before = _pad_of_transposed(size, stride)
     phases = np.arange(stride)
     # For the phase a of o = s p + a and the offset j of i = p + j: k = s j + pad - a, no weight where that is outside.
     first, last = math.ceil(-before / stride), (size - 1 - before + stride - 1) // stride
@@ -88,3 +92,27 @@ def transposed(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
     rows, columns, maps = *x.shape[:2], kernel.shape[-1]
     blocks = blocks.reshape(rows, columns, stride, stride, maps).transpose(0, 2, 1, 3, 4)
     return blocks.reshape(rows * stride, columns * stride, maps)
+
+
+def transposed_by_rows(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
+    """The same sum in another order. Along rows: a row of x, [W C], by a matrix [W C, k s W m] in which the kernel
+    stands W times, s columns apart. Then along columns: the k results of each row are added s rows apart."""
+    size, maps = kernel.shape[0], kernel.shape[-1]
+    height, width, channels = x.shape
+    before = _pad_of_transposed(size, stride)
+    # Of the pixel i, the kernel's k-th weight reaches o = s i + before - k.
+    reached = stride * np.arange(width)[:, None] + before - np.arange(size)
+    band = jnp.asarray(reached[..., None] == np.arange(stride * width), kernel.dtype)
+    matrix = jnp.einsum("ilo,klcm->ickom", band, kernel).reshape(width * channels, -1)
+    rows = (x.reshape(height, width * channels) @ matrix).reshape(height, size, -1)
+    total = jnp.zeros((), x.dtype)
+    for k in range(size):
+        first = before - k
+        after = stride - 1 - first  # so that each makes s H rows
+        total += lax.pad(rows[:, k], jnp.zeros((), x.dtype), ((first, after, stride - 1), (0, 0, 0)))
+    return total.reshape(height * stride, width * stride, maps)
+
+
+def _pad_of_transposed(size: int, stride: int) -> int:
+    """`lax.conv_transpose`'s, before the first pixel, for "SAME"."""
+    return size - 1 if stride > size - 1 else math.ceil((size + stride - 2) / 2)

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_choice, check_count
 from hmcvae._convolutions import convolve, convolve_transposed
+from hmcvae._softplus import softplus_of_layer
 from hmcvae.likelihoods import Likelihood
 from hmcvae.transitions import ConditionalGaussian, MassModel
 from hmcvae.types import PRNGKey, PyTree, Vector
@@ -27,7 +28,7 @@ ImageArray = Float[Array, "height width channels"]
 
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": nn.tanh,
-    "softplus": nn.softplus,
+    "softplus": softplus_of_layer,
     "relu": nn.relu,
     "elu": nn.elu,
 }
@@ -122,7 +123,7 @@ class ConvEncoder(nn.Module):
 
     latent_dim: int
     hidden: int = 300
-    activation: Activation = nn.softplus
+    activation: Activation = softplus_of_layer
     dtype: Any = None
 
     @nn.compact
@@ -143,7 +144,7 @@ class ConvDecoder(nn.Module):
     image_shape: Shape
     num_outputs: int = 1
     hidden: int = 300
-    activation: Activation = nn.softplus
+    activation: Activation = softplus_of_layer
     dtype: Any = None
 
     @nn.compact

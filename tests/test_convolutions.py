@@ -23,6 +23,7 @@ def by_xla_transposed(x, kernel, stride):
 PAIRS = {
     "strided": (_convolutions.strided, by_xla),
     "transposed": (_convolutions.transposed, by_xla_transposed),
+    "transposed by rows": (_convolutions.transposed_by_rows, by_xla_transposed),
 }
 # [h, w, c], maps, size of the kernel, stride: those of the nets, and odd ones.
 CASES = [
@@ -78,19 +79,31 @@ def test_layers_have_flaxs_parameters_and_values():
         np.testing.assert_allclose(mine.apply(bias, x), theirs.apply(bias, x), atol=1e-5)
 
 
-@pytest.mark.parametrize("maps", [1, 16])
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
-def test_the_platform_and_the_layer_choose(monkeypatch, platform, maps):
-    """XLA's own on an accelerator, and onto few maps."""
-    monkeypatch.setattr(_convolutions, "_is_for_cpu", lambda: platform == "cpu")
-    for name, (function, is_product) in {
-        "strided": (_convolutions.convolve, platform == "cpu"),
-        "transposed": (_convolutions.convolve_transposed, platform == "cpu" and maps > 1),
-    }.items():
-        x, kernel = jnp.ones((7, 7, 16)), jnp.ones((5, 5, 16, maps))
-        program = str(jax.make_jaxpr(lambda x, k, f=function: f(x, k, 2))(x, kernel))
-        assert ("conv_general_dilated" not in program) == is_product
-        np.testing.assert_allclose(function(x, kernel, 2), PAIRS[name][1](x, kernel, 2), rtol=1e-6)
+@pytest.mark.parametrize("is_for_cpu", [True, False])
+@pytest.mark.parametrize(
+    ("function", "maps", "width", "by_products"),
+    [
+        ("convolve", 1, 7, "strided"),
+        ("convolve", 16, 7, "strided"),
+        ("convolve_transposed", 16, 7, "transposed"),
+        ("convolve_transposed", 1, 7, "transposed_by_rows"),
+        ("convolve_transposed", 1, 33, None),  # wide, and onto few maps
+    ],
+)
+def test_the_platform_and_the_layer_choose(monkeypatch, is_for_cpu, function, maps, width, by_products):
+    monkeypatch.setattr(_convolutions, "_is_for_cpu", lambda: is_for_cpu)
+    x = jax.random.normal(jax.random.key(6), (7, width, 16))
+    kernel = jax.random.normal(jax.random.key(7), (5, 5, 16, maps))
+
+    def program(name):
+        return str(jax.make_jaxpr(lambda x, k: getattr(_convolutions, name)(x, k, 2))(x, kernel))
+
+    if is_for_cpu and by_products:
+        assert program(function) == program(by_products)
+    else:
+        assert "conv_general_dilated" in program(function)
+    expected = (by_xla if function == "convolve" else by_xla_transposed)(x, kernel, 2)
+    np.testing.assert_allclose(getattr(_convolutions, function)(x, kernel, 2), expected, atol=1e-4)
 
 
 def test_the_device_that_is_asked_for_counts(monkeypatch):

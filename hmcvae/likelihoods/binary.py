@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from hmcvae._softplus import softplus
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_unit, independent
 
 
@@ -15,7 +16,7 @@ def bernoulli() -> Likelihood:
     """
 
     def terms(logits: Pixels, x: Pixels) -> Pixels:
-        return x * logits - jax.nn.softplus(logits)
+        return x * logits - softplus(logits)
 
     def sample(rng_key: Any, logits: Pixels) -> Pixels:
         uniform = jax.random.uniform(rng_key, logits.shape, logits.dtype)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_positive, is_concrete
 from hmcvae._numerics import HALF_LOG_2PI
+from hmcvae._softplus import softplus
 from hmcvae.likelihoods._deviance import log1p_gap, log_ratio, stirling_error
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_whole, independent
 from hmcvae.types import ArrayLike, PyTree
@@ -115,7 +116,7 @@ def negative_binomial(dispersion: ArrayLike | None = None) -> Likelihood:
 
     def fisher_weights(outputs: PyTree) -> PyTree:
         log_mean, log_r, _ = split(outputs)
-        of_mean = jnp.exp(log_mean - jax.nn.softplus(log_mean - log_r))
+        of_mean = jnp.exp(log_mean - softplus(log_mean - log_r))
         if dispersion is not None:
             return of_mean
         return of_mean, _weight_of_dispersion(log_mean, log_r)
@@ -178,7 +179,7 @@ def _weight_of_dispersion(log_mean: Pixels, log_r: Pixels) -> Float[Array, "..."
     tiny = jnp.finfo(log_r.dtype).tiny
     log_r, log_mean = _limited(log_r), _limited(log_mean)
     r, mean = jnp.exp(log_r), jnp.exp(log_mean)
-    log_p = -r * jax.nn.softplus(log_mean - log_r)
+    log_p = -r * softplus(log_mean - log_r)
     positive = jnp.maximum(-jnp.expm1(log_p), tiny)
     mean_of_positive = mean / positive
     t = r + mean_of_positive

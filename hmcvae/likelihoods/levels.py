@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count
+from hmcvae._softplus import softplus
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_shape_with_last, check_unit, independent, refuse
 from hmcvae.likelihoods.real import unpack_location_and_scale
 from hmcvae.types import PyTree
@@ -139,10 +140,10 @@ def _log_mass(location: Pixels, log_scale: Pixels, x: Pixels, num_levels: int) -
     upper = (x + half_bin - location) * inverse_scale
     lower = (x - half_bin - location) * inverse_scale
     # log[σ(u) - σ(l)] = log σ(u) + log σ(-l) + log[1 - exp(-(u - l))]: no cancellation in either tail.
-    inside = -jax.nn.softplus(-upper) - jax.nn.softplus(lower)
+    inside = -softplus(-upper) - softplus(lower)
     inside = inside + jnp.log(-jnp.expm1(-2 * half_bin * inverse_scale)) - excess
     first, last = x <= half_bin, x >= 1 - half_bin
-    return jnp.where(first, -jax.nn.softplus(-upper), jnp.where(last, -jax.nn.softplus(lower), inside))
+    return jnp.where(first, -softplus(-upper), jnp.where(last, -softplus(lower), inside))
 
 
 def _sample(rng_key: Any, location: Pixels, log_scale: Pixels, num_levels: int) -> Pixels:
