@@ -135,7 +135,8 @@ def as_algorithm(
 
         own_init = shared(parts.function, (*init_key, parts.identity), lambda: open_init)
         init = OpenInit(own_init, parts.data)
-        kernel = OpenKernel(shared(parts.function, (*key, parts.identity), lambda: open_kernel), parts.data)
+        own_kernel = shared(parts.function, (*key, parts.identity), lambda: open_kernel)
+        kernel = OpenKernel(own_kernel, parts.data, parts.numbers)
 
     def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
         return kernel(rng_key, state, step_size, metric)

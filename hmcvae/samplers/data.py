@@ -1,5 +1,6 @@
 """Densities that carry their data along, so that programs take them as arguments: other data compile nothing anew."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,14 @@ class OpenInit:
 
 @dataclass(frozen=True, eq=False)
 class OpenKernel:
-    """`(rng_key, state, step_size, metric, *once) -> (state, info)`, of one that takes the data before `once`."""
+    """`(rng_key, state, step_size, metric, *once) -> (state, info)`, of one that takes the data before `once`.
+
+    numbers: what the density carries besides, in words.
+    """
 
     open: Callable
     data: list
+    numbers: tuple[str, ...]
 
     def __call__(self, rng_key: PRNGKey, state: Any, step_size: Any, metric: Metric, *once: Any) -> Any:
         """A transition."""
@@ -46,7 +51,7 @@ def with_data(algorithm: Any, put: Callable[[list], list]) -> Any:
     """The algorithm with its data as `put` puts them, on other devices say."""
     parts = {name: getattr(algorithm, name, None) for name in ("init", "kernel")}
     found = {
-        name: type(own)(own.open, put(own.data))
+        name: dataclasses.replace(own, data=put(own.data))
         for name, own in parts.items()
         if isinstance(own, OpenInit | OpenKernel)
     }
@@ -56,10 +61,12 @@ def with_data(algorithm: Any, put: Callable[[list], list]) -> Any:
 @dataclass(frozen=True)
 class Carried:
     """A density taken apart. function: what the data are given to.  identity: all that the density is beside the
-    function and the arrays' numbers; has a hash.  data: the arrays.  density: of such arrays."""
+    function and the arrays' numbers; has a hash.  numbers: those that stand in no array, in words.  data: the arrays.
+    density: of such arrays."""
 
     function: Callable
     identity: tuple
+    numbers: tuple[str, ...]
     data: list
     density: Callable[[list], Callable]
 
@@ -86,9 +93,9 @@ def carried(logdensity_fn: Callable) -> Carried | None:
         return jax.tree.unflatten(structure, found)
 
     # 1, 1.0 and True are equal, and so are 0.0 and -0.0.
-    identity = structure, tuple(is_data), tuple(f"{type(leaf).__name__} {leaf!r}" for leaf in fixed)
+    numbers = tuple(f"{type(leaf).__name__} {leaf!r}" for leaf in fixed)
     data = [jnp.asarray(leaf) for leaf, own in zip(leaves, is_data, strict=True) if own]
-    return Carried(function, identity, data, density)
+    return Carried(function, (structure, tuple(is_data), numbers), numbers, data, density)
 
 
 def _is_data(leaf: Any) -> bool:

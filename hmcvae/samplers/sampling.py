@@ -28,7 +28,7 @@ from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_me
 from hmcvae.metrics import Identity, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.base import with_geometry
-from hmcvae.samplers.data import opened, with_data
+from hmcvae.samplers.data import OpenKernel, with_data
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.programs import initialiser, kept
@@ -205,14 +205,17 @@ def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -
 
 
 def _data_digest(algorithm: Any) -> str | None:
-    """Of the data that the density carries along, if it does."""
-    _, data = opened(getattr(algorithm, "kernel", algorithm.step))
+    """Of the data and the numbers that the density carries along, if it does."""
+    kernel = getattr(algorithm, "kernel", None)
+    if not isinstance(kernel, OpenKernel):
+        return None
 
     def plain(leaf: Array) -> Array:
         is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         return jax.random.key_data(leaf) if is_key else leaf
 
-    return digest([plain(leaf) for leaf in data[0]]) if data else None
+    numbers = np.frombuffer(" ".join(kernel.numbers).encode(), np.uint8)
+    return digest([*(plain(leaf) for leaf in kernel.data), numbers])
 
 
 def _rounded(number: Any) -> Any:

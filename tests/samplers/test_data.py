@@ -166,6 +166,21 @@ def test_random_keys_may_be_data_of_a_run_in_a_folder(tmp_path):
         run(1, resume=True)
 
 
+@pytest.mark.parametrize(("before", "after"), [(2.0, 3.0), (2.0, 2), (True, 1), ("plain", "other")])
+def test_numbers_beside_the_data_are_part_of_a_run_in_a_folder(tmp_path, before, after):
+    def own(number, data, z):
+        return log_density(data, z) * (1.0 if isinstance(number, str) else number)
+
+    def run(number, **options):
+        algorithm = hmc(Partial(own, number, Y), 0.5, 2)
+        return draw(algorithm=algorithm, num_samples=3, folder=tmp_path / "run", **options)
+
+    first = run(before)
+    np.testing.assert_array_equal(run(before, resume=True).position, first.position)
+    with pytest.raises(ValueError, match="holds another run: data was"):
+        run(after, resume=True)
+
+
 def test_a_record_is_made_of_draws_alone():
     """It may be dear."""
     made = []
