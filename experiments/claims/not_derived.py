@@ -69,7 +69,6 @@ NOT_DERIVED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (PAGE, "half of 0.21 to 0.24, in the table above it", ("(half of the 0.2 in its logarithm)",)),
     (PAGE, "ε times L of the table, and π/2", ("εL = 0.4 where a quarter of a period is 1.6",)),
     (PAGE, "published by Salimans et al. (2015)", ("Salimans' -81.94",)),
-    (PAGE, "published by Zhang et al. (2021)", ("DAIS's highest, -83.62,",)),
 )
 
 
