@@ -1,4 +1,4 @@
-"""The sentences about speed: bench_bounds, bench_integrators, bench_riemannian and bench_training."""
+"""The sentences about speed: the benchmarks of bounds, convolutions, integrators, Riemannian HMC and training."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from experiments.claims.wording import ratio
 
 def claims() -> list[Claim]:
     """All of them."""
-    return [*_bounds(), *_leapfrog(), *_riemannian(), *_training()]
+    return [*_bounds(), *_convolutions(), *_leapfrog(), *_riemannian(), *_training()]
 
 
 def _bounds() -> list[Claim]:
@@ -41,6 +41,17 @@ def _bounds() -> list[Claim]:
         Claim(README, "costs {} times as much as HVI on a CPU", (over_hvi,)),
         Claim(README, "with the amortised metric is {} × faster than pythae's RHVAE's", (ratio(amortised),)),
         Claim(README, "the decoder's own everywhere, {} × slower", (over_peer,)),
+    ]
+
+
+def _convolutions() -> list[Claim]:
+    ratios = [row["ratio"] for row in load("bench_convolutions")["rows"]]
+    return [
+        Claim(
+            PAGE,
+            "training steps of three presets {} to {} × as fast",
+            (ratio(min(ratios)), ratio(max(ratios))),
+        )
     ]
 
 
