@@ -8,7 +8,8 @@ larger than the result: there each row of pixels is multiplied by a matrix that 
 Derivatives are products and shifted sums, too.
 
 Values and parameters are those of `jax.lax.conv_general_dilated` and `jax.lax.conv_transpose` with "SAME" padding, to
-rounding. All works on one example, [H, W, C]; `jax.vmap` makes the batch.
+rounding, where all arguments are finite: by rows, what is not finite spreads along its rows. All works on one example,
+[H, W, C]; `jax.vmap` makes the batch.
 """
 
 import math
@@ -24,7 +25,7 @@ Image = Float[Array, "h w c"]
 Kernel = Float[Array, "k k c m"]
 
 _AXES = ("NHWC", "HWIO", "NHWC")
-_WIDEST = 64  # pixels of a row that `transposed_by_rows` makes, as `convolve_transposed` uses it
+_LONGEST_ROW = 96  # of pixels times maps, made by `transposed_by_rows`, whose matrix has a multiple of so many columns
 
 
 def convolve(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
@@ -35,13 +36,13 @@ def convolve(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
 
 
 def convolve_transposed(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
-    """A transposed one, likewise. Onto few maps, and wide, the banded matrix is mostly zeros, and XLA's is as fast."""
+    """A transposed one, likewise: by rows onto few maps, unless rows are long, where most of the matrix is zeros."""
+    if not _is_for_cpu():
+        return lax.conv_transpose(x[None], kernel, (stride, stride), "SAME", dimension_numbers=_AXES)[0]
     channels, maps = kernel.shape[2:]
-    if _is_for_cpu() and maps * stride**2 >= channels:
-        return transposed(x, kernel, stride)
-    if _is_for_cpu() and x.shape[1] * stride <= _WIDEST:
+    if maps * stride**2 < channels and x.shape[1] * stride * maps <= _LONGEST_ROW:
         return transposed_by_rows(x, kernel, stride)
-    return lax.conv_transpose(x[None], kernel, (stride, stride), "SAME", dimension_numbers=_AXES)[0]
+    return transposed(x, kernel, stride)
 
 
 def _is_for_cpu() -> bool:
@@ -68,8 +69,8 @@ def strided(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
             here = slice(i * stride, (i + 1) * stride), slice(j * stride, (j + 1) * stride)
             own = kernel[here]
             part = blocks[i : i + sizes[0], j : j + sizes[1], : own.shape[0], : own.shape[1]]
-            windows.append(part.reshape(*sizes, -1))
-            weights.append(own.reshape(-1, maps))
+            windows.append(part.reshape(*sizes, math.prod(part.shape[2:])))
+            weights.append(own.reshape(math.prod(own.shape[:3]), maps))
     return jnp.concatenate(windows, -1) @ jnp.concatenate(weights)
 
 
@@ -88,8 +89,8 @@ def transposed(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:
     pad = (-first, last, 0)
     padded = lax.pad(x, jnp.zeros((), x.dtype), (pad, pad, (0, 0, 0)))
     windows = [padded[i : i + x.shape[0], j : j + x.shape[1]] for i in range(taps) for j in range(taps)]
-    blocks = jnp.concatenate(windows, -1) @ weights.reshape(taps**2 * kernel.shape[2], -1)
     rows, columns, maps = *x.shape[:2], kernel.shape[-1]
+    blocks = jnp.concatenate(windows, -1) @ weights.reshape(taps**2 * kernel.shape[2], stride**2 * maps)
     blocks = blocks.reshape(rows, columns, stride, stride, maps).transpose(0, 2, 1, 3, 4)
     return blocks.reshape(rows * stride, columns * stride, maps)
 
@@ -99,18 +100,24 @@ def transposed_by_rows(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p
     stands W times, s columns apart. Then along columns: the k results of each row are added s rows apart."""
     size, maps = kernel.shape[0], kernel.shape[-1]
     height, width, channels = x.shape
+    if not x.size:  # rows that are not there cannot be added some apart
+        return jnp.zeros((height * stride, width * stride, maps), jnp.result_type(x, kernel))
     before = _pad_of_transposed(size, stride)
     # Of the pixel i, the kernel's k-th weight reaches o = s i + before - k.
     reached = stride * np.arange(width)[:, None] + before - np.arange(size)
     band = jnp.asarray(reached[..., None] == np.arange(stride * width), kernel.dtype)
-    matrix = jnp.einsum("ilo,klcm->ickom", band, kernel).reshape(width * channels, -1)
-    rows = (x.reshape(height, width * channels) @ matrix).reshape(height, size, -1)
-    total = jnp.zeros((), x.dtype)
+    row = stride * width * maps
+    matrix = jnp.einsum("ilo,klcm->ickom", band, kernel).reshape(width * channels, size * row)
+    dtype = jnp.result_type(x, kernel)
+    exact = jnp.promote_types(dtype, jnp.float32)  # half precision is rounded to once, when all is added
+    rows = jnp.matmul(x.reshape(height, width * channels), matrix, preferred_element_type=exact)
+    rows = rows.reshape(height, size, row)
+    total = jnp.zeros((), exact)
     for k in range(size):
         first = before - k
         after = stride - 1 - first  # so that each makes s H rows
-        total += lax.pad(rows[:, k], jnp.zeros((), x.dtype), ((first, after, stride - 1), (0, 0, 0)))
-    return total.reshape(height * stride, width * stride, maps)
+        total += lax.pad(rows[:, k], jnp.zeros((), exact), ((first, after, stride - 1), (0, 0, 0)))
+    return total.astype(dtype).reshape(height * stride, width * stride, maps)
 
 
 def _pad_of_transposed(size: int, stride: int) -> int:

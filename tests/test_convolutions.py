@@ -79,6 +79,49 @@ def test_layers_have_flaxs_parameters_and_values():
         np.testing.assert_allclose(mine.apply(bias, x), theirs.apply(bias, x), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_half_precision_is_rounded_once(kind, dtype):
+    """The result is that of exact sums of the rounded arguments, rounded: half a last place away, and seldom more."""
+    x = jax.random.normal(jax.random.key(8), (14, 14, 16)).astype(dtype)
+    kernel = jax.random.normal(jax.random.key(9), (5, 5, 16, 1)).astype(dtype)
+    mine, theirs = PAIRS[kind]
+    result = mine(x, kernel, 2)
+    assert result.dtype == dtype
+    expected = np.asarray(theirs(x.astype(jnp.float64), kernel.astype(jnp.float64), 2))
+    places = np.abs(np.asarray(result, float) - expected) / (np.exp2(np.floor(np.log2(np.abs(expected)))))
+    assert np.mean(places <= float(jnp.finfo(dtype).eps) * 0.5001) > 0.97
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("shape", [(0, 4, 2), (4, 0, 2), (4, 4, 0)])
+def test_arrays_that_hold_nothing(kind, shape):
+    kernel = jnp.ones((5, 5, shape[-1], 3))
+    result = PAIRS[kind][0](jnp.ones(shape), kernel, 2)
+    factor = 0.5 if kind == "strided" else 2
+    np.testing.assert_array_equal(result, np.zeros((int(shape[0] * factor), int(shape[1] * factor), 3)))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_two_dtypes_give_the_wider(kind):
+    x, kernel = jnp.ones((4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 1), jnp.float32)
+    result = PAIRS[kind][0](x, kernel, 2)
+    assert result.dtype == jnp.float32
+    np.testing.assert_array_equal(result, PAIRS[kind][0](x.astype(jnp.float32), kernel, 2))
+
+
+def test_no_banded_matrix_is_large(monkeypatch):
+    """16 × 16 × 512 onto 64 maps: its banded matrix would take 671 MB."""
+    monkeypatch.setattr(_convolutions, "_is_for_cpu", lambda: True)
+    x, kernel = (
+        jax.ShapeDtypeStruct((16, 16, 512), jnp.float32),
+        jax.ShapeDtypeStruct((5, 5, 512, 64), jnp.float32),
+    )
+    program = jax.make_jaxpr(lambda x, k: _convolutions.convolve_transposed(x, k, 2))(x, kernel)
+    largest = max(np.prod(v.aval.shape) for equation in program.eqns for v in equation.outvars)
+    assert largest <= 9 * 16 * 16 * 512 * 2
+
+
 @pytest.mark.parametrize("is_for_cpu", [True, False])
 @pytest.mark.parametrize(
     ("function", "maps", "width", "by_products"),
@@ -86,8 +129,11 @@ def test_layers_have_flaxs_parameters_and_values():
         ("convolve", 1, 7, "strided"),
         ("convolve", 16, 7, "strided"),
         ("convolve_transposed", 16, 7, "transposed"),
-        ("convolve_transposed", 1, 7, "transposed_by_rows"),
-        ("convolve_transposed", 1, 33, None),  # wide, and onto few maps
+        ("convolve_transposed", 4, 7, "transposed"),  # as many numbers in a block as channels
+        ("convolve_transposed", 3, 16, "transposed_by_rows"),
+        ("convolve_transposed", 3, 17, "transposed"),  # rows too long for a banded matrix
+        ("convolve_transposed", 1, 48, "transposed_by_rows"),
+        ("convolve_transposed", 1, 49, "transposed"),
     ],
 )
 def test_the_platform_and_the_layer_choose(monkeypatch, is_for_cpu, function, maps, width, by_products):
@@ -98,7 +144,7 @@ def test_the_platform_and_the_layer_choose(monkeypatch, is_for_cpu, function, ma
     def program(name):
         return str(jax.make_jaxpr(lambda x, k: getattr(_convolutions, name)(x, k, 2))(x, kernel))
 
-    if is_for_cpu and by_products:
+    if is_for_cpu:
         assert program(function) == program(by_products)
     else:
         assert "conv_general_dilated" in program(function)

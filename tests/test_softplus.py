@@ -1,12 +1,14 @@
 """log(1 + eˣ), as layers and densities have it: values and derivatives to rounding, at the ends, in each dtype."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hmcvae import networks
-from hmcvae._softplus import softplus, softplus_of_layer
+from hmcvae import likelihoods, networks
+from hmcvae._softplus import _NUM_TERMS, softplus, softplus_of_layer
 
 FORMS = {"density": softplus, "layer": softplus_of_layer}
 X = np.concatenate([np.linspace(-80, 80, 20_001), np.linspace(-1e-2, 1e-2, 101)])
@@ -47,5 +49,38 @@ def test_at_the_ends(form, dtype):
     assert np.isnan(FORMS[form](jnp.asarray(np.nan, dtype)))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_small_derivatives_keep_their_digits(form):
+    x = jnp.linspace(-80, 0, 1001, dtype=np.float32)
+    expected = 1 / (1 + np.exp(-np.asarray(x, float)))
+    np.testing.assert_allclose(jax.vmap(jax.grad(FORMS[form]))(x), expected, rtol=3e-7)
+
+
+def test_the_series_is_cut_below_rounding():
+    s = 1 / 3
+    kept = sum(s ** (2 * n + 1) / (2 * n + 1) for n in range(_NUM_TERMS))
+    assert 0 < 1 - kept / math.atanh(s) < np.finfo(np.float32).eps / 4
+
+
+@pytest.mark.parametrize(("dtype", "has_log"), [(np.float32, False), (np.float64, True)])
+def test_a_layer_in_float32_has_no_logarithm(dtype, has_log):
+    """Which XLA compiles to scalar code; the derivative has none in any dtype."""
+    assert ("log1p" in str(jax.make_jaxpr(softplus_of_layer)(jnp.ones(3, dtype)))) == has_log
+
+
+DENSITIES = {
+    "bits": lambda raw: likelihoods.bernoulli().log_prob(raw, jnp.ones(3)),
+    "levels": lambda raw: likelihoods.discretised_logistic().log_prob((raw, raw), jnp.full(3, 0.5)),
+    "weights of counts": lambda raw: likelihoods.negative_binomial(2.0).fisher_weights(raw).sum(),
+}
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_gradients_of_densities_are_of_the_logistic_function(name):
+    assert "logistic" in str(jax.make_jaxpr(jax.grad(DENSITIES[name]))(jnp.zeros(3)))
+
+
 def test_the_nets_have_the_layers_form():
     assert networks.ACTIVATIONS["softplus"] is softplus_of_layer
+    for net in (networks.ConvEncoder, networks.ConvDecoder):
+        assert net.__dataclass_fields__["activation"].default is softplus_of_layer
