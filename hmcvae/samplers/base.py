@@ -49,6 +49,7 @@ class SamplingAlgorithm(NamedTuple):
     metric: as given.
     common: `rng_key -> x`, where all the chains of a transition share something that is drawn; `sample` then draws x
         once and gives it to each chain's kernel as a fifth argument. None: they share nothing.
+    settings: all that the kernel was made of beside the density, its name first; a stored run goes on with equal ones.
     """
 
     init: Callable
@@ -57,6 +58,7 @@ class SamplingAlgorithm(NamedTuple):
     step_size: Any
     metric: Metric
     common: Callable | None = None
+    settings: tuple = ()
 
 
 class Settings(NamedTuple):
@@ -141,7 +143,7 @@ def as_algorithm(
     def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
         return kernel(rng_key, state, step_size, metric)
 
-    return SamplingAlgorithm(init, step, kernel, step_size, metric, common)
+    return SamplingAlgorithm(init, step, kernel, step_size, metric, common, key)
 
 
 def _check_integrator(integrator: Any) -> None:

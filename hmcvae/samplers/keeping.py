@@ -1,5 +1,6 @@
 """What is made of a function, kept with it: programs are compiled once, and go when it goes."""
 
+import dataclasses
 import weakref
 from collections.abc import Callable
 from types import MethodType
@@ -7,6 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from hmcvae._digest import digest
 
 _NAME = "_hmcvae_programs"
 # Of one function: a metric that it was given is seen by its programs too, and a kernel may be given many.
@@ -85,3 +89,21 @@ def start_key(metric: Any, step_size: Any) -> tuple:
     """What the start of a chain depends on beside its density; no key where the metric holds arrays."""
     arrays, structure = jax.tree.flatten(metric)
     return ("init", structure, jnp.shape(step_size)) if not arrays else ("init", [])
+
+
+def in_words(part: Any) -> str:
+    """What a part of a key is, the same in every process: numbers in any precision, functions by name (not by what they
+    close over), objects by their type."""
+    if isinstance(part, (bool, str)) or part is None:
+        return repr(part)
+    if isinstance(part, tuple):
+        return f"({', '.join(in_words(own) for own in part)})"
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        own = (f"{field.name}={in_words(getattr(part, field.name))}" for field in dataclasses.fields(part))
+        return f"{type(part).__qualname__}({', '.join(own)})"
+    if callable(part):
+        return getattr(part, "__qualname__", type(part).__qualname__)
+    numbers = np.asarray(part)
+    if numbers.dtype.kind in "iuf" and not numbers.shape:
+        return f"{float(numbers):.6g}"
+    return digest(part)

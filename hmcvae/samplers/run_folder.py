@@ -1,6 +1,7 @@
 """The folder of a run: what run it is, where it stands, and its draws."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ class RunFolder:
 
     Args:
         identity: what makes it this run, as JSON values: of another one's folder nothing is taken.
+        start: `positions -> states` of chains that begin there.
 
     Raises:
         ValueError: if the folder holds a run, and resume is False, or it is of another identity; see `Store`.
     """
 
-    def __init__(self, store: Store, identity: dict, resume: bool):
-        self._store, self._identity = store, identity
+    def __init__(self, store: Store, identity: dict, resume: bool, start: Callable[[PyTree], Any]):
+        self._store, self._identity, self._start = store, identity, start
         self._names: list[str] = []
         self.stage, self._index, self._leaves = "start", 0, []
         found = store.description()
@@ -39,7 +41,7 @@ class RunFolder:
         other = [
             f"{name} was {found['run'].get(name)!r}, is {value!r}"
             for name, value in identity.items()
-            if found["run"].get(name) != value
+            if found["run"].get(name, value) != value  # older runs do not say all
         ]
         if other:
             raise ValueError(f"{store.folder} holds another run: {'; '.join(other)}")
@@ -69,9 +71,31 @@ class RunFolder:
     def _as_saved(self, tree: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(tree)
         try:
-            return jax.tree.unflatten(structure, as_leaves(self._leaves, leaves))
+            saved = jax.tree.unflatten(structure, as_leaves(self._leaves, leaves))
         except ValueError as error:
             raise ValueError(f"{self._store.folder} holds a run of another algorithm: {error}") from error
+        self._check_density(saved)
+        return saved
+
+    def _check_density(self, saved: PyTree) -> None:
+        """Raise ValueError unless the density has, where the chains stand, the values that it had there."""
+        states = saved
+        while not hasattr(states, "position"):
+            states = states[0]  # in all that is saved they stand first
+        name = "logdensity"
+        if not hasattr(states, name):
+            return
+        was, now = (np.asarray(getattr(own, name)) for own in (states, self._start(states.position)))
+        # Programs that are compiled apart add up in other orders.
+        tolerance = float(jnp.finfo(was.dtype).eps) ** 0.4
+        was, now = was.astype(np.float64), now.astype(np.float64)
+        is_other = ~(np.abs(now - was) <= tolerance * (1 + np.abs(was)))
+        if is_other.any():
+            chain = int(np.argmax(is_other))
+            raise ValueError(
+                f"{self._store.folder} holds another run: where chain {chain} stands, the log density was {was[chain]:.6g}, "
+                f"is {now[chain]:.6g}. Go on with the density, and the data, that the run began with"
+            )
 
     def describe(self, record: PyTree) -> None:
         """Say what a draw is made of, before the first one."""

@@ -20,18 +20,20 @@ from hmcvae._checks import (
     check_function,
     check_key,
     check_plain,
+    check_positive,
     check_real,
     is_concrete,
 )
 from hmcvae._digest import digest
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
-from hmcvae.metrics import Identity, check_metric, from_tensor
+from hmcvae.metrics import Identity, check_is_metric, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
-from hmcvae.samplers.base import with_geometry
+from hmcvae.samplers.base import SamplingAlgorithm, with_geometry
 from hmcvae.samplers.data import OpenKernel, with_data
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
-from hmcvae.samplers.programs import initialiser, kept
+from hmcvae.samplers.keeping import in_words, kept
+from hmcvae.samplers.programs import initialiser
 from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.samplers.running import run_chains
 from hmcvae.samplers.stages import Plan, chain_keys
@@ -183,16 +185,22 @@ def _run(
         return run_chains(rng_key, algorithm, states, plan, None)
     store = Store(folder)
     with store.locked():
-        own = RunFolder(store, _identity(rng_key, algorithm, positions, plan), resume)
+
+        def start_again(positions: PyTree) -> Any:
+            return initialiser(algorithm.init)(positions, keys)
+
+        own = RunFolder(store, _identity(rng_key, algorithm, positions, plan), resume, start_again)
         own.check(plan.num_samples)
         return run_chains(rng_key, algorithm, states, plan, own)
 
 
 def _identity(rng_key: PRNGKey, algorithm: Any, positions: PyTree, plan: Plan) -> dict:
-    """What the draws depend on, as far as it can be told: not the density itself."""
+    """What the draws depend on, as far as it can be told: not the density itself (`RunFolder` looks at its values)."""
+    settings = getattr(algorithm, "settings", ())
     return {
         "rng_key": digest(jax.random.key_data(rng_key)),
         "initial_positions": digest(positions),
+        "algorithm": f"{settings[0]}{in_words(settings[1:])}" if settings else None,
         "step_size": _rounded(getattr(algorithm, "step_size", None)),
         "metric": digest(getattr(algorithm, "metric", None)),
         "data": _data_digest(algorithm),
@@ -252,6 +260,9 @@ def _check_algorithm(algorithm: Any) -> None:
         if callable(algorithm):
             came = f"the function {getattr(algorithm, '__name__', came)}, which makes one when it is called"
         raise ValueError(f"algorithm must have init and step, as hmcvae.hmc(…) makes it, got {came}")
+    if isinstance(algorithm, SamplingAlgorithm):  # `_replace` looks at nothing
+        check_positive("step_size", algorithm.step_size, is_array=True)
+        check_is_metric(algorithm.metric)
 
 
 def _check_positions(positions: PyTree) -> PyTree:
