@@ -25,7 +25,9 @@ Image = Float[Array, "h w c"]
 Kernel = Float[Array, "k k c m"]
 
 _AXES = ("NHWC", "HWIO", "NHWC")
-_LONGEST_ROW = 96  # of pixels times maps, made by `transposed_by_rows`, whose matrix has a multiple of so many columns
+_LONGEST_ROW = (
+    96  # of pixels times maps, made by `transposed_by_rows`, whose matrix has a multiple of so many columns
+)
 
 
 def convolve(x: Image, kernel: Kernel, stride: int) -> Float[Array, "p q m"]:

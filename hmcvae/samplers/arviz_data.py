@@ -23,16 +23,21 @@ def _from_groups(groups: dict) -> Any:
     return arviz.from_dict(**groups) if is_old else arviz.from_dict(groups)
 
 
-def to_arviz(samples: Samples) -> Any:
+def to_arviz(samples: Any) -> Any:
     """The draws as ArviZ data: groups `posterior` (one variable for each leaf of the position, named by its
     path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it.
 
     Needs the package `arviz`, of any version.
 
     Raises:
-        ValueError: for names of which ArviZ would drop a variable: two leaves of one name, or a leaf with the name of
-            one of its axes.
+        ValueError: for what are no samples, and for names of which ArviZ would drop a variable: two leaves of one name,
+            or a leaf with the name of one of its axes.
     """
+    if not hasattr(samples, "position"):
+        raise ValueError(
+            f"samples must be those of hmcvae.sample, got {type(samples).__name__}; of draws in other coordinates: "
+            "samples._replace(position=…)"
+        )
     leaves = jax.tree_util.tree_leaves_with_path(samples.position)
     _check_names([(path_name(path), np.ndim(leaf)) for path, leaf in leaves])
     posterior = {path_name(path): np.asarray(leaf) for path, leaf in leaves}

@@ -108,11 +108,11 @@ def reset(moments: Any, is_over: Any) -> Moments:
     return jax.tree.map(lambda new, old: old if new is old else jnp.where(is_over, new, old), fresh, moments)
 
 
-def check_mass(mass: Any, metric: Any) -> None:
-    """Raise ValueError unless `mass` names a form that can replace the metric."""
-    if mass is not None and mass not in FORMS:
-        names = ", ".join(f'"{form}"' for form in FORMS)
-        raise ValueError(f"the adapted mass must be {names} or None, got {mass!r}")
+def check_mass(mass: Any, metric: Any, name: str = "the adapted mass", more: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless `mass` names a form that can replace the metric; more: other names that may be given."""
+    if mass is not None and not (isinstance(mass, str) and mass in FORMS):
+        names = ", ".join(f'"{form}"' for form in (*more, *FORMS))
+        raise ValueError(f"{name} must be {names} or None, got {mass!r}")
     if mass == "hierarchical":
         functions = getattr(metric, "mass_fns", ())
         if not functions or not all(isinstance(function, metrics.LogLinear) for function in functions):

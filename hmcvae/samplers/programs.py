@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from hmcvae._checks import is_concrete
 from hmcvae._sharding import vary_as
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.data import opened
@@ -195,7 +196,7 @@ def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None
         carry = vary_as((state, draws, counts), state, inputs)
         return lax.fori_loop(start * thin, stop * thin, body, carry)
 
-    @partial(jax.jit, donate_argnames="draws")
+    @in_place
     def run(
         state: Any,
         draws: PyTree,
@@ -228,6 +229,17 @@ def _looped(advance: Callable, record: Callable | None = None, mesh: Mesh | None
         return state, draws, add_counts([counts, *parts])
 
     return run
+
+
+def in_place(run: Callable) -> Callable:
+    """The compiled function, which writes its argument `draws` in place; where anything is traced it is none of a
+    program's own, and under `vmap` it may be of another size than what comes out."""
+    alone, within = jax.jit(run, donate_argnames="draws"), jax.jit(run)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return (alone if is_concrete((arguments, named)) else within)(*arguments, **named)
+
+    return call
 
 
 def record_of(record: Callable | None, state: Any, info: Any) -> tuple[PyTree, Any, Any]:

@@ -93,8 +93,8 @@ class RunFolder:
         if is_other.any():
             chain = int(np.argmax(is_other))
             raise ValueError(
-                f"{self._store.folder} holds another run: where chain {chain} stands, the log density was {was[chain]:.6g}, "
-                f"is {now[chain]:.6g}. Go on with the density, and the data, that the run began with"
+                f"{self._store.folder} holds another run: where chain {chain} stands, the log density was "
+                f"{was[chain]:.6g}, is {now[chain]:.6g}. Go on with the density, and the data, that the run began with"
             )
 
     def describe(self, record: PyTree) -> None:

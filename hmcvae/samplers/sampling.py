@@ -29,7 +29,7 @@ from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_me
 from hmcvae.metrics import Identity, check_is_metric, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
 from hmcvae.samplers.base import SamplingAlgorithm, with_geometry
-from hmcvae.samplers.data import OpenKernel, with_data
+from hmcvae.samplers.data import OpenInit, OpenKernel, with_data
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
 from hmcvae.samplers.keeping import in_words, kept
@@ -80,10 +80,12 @@ def sample(
 
     The arrays among the arguments of a `Partial` of a plain function are then arguments of the programs, which live as
     long as that function; they are traced, so shapes and branches must not depend on their numbers. Other arguments
-    must be numbers or text, and the metric must not depend on the position; else the density is compiled for its data,
-    like one that closes over them. To keep programs on disk for other processes, set `JAX_COMPILATION_CACHE_DIR=DIR`
-    and `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` in the environment before JAX is imported
-    (`experiments.bench_first_call`).
+    must be numbers or text (another of them compiles anew), and the metric must not depend on the position; else the
+    density is compiled for its data, like one that closes over them, one made by `transforms.over`, or a lambda that is
+    written anew. Densities must be pure, as for `jax.jit`: of a global, an attribute or an array in place that is
+    changed later, a function that was sampled before sees nothing. To keep programs on disk for other processes, set
+    `JAX_COMPILATION_CACHE_DIR=DIR` and `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0` in the environment before JAX is
+    imported (`experiments.bench_first_call`).
 
     Args:
         rng_key: typed or uint32 key.
@@ -116,18 +118,19 @@ def sample(
         progress: show a bar with the acceptance and the failures so far; needs the package `tqdm`.
 
     Warns:
-        SamplingWarning: once a run, for divergences, chains that never moved, more than one transition in 20 that
-            failed to solve or to retrace, or whose tree (`nuts`) was cut off at its largest depth, chains that disagree
-            (R̂ > 1.1, in runs of 100 draws and more), 1,000 draws and more that are worth fewer than 40, energies that
-            hardly change (E-BFMI < 0.2), and a warm-up that has not adapted, or in which no chain moved; and before it
-            for a log density whose rounding error exceeds 1. Silent inside `jit`.
+        SamplingWarning: once a run, for divergences, chains that never moved, a log density that never changed, more
+            than one transition in 20 that failed to solve or to retrace, or whose tree (`nuts`) was cut off at its
+            largest depth, chains that disagree (R̂ > 1.1, in runs of 100 draws and more), 1,000 draws and more that are
+            worth fewer than 40, energies that hardly change (E-BFMI < 0.2), and a warm-up that has not adapted, or in
+            which no chain moved; and before it for a log density whose rounding error exceeds 1. Silent inside `jit`.
 
     Raises:
         ValueError: for counts below 1 (0 for num_warmup), a target outside (0, 1), an unknown adapt_mass or
             one for a metric that depends on the position or together with a vector of step sizes, something that is no
             key, positions without a common chain axis, starts where the position, the log density or the metric is not
             finite or the metric not positive definite; a progress bar or a folder inside `jit`; a folder that holds
-            another run, or more draws than are asked for, or that another process writes to, and resume without one.
+            another run (another kernel, key, start, or a density of other values where the chains stand), or more draws
+            than are asked for, or that another process writes to, and resume without one.
         OSError: if draws cannot be written; those before them stay.
     """
     _check_algorithm(algorithm)
@@ -244,7 +247,7 @@ def _resolve_mass(adapt_mass: Any, algorithm: Any) -> Any:
     metric, shape = getattr(algorithm, "metric", None), np.shape(getattr(algorithm, "step_size", 1.0))
     if isinstance(adapt_mass, str) and adapt_mass == "auto":
         return "diagonal" if isinstance(metric, Identity) and not shape else None
-    adapt.check_mass(adapt_mass, metric)
+    adapt.check_mass(adapt_mass, metric, "adapt_mass", ("auto",))
     if adapt_mass is not None and shape:
         raise ValueError(
             f"step sizes of each coordinate, of shape {shape}, are masses of another form: adapt_mass must be None or "
@@ -268,10 +271,14 @@ def _check_algorithm(algorithm: Any) -> None:
 def _check_positions(positions: PyTree) -> PyTree:
     """The positions as arrays, or ValueError unless they are finite and share a chain axis."""
     check_plain("initial_positions", positions)
+    has_lists = isinstance(positions, (list, tuple)) and not all(map(np.ndim, jax.tree.leaves(positions)))
     positions = jax.tree.map(jnp.asarray, positions)
     shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
+    expected = "initial_positions must be arrays that share one leading axis, of at least one chain"
+    if has_lists:
+        raise ValueError(f"{expected}, got numbers in lists: make an array of them, jnp.asarray(…)")
     if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
-        raise ValueError(f"initial_positions must share one leading chain axis, got shapes {shapes}")
+        raise ValueError(f"{expected}, got {f'shapes {shapes}' if shapes else 'none'}")
     check_finite("initial position", positions)
     return positions
 
@@ -281,10 +288,7 @@ def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     try:
         states = initialiser(algorithm.init)(positions, rng_keys)
     except Exception as error:
-        shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(positions)]
-        error.add_note(
-            f"initial_positions has a leading chain axis; each chain's position has shape {shapes}"
-        )
+        error.add_note(_about_starts(error, algorithm, positions))
         raise
     if not hasattr(states, "position"):
         raise ValueError(f"the algorithm's state must have a position, got {type(states).__name__}")
@@ -294,6 +298,24 @@ def _start_chains(rng_keys: Array, algorithm: Any, positions: PyTree) -> Any:
     states = _look_at_metric(algorithm, states)
     warn_of_rounding(logdensity)
     return states
+
+
+def _about_starts(error: Exception, algorithm: Any, positions: PyTree) -> str:
+    """What may have gone wrong where a density fails at the starts."""
+    leaves = jax.tree.leaves(positions)
+    shapes = [leaf.shape[1:] for leaf in leaves]
+    note = (
+        f"initial_positions has a leading chain axis: {leaves[0].shape[0]} chains, of which each has a position of "
+        f"{'shape ' + str(shapes[0]) if len(shapes) == 1 else 'shapes ' + str(shapes)}"
+    )
+    if isinstance(algorithm.init, OpenInit) and isinstance(
+        error, (jax.errors.ConcretizationTypeError, TypeError)
+    ):
+        note += (
+            "; arrays among the arguments of a Partial are traced, so that shapes and branches must not depend on "
+            "their numbers: those of a function that closes over NumPy arrays may"
+        )
+    return note
 
 
 def _look_at_metric(algorithm: Any, states: Any) -> Any:

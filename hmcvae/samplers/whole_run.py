@@ -23,6 +23,7 @@ from hmcvae.samplers.programs import (
     Tuning,
     count,
     drawn_once,
+    in_place,
     record_of,
     recorder,
     write_draw,
@@ -80,7 +81,7 @@ def _whole_run(
 
     shapes, allocate = recorder(first_draw, record)
 
-    @partial(jax.jit, donate_argnames="draws")
+    @in_place
     def run(
         state: Any,
         draws: PyTree,

@@ -240,12 +240,15 @@ def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, after_par
 
 def _check_model(bound: Bound, params: PyTree, first: Any, validation: Any, preprocess: Preprocess) -> None:
     """Check the model and the data, or the first batch of them."""
+    if isinstance(
+        bound, Bound
+    ):  # else it is told below; the nets are tried with the data, which must be sound
+        if isinstance(preprocess, Pixels):
+            preprocess.check_spread(jax.tree.leaves(first)[0], "training")
+        check_likelihood(bound.vae, first, preprocess, "training examples")
+        if validation is not None:
+            check_likelihood(bound.vae, validation, preprocess, "validation examples")
     check_start(bound, params, first, preprocess)
-    if isinstance(preprocess, Pixels):
-        preprocess.check_spread(jax.tree.leaves(first)[0], "training")
-    check_likelihood(bound.vae, first, preprocess, "training examples")
-    if validation is not None:
-        check_likelihood(bound.vae, validation, preprocess, "validation examples")
 
 
 def _make_run_epoch(

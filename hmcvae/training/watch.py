@@ -31,6 +31,7 @@ class Watch:
         self._skipped: deque[int] = deque(maxlen=num_epochs)
         self._highest = -np.inf
         self._last: tuple[int, float, bool] | None = None
+        self._has_stepped = True
 
     def seen(self) -> dict[str, Any]:
         """What it goes by, in values that JSON can hold."""
@@ -56,12 +57,13 @@ class Watch:
             NotFiniteError: if the run is to be stopped.
         """
         self._skipped.append(num_skipped)
+        self._has_stepped = int(state.num_skipped) < int(state.step)
         too_many = self._too_many(state)
         if too_many:
             raise NotFiniteError(
                 f"{too_many} up to epoch {int(state.epoch)} had a loss, gradient or new parameters that are not "
-                f"finite, {int(state.num_skipped)} of {int(state.step)} since the start. Try a lower learning_rate, "
-                "clip_norm (5 is a usual value) or a smaller step size of the dynamics"
+                f"finite, {int(state.num_skipped)} of {int(state.step)} since the start. "
+                + _advice(self._has_stepped)
                 + _way_back(checkpoints)
             )
         if np.isfinite(first):
@@ -97,8 +99,9 @@ class Watch:
         epoch, bound, has_collapsed = self._last
         if np.isnan(bound):
             raise NotFiniteError(
-                f"no step of the last epoch, {epoch}, had a finite loss, gradient and new parameters. Try a lower "
-                "learning_rate" + _way_back(checkpoints)
+                f"no step of the last epoch, {epoch}, had a finite loss, gradient and new parameters. "
+                + _advice(self._has_stepped)
+                + _way_back(checkpoints)
             )
         if has_collapsed:
             warnings.warn(
@@ -107,6 +110,19 @@ class Watch:
                 TrainingWarning,
                 stacklevel=3,
             )
+
+
+def _advice(has_stepped: bool) -> str:
+    """What to do about steps that could not be taken."""
+    if has_stepped:
+        return (
+            "Try a lower learning_rate, clip_norm (5 is a usual value) or a smaller step size of the dynamics"
+        )
+    return (
+        "No step at all could be taken, so it is not the learning_rate: see which examples have a bound and a gradient "
+        "that are finite with the initial parameters; smaller inputs, another activation of the nets, a smaller step "
+        "size of the dynamics or float64 may help"
+    )
 
 
 def _way_back(checkpoints: Checkpoints | None) -> str:

@@ -39,6 +39,11 @@ class TestNames:
         with pytest.raises(ValueError, match=rf"cannot keep the variables \['{named}'\]"):
             hmcvae.to_arviz(samples)
 
+    @pytest.mark.parametrize("what", [{"a": DRAWS}, DRAWS, None, "draws"])
+    def test_what_are_no_samples(self, what):
+        with pytest.raises(ValueError, match=f"must be those of hmcvae.sample, got {type(what).__name__}"):
+            hmcvae.to_arviz(what)
+
     def test_names_that_only_look_alike_are_kept(self):
         position = {
             "x": self.DRAWS,

@@ -194,7 +194,7 @@ def test_a_record_is_made_of_draws_alone():
     assert len(made) == 3
 
 
-@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
+@pytest.mark.filterwarnings("error:Some donated buffers were not usable")
 @pytest.mark.parametrize("num_warmup", [0, 20])
 def test_many_runs_under_vmap(num_warmup):
     keys = jax.random.split(jax.random.key(0), 2)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from hmcvae import metrics, solvers
 from hmcvae.samplers import health
@@ -55,6 +56,9 @@ class TestWarnings:
             step: object = lambda key, state: (State(jnp.maximum(state.position, 0) * 2), None)
 
         assert "chains [0] never moved" in said(algorithm=Toy(), starts=jnp.array([-0.0, 1.0, 2.0]))
+
+    def test_a_density_that_does_not_depend_on_the_position(self):
+        assert "the log density is 7 at every draw" in said(algorithm=hmc(lambda z: 0 * z[0] + 7.0, 0.5, 3))
 
     def test_chains_that_disagree(self):
         far = hmc(lambda z: jax.nn.logsumexp(jnp.array([normal(z - 8), normal(z + 8)])), 0.5, 3)
@@ -154,9 +158,19 @@ class TestErrors:
         with pytest.raises(ValueError, match=option):
             draw(**{option: value})
 
-    def test_mass(self):
-        with pytest.raises(ValueError, match="diagonal"):
-            draw(num_warmup=10, adapt_mass="full")
+    @pytest.mark.parametrize("mass", ["full", 3, ["dense"], np.ones(2)])
+    def test_mass(self, mass):
+        with pytest.raises(ValueError, match='adapt_mass must be "auto", "diagonal"'):
+            draw(num_warmup=10, adapt_mass=mass)
+
+    @pytest.mark.parametrize("step_size", [-1.0, 0, np.nan, "small", None])
+    def test_a_step_size_put_in_later(self, step_size):
+        with pytest.raises(ValueError, match="step_size must be"):
+            draw(algorithm=ALGORITHM._replace(step_size=step_size))
+
+    def test_a_metric_put_in_later(self):
+        with pytest.raises(ValueError, match="metric must be"):
+            draw(algorithm=ALGORITHM._replace(metric=jnp.eye(3)))
 
     def test_vector_step_size_takes_no_mass(self):
         algorithm = ALGORITHM._replace(step_size=jnp.full(3, 0.3))
@@ -168,8 +182,31 @@ class TestErrors:
         "starts", [jnp.ones(()), jnp.ones((0, 3)), {"a": jnp.ones((4, 3)), "b": jnp.ones(3)}, {}]
     )
     def test_chain_axis(self, starts):
-        with pytest.raises(ValueError, match="chain axis"):
+        with pytest.raises(ValueError, match="one leading axis, of at least one chain, got (shapes|none)"):
             draw(starts=starts)
+
+    @pytest.mark.parametrize("starts", [[[0.0, 1.0], [1.0, 0.0]], (0.0, 1.0), [0.0, jnp.ones(2)]])
+    def test_lists_of_numbers_are_no_arrays(self, starts):
+        with pytest.raises(ValueError, match=r"got numbers in lists: make an array of them"):
+            draw(starts=starts)
+
+    def test_a_density_that_fails_at_the_starts_says_what_it_was_given(self):
+        with pytest.raises(TypeError) as failure:
+            draw(algorithm=hmc(lambda z: -0.5 * z @ jnp.eye(2) @ z, 0.1, 3))
+        assert "4 chains, of which each has a position of shape (3,)" in failure.value.__notes__[-1]
+
+    @pytest.mark.parametrize("is_partial", [False, True])
+    def test_a_branch_on_data_that_are_traced_says_so(self, is_partial):
+        def branching(y, z):
+            return -jnp.sum((z - y) ** 2) if y[0] > 0 else -jnp.sum(z**2)
+
+        y = np.ones(3)
+        if not is_partial:
+            draw(algorithm=hmc(lambda z: branching(y, z), 0.1, 3), num_samples=2)
+            return
+        with pytest.raises(jax.errors.TracerBoolConversionError) as failure:
+            draw(algorithm=hmc(Partial(branching, y), 0.1, 3), num_samples=2)
+        assert "those of a function that closes over NumPy arrays may" in failure.value.__notes__[-1]
 
     def test_starts(self):
         with pytest.raises(ValueError, match=r"initial position .* chains \[2\]"):

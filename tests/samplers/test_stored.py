@@ -178,6 +178,16 @@ def narrow(z):
     return -2 * jnp.sum(z**2)
 
 
+class Killed(BaseException):
+    pass
+
+
+def save_and_stop(self, stage, index, tree, save=RunFolder.save):
+    save(self, stage, index, tree)
+    if index > 9:
+        raise Killed
+
+
 class TestAnotherRun:
     """Of its folder nothing is taken."""
 
@@ -188,16 +198,10 @@ class TestAnotherRun:
         if num_samples:
             draw(algorithm=hmc(normal, 0.5, 2), num_samples=num_samples, **options)
         else:
-            with monkeypatch.context() as context, pytest.raises(Killed):
-                save = RunFolder.save
-
-                def save_and_stop(self, stage, index, tree):
-                    save(self, stage, index, tree)
-                    if index > 9:
-                        raise Killed
-
+            with monkeypatch.context() as context:
                 context.setattr(RunFolder, "save", save_and_stop)
-                draw(algorithm=hmc(normal, 0.5, 2), num_samples=12, **options)
+                with pytest.raises(Killed):
+                    draw(algorithm=hmc(normal, 0.5, 2), num_samples=12, **options)
         with pytest.raises(ValueError, match=r"another run: where chain \d stands, the log density was"):
             draw(algorithm=hmc(narrow, 0.5, 2), num_samples=20, resume=True, **options)
         found = draw(algorithm=hmc(lambda z: normal(z), 0.5, 2), num_samples=20, resume=True, **options)
@@ -206,7 +210,11 @@ class TestAnotherRun:
     @pytest.mark.parametrize(
         ("one", "other", "message"),
         [
-            (hmc(normal, 0.5, 2), hmc(normal, 0.5, 3), r"algorithm was 'hmc\(leapfrog, 2.*is 'hmc\(leapfrog, 3"),
+            (
+                hmc(normal, 0.5, 2),
+                hmc(normal, 0.5, 3),
+                r"algorithm was 'hmc\(leapfrog, 2.*is 'hmc\(leapfrog, 3",
+            ),
             (hmc(normal, 0.5, 2), hmc(normal, 0.5, 2, integrator=integrators.yoshida), "yoshida"),
             (hmc(normal, 0.5, 2), hmc(normal, 0.5, 2, divergence_threshold=10.0), "1000.*10"),
             (hmc(normal, 0.5, uniform_steps(1, 3)), hmc(normal, 0.5, uniform_steps(1, 4)), "high=3.*high=4"),
@@ -233,10 +241,6 @@ class TestAnotherRun:
         draw(algorithm=hmc(normal, 0.5, 2, divergence_threshold=1.0), num_samples=2, folder=tmp_path)
         algorithm = hmc(normal, 0.5, np.int32(2), divergence_threshold=one)
         assert draw(algorithm=algorithm, num_samples=3, folder=tmp_path, resume=True).shape == (4, 3, 3)
-
-
-class Killed(BaseException):
-    pass
 
 
 class TestKills:

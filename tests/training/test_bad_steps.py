@@ -131,6 +131,13 @@ def test_a_run_that_goes_bad_ends_in_mid_epoch(num_batches, at_most):
         run(falling_off(0.5), images, batch_size=1, learning_rate=1.0)
 
 
+@pytest.mark.parametrize("num_batches", [2, 600])
+def test_where_no_step_at_all_could_be_taken_the_rate_is_not_to_blame(num_batches):
+    nowhere = of_log_weight(lambda params, x, _: params["p"] * jnp.nan)
+    with pytest.raises(NotFiniteError, match="No step at all could be taken, so it is not the learning_rate"):
+        run(nowhere, np.repeat(plain_images(9), num_batches, axis=0), batch_size=1, num_epochs=1)
+
+
 @pytest.mark.parametrize(("num_images", "num_epochs"), [(200, 1), (10, 40)])
 def test_too_large_a_share_of_bad_steps_stops_the_run(num_images, num_epochs):
     """One image in three is bad: hardly ever twenty in a row, in one epoch of 200 steps or in forty of 10."""

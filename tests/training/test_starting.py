@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import hmcvae
-from hmcvae import bounds, networks
+from hmcvae import bounds, networks, training
 from tests.support.training import NOTHING, P, of_log_weight, plain_images, run
 
 # Nets that are no functions of one example.
@@ -52,6 +53,16 @@ def test_a_net_that_is_no_function_of_its_input_is_refused_with_the_recipe(which
         run(bound, GREY, params=start, batch_size=2)
 
 
+def test_data_that_are_wrong_are_told_before_the_nets_are_tried():
+    """With NaN in every example, all nets give the same for all of them."""
+    encode, decode, params = net_of("plain")
+    bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.gaussian()))
+    images = np.where(np.arange(4).reshape(2, 2, 1) == 0, np.nan, GREY / 255).astype(np.float32)
+    start = {"vae": params, "bound": NOTHING}
+    with pytest.raises(ValueError, match="training examples .*NaN"):
+        list(training.fit(bound, start, images, optimizer=optax.adam(1e-3), batch_size=2))
+
+
 def test_a_net_whose_heads_start_at_zero_is_no_such_net():
     encode, decode, params = net_of("plain")
     bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
@@ -77,4 +88,4 @@ def test_images_of_another_shape_than_the_nets_are_refused():
     vae, init_params, _ = networks.build_vae((8, 8, 1), 2, hmcvae.likelihoods.bernoulli(), hidden=(3,))
     params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": NOTHING}
     with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
-        run(bounds.elbo(vae), plain_images(0, 1), params=params, batch_size=2)
+        run(bounds.elbo(vae), plain_images(0, 255), params=params, batch_size=2)
