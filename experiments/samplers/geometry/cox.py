@@ -50,7 +50,7 @@ def covariance(side: int) -> np.ndarray:
     return VARIANCE * np.exp(-np.sqrt(between) / (SIDE - 1) / (SIDE * RANGE))
 
 
-def cox(field: Field) -> Posterior:
+def cox(field: Field, name: str = "cox", num_samples: int = 150) -> Posterior:
     """y_i ~ Poisson(m exp x_i), x ~ N(μ, Σ). Common coordinates: x.
 
     Girolami & Calderhead's metric is G = Λ + Σ⁻¹ with Λ = λ I, λ = m exp(μ + σ²), the same everywhere. With
@@ -96,7 +96,7 @@ def cox(field: Field) -> Posterior:
         Watched("expected count", lambda x: area * np.exp(x).sum(-1)),
         Watched("x in the middle", lambda x: x[..., middle]),
     )
-    return Posterior("cox", "Log-Gaussian Cox process", forms, watched, num_warmup=150, num_samples=150)
+    return Posterior(name, "Log-Gaussian Cox process", forms, watched, num_warmup=150, num_samples=num_samples)
 
 
 def mode(field: Field, root: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -63,6 +63,11 @@ COX = (
     *ours.low_rank("whitened"),
     peers.nutpie_nuts("whitened"),
 )
+COX_LONG = (
+    ours.hmc("mode", 4, "HMC, Fisher metric at the mode"),
+    peers.blackjax_nuts("mode", "BlackJAX NUTS at the mode"),
+    peers.blackjax_nuts("whitened"),
+)
 VOLATILITY = (
     ours.hmc("fisher", 5, "HMC in banded Fisher coordinates", mass="diagonal"),
     peers.blackjax_nuts("centred"),
@@ -99,6 +104,7 @@ NEURONS = (
 POSTERIORS: dict[str, Case] = {
     **{f"funnel_{d}": _funnel(d) for d in (2, 10, 100)},
     "cox": Case(lambda data_dir: cox.cox(cox.load(data_dir)), COX, needs_data=True),
+    "cox_long": Case(lambda data_dir: cox.cox(cox.load(data_dir), "cox_long", 600), COX_LONG, needs_data=True),
     "volatility": Case(lambda _: volatility.volatility(), VOLATILITY),
     "schools": Case(lambda _: hierarchies.eight_schools(), SCHOOLS),
     "horseshoe": Case(lambda _: hierarchies.horseshoe(), HORSESHOE),
