@@ -12,7 +12,7 @@ from experiments.benchmarks.riemannian import tables as bench_riemannian
 from experiments.benchmarks.scaling import tables as bench_scaling
 from experiments.benchmarks.softness import tables as bench_softness
 from experiments.benchmarks.training import tables as bench_training
-from experiments.claims import not_derived, published, samplers, seconds, speed, study
+from experiments.claims import geometry, not_derived, published, samplers, seconds, speed, study
 from experiments.claims.check import PAGE, README, Claim
 from experiments.comparison import table as compare_table
 from experiments.published import table as published_table
@@ -28,7 +28,11 @@ def _results_section(text: str) -> str:
 
 
 # Each page, and what of it must come from somewhere.
-PAGES: dict[str, Callable[[str], str]] = {README: _results_section, PAGE: lambda text: text}
+PAGES: dict[str, Callable[[str], str]] = {
+    README: _results_section,
+    PAGE: lambda text: text,
+    **dict.fromkeys((geometry.FIELDS, geometry.WHICH), lambda _: ""),  # their tables have far more figures
+}
 
 STUDIES = ("mnist_study", "mnist_study_full", "mnist_position", "mnist_hierarchical")
 COMPARISONS = (
@@ -70,5 +74,5 @@ BLOCKS: dict[str, Callable[[dict], str]] = {
 
 def claims() -> list[Claim]:
     """All of them."""
-    parts = (study, seconds, speed, samplers, published, not_derived)
+    parts = (study, seconds, speed, samplers, geometry, published, not_derived)
     return [claim for part in parts for claim in part.claims()]

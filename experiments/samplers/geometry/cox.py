@@ -96,7 +96,9 @@ def cox(field: Field, name: str = "cox", num_samples: int = 150) -> Posterior:
         Watched("expected count", lambda x: area * np.exp(x).sum(-1)),
         Watched("x in the middle", lambda x: x[..., middle]),
     )
-    return Posterior(name, "Log-Gaussian Cox process", forms, watched, num_warmup=150, num_samples=num_samples)
+    return Posterior(
+        name, "Log-Gaussian Cox process", forms, watched, num_warmup=150, num_samples=num_samples
+    )
 
 
 def mode(field: Field, root: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

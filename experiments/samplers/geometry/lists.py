@@ -104,7 +104,9 @@ NEURONS = (
 POSTERIORS: dict[str, Case] = {
     **{f"funnel_{d}": _funnel(d) for d in (2, 10, 100)},
     "cox": Case(lambda data_dir: cox.cox(cox.load(data_dir)), COX, needs_data=True),
-    "cox_long": Case(lambda data_dir: cox.cox(cox.load(data_dir), "cox_long", 600), COX_LONG, needs_data=True),
+    "cox_long": Case(
+        lambda data_dir: cox.cox(cox.load(data_dir), "cox_long", 600), COX_LONG, needs_data=True
+    ),
     "volatility": Case(lambda _: volatility.volatility(), VOLATILITY),
     "schools": Case(lambda _: hierarchies.eight_schools(), SCHOOLS),
     "horseshoe": Case(lambda _: hierarchies.horseshoe(), HORSESHOE),
