@@ -196,4 +196,4 @@ def test_errors_inside_the_density_name_the_shape_that_a_chain_was_given():
     algorithm = hmc(lambda z: -0.5 * z[0] ** 2 - z[1] ** 2, 0.1, 2)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - JAX's own error, with a note of ours
         sample(jax.random.key(0), algorithm, jnp.zeros(2), num_samples=2)
-    assert "each chain's position has shape [()]" in "".join(caught.value.__notes__)
+    assert "2 chains, of which each has a position of shape ()" in "".join(caught.value.__notes__)

@@ -14,13 +14,8 @@ import numpy as np
 import pytest
 
 import hmcvae
-from hmcvae import integrators, metrics
 from hmcvae.samplers import pieces
 from hmcvae.samplers.hamiltonian import HMCInfo, hmc
-from hmcvae.samplers.langevin import mmala
-from hmcvae.samplers.lengths import uniform_steps
-from hmcvae.samplers.nuts import nuts
-from hmcvae.samplers.run_folder import RunFolder
 from hmcvae.samplers.sampling import sample
 from hmcvae.samplers.stored import Store
 from tests.support.gaussians import normal
@@ -174,73 +169,8 @@ class TestFolder:
         assert found.adaptation.warmup == plain.adaptation.warmup
 
 
-def narrow(z):
-    return -2 * jnp.sum(z**2)
-
-
 class Killed(BaseException):
     pass
-
-
-def save_and_stop(self, stage, index, tree, save=RunFolder.save):
-    save(self, stage, index, tree)
-    if index > 9:
-        raise Killed
-
-
-class TestAnotherRun:
-    """Of its folder nothing is taken."""
-
-    @pytest.mark.parametrize("num_samples", [0, 12])
-    def test_another_density(self, tmp_path, num_samples, small_pieces, monkeypatch):
-        """At the starts, all zero, the two densities and their gradients are equal."""
-        options = {"starts": jnp.zeros((4, 3)), "num_warmup": 30, "folder": tmp_path}
-        if num_samples:
-            draw(algorithm=hmc(normal, 0.5, 2), num_samples=num_samples, **options)
-        else:
-            with monkeypatch.context() as context:
-                context.setattr(RunFolder, "save", save_and_stop)
-                with pytest.raises(Killed):
-                    draw(algorithm=hmc(normal, 0.5, 2), num_samples=12, **options)
-        with pytest.raises(ValueError, match=r"another run: where chain \d stands, the log density was"):
-            draw(algorithm=hmc(narrow, 0.5, 2), num_samples=20, resume=True, **options)
-        found = draw(algorithm=hmc(lambda z: normal(z), 0.5, 2), num_samples=20, resume=True, **options)
-        assert found.shape == (4, 20, 3)
-
-    @pytest.mark.parametrize(
-        ("one", "other", "message"),
-        [
-            (
-                hmc(normal, 0.5, 2),
-                hmc(normal, 0.5, 3),
-                r"algorithm was 'hmc\(leapfrog, 2.*is 'hmc\(leapfrog, 3",
-            ),
-            (hmc(normal, 0.5, 2), hmc(normal, 0.5, 2, integrator=integrators.yoshida), "yoshida"),
-            (hmc(normal, 0.5, 2), hmc(normal, 0.5, 2, divergence_threshold=10.0), "1000.*10"),
-            (hmc(normal, 0.5, uniform_steps(1, 3)), hmc(normal, 0.5, uniform_steps(1, 4)), "high=3.*high=4"),
-            (nuts(normal, 0.5, max_depth=3), nuts(normal, 0.5, max_depth=4), r"algorithm was 'nuts\("),
-            (nuts(normal, 0.5, max_depth=3), hmc(normal, 0.5, 2), r"was 'nuts\(.*is 'hmc\("),
-            (mmala(normal, 0.5, metrics.identity()), hmc(normal, 0.5, 2), r"was 'mmala\(\)', is 'hmc\("),
-        ],
-    )
-    def test_another_kernel(self, tmp_path, one, other, message):
-        draw(algorithm=one, num_samples=2, folder=tmp_path)
-        with pytest.raises(ValueError, match=message):
-            draw(algorithm=other, num_samples=3, folder=tmp_path, resume=True)
-
-    def test_a_folder_of_an_older_version_says_no_kernel(self, tmp_path):
-        draw(num_samples=2, folder=tmp_path)
-        path = tmp_path / "run.json"
-        found = json.loads(path.read_text())
-        del found["run"]["algorithm"]
-        path.write_text(json.dumps(found))
-        assert draw(num_samples=3, folder=tmp_path, resume=True).shape == (4, 3, 3)
-
-    @pytest.mark.parametrize("one", [1.0, 1, np.float32(1)])
-    def test_equal_settings_of_other_kinds_are_the_same_run(self, tmp_path, one):
-        draw(algorithm=hmc(normal, 0.5, 2, divergence_threshold=1.0), num_samples=2, folder=tmp_path)
-        algorithm = hmc(normal, 0.5, np.int32(2), divergence_threshold=one)
-        assert draw(algorithm=algorithm, num_samples=3, folder=tmp_path, resume=True).shape == (4, 3, 3)
 
 
 class TestKills:
