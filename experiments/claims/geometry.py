@@ -19,6 +19,7 @@ def claims() -> list[Claim]:
 
 def _cox(short: dict[str, Summary], long: dict[str, Summary]) -> list[Claim]:
     ours, theirs = long[MODE], long["BlackJAX NUTS at the mode"]
+    prior = long[PRIOR]
     gradients = f"{ours.gradients:.0f}", f"{theirs.gradients:.0f}"
     mean = short["HMC, constant Fisher metric"]
     return [
@@ -33,8 +34,11 @@ def _cox(short: dict[str, Summary], long: dict[str, Summary]) -> list[Claim]:
         Claim(
             FIELDS,
             "at {} gradients and {} s per min ESS; BlackJAX's no-U-turn sampler in the same coordinates, which mixes "
-            "as well, takes {} gradients and {} s",
-            (gradients[0], f"{ours.seconds:.2f}", gradients[1], f"{theirs.seconds:.2f}"),
+            "as well, takes {} gradients and {} s, in those of the prior {} and {}",
+            (
+                *(gradients[0], f"{ours.seconds:.2f}", gradients[1], f"{theirs.seconds:.2f}"),
+                *(f"{prior.gradients:.0f}", f"{prior.seconds:.2f}"),
+            ),
         ),
         Claim(
             WHICH,
