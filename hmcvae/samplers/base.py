@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from hmcvae import integrators, metrics
-from hmcvae._checks import check_flag, check_function, check_positive, is_concrete
+from hmcvae._checks import check_flag, check_function, check_plain, check_positive, is_concrete
 from hmcvae._numerics import all_finite
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
@@ -203,6 +203,20 @@ def ravel(position: PyTree) -> tuple[Vector, Callable[[Vector], PyTree]]:
             f"got {', '.join(kinds) or 'an empty pytree'}"
         )
     return ravel_pytree(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), position))
+
+
+def as_chains(positions: PyTree) -> PyTree:
+    """Positions of many chains as arrays, or ValueError unless they share one leading axis."""
+    check_plain("initial_positions", positions)
+    has_lists = isinstance(positions, (list, tuple)) and not all(map(np.ndim, jax.tree.leaves(positions)))
+    positions = jax.tree.map(jnp.asarray, positions)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
+    expected = "initial_positions must be arrays that share one leading chain axis, of at least one chain"
+    if has_lists:
+        raise ValueError(f"{expected}, got numbers in lists: make an array of them, jnp.asarray(…)")
+    if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
+        raise ValueError(f"{expected}, got {f'shapes {shapes}' if shapes else 'none'}")
+    return positions
 
 
 def flatten(logdensity_fn: LogDensityFn, unravel: Callable[[Vector], PyTree]) -> LogDensityFn:

@@ -125,10 +125,10 @@ def _of_draws(samples: Samples) -> list[str]:
                 f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start "
                 "elsewhere"
             ]
-        values = np.asarray(samples.logdensity)
-        if values.dtype.kind == "f" and values.size and np.all(values == values.flat[0]):
+        values = [np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS]) for leaf in _full(samples.logdensity)]
+        if values and np.all(values[0] == values[0].flat[0]):
             return [
-                f"the log density is {values.flat[0]:g} at every draw: look whether it depends on the position"
+                f"the log density is {values[0].flat[0]:g} at every draw: look whether it depends on the position"
             ]
     size = sum(leaf.size for leaf in full)
     if num_draws < FEWEST_FOR_RHAT or full[0].shape[0] < 2 or size > MOST_NUMBERS:

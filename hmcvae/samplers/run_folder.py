@@ -62,7 +62,9 @@ class RunFolder:
         """(how many there are of this stage, `tree` as it was saved with them)."""
         if self.stage != stage:
             return 0, tree
-        return self._index, self._as_saved(tree)
+        saved = self._as_saved(tree)
+        self._check_density(saved)
+        return self._index, saved
 
     def restored(self, tuned: Any) -> Any:
         """What the draws were begun with."""
@@ -71,11 +73,9 @@ class RunFolder:
     def _as_saved(self, tree: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(tree)
         try:
-            saved = jax.tree.unflatten(structure, as_leaves(self._leaves, leaves))
+            return jax.tree.unflatten(structure, as_leaves(self._leaves, leaves))
         except ValueError as error:
             raise ValueError(f"{self._store.folder} holds a run of another algorithm: {error}") from error
-        self._check_density(saved)
-        return saved
 
     def _check_density(self, saved: PyTree) -> None:
         """Raise ValueError unless the density has, where the chains stand, the values that it had there."""

@@ -19,7 +19,6 @@ from hmcvae._checks import (
     check_flag,
     check_function,
     check_key,
-    check_plain,
     check_positive,
     check_real,
     is_concrete,
@@ -28,7 +27,7 @@ from hmcvae._digest import digest
 from hmcvae._sharding import check_mesh, explicit_mesh, move_to, place, using_mesh, with_axes
 from hmcvae.metrics import Identity, check_is_metric, check_metric, from_tensor
 from hmcvae.samplers import adaptation as adapt
-from hmcvae.samplers.base import SamplingAlgorithm, with_geometry
+from hmcvae.samplers.base import SamplingAlgorithm, as_chains, with_geometry
 from hmcvae.samplers.data import OpenInit, OpenKernel, with_data
 from hmcvae.samplers.draws import Samples
 from hmcvae.samplers.health import check_finite, list_of, warn_of_rounding, warn_of_trouble
@@ -187,12 +186,9 @@ def _run(
     if folder is None:
         return run_chains(rng_key, algorithm, states, plan, None)
     store = Store(folder)
+    identity = _identity(rng_key, algorithm, positions, plan)
     with store.locked():
-
-        def start_again(positions: PyTree) -> Any:
-            return initialiser(algorithm.init)(positions, keys)
-
-        own = RunFolder(store, _identity(rng_key, algorithm, positions, plan), resume, start_again)
+        own = RunFolder(store, identity, resume, lambda z: initialiser(algorithm.init)(z, keys))
         own.check(plan.num_samples)
         return run_chains(rng_key, algorithm, states, plan, own)
 
@@ -270,15 +266,7 @@ def _check_algorithm(algorithm: Any) -> None:
 
 def _check_positions(positions: PyTree) -> PyTree:
     """The positions as arrays, or ValueError unless they are finite and share a chain axis."""
-    check_plain("initial_positions", positions)
-    has_lists = isinstance(positions, (list, tuple)) and not all(map(np.ndim, jax.tree.leaves(positions)))
-    positions = jax.tree.map(jnp.asarray, positions)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
-    expected = "initial_positions must be arrays that share one leading axis, of at least one chain"
-    if has_lists:
-        raise ValueError(f"{expected}, got numbers in lists: make an array of them, jnp.asarray(…)")
-    if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
-        raise ValueError(f"{expected}, got {f'shapes {shapes}' if shapes else 'none'}")
+    positions = as_chains(positions)
     check_finite("initial position", positions)
     return positions
 

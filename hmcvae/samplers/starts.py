@@ -9,9 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int
 
-from hmcvae._checks import check_count, check_function, check_plain
+from hmcvae._checks import check_count, check_function
 from hmcvae._numerics import all_finite
-from hmcvae.samplers.base import flatten, ravel
+from hmcvae.samplers.base import as_chains, flatten, ravel
 from hmcvae.samplers.keeping import kept
 from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
 
@@ -67,11 +67,7 @@ def find_start(
     """
     check_function("logdensity_fn", logdensity_fn, "position -> log p(position)")
     num_steps = check_count("num_steps", num_steps, 1)
-    check_plain("initial_positions", initial_positions)
-    positions = jax.tree.map(jnp.asarray, initial_positions)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(positions)]
-    if len({shape[:1] for shape in shapes}) != 1 or shapes[0][:1] in ((), (0,)):
-        raise ValueError(f"initial_positions must share one leading chain axis, got shapes {shapes}")
+    positions = as_chains(initial_positions)
     return kept(logdensity_fn, "find_start", _program)(positions, np.int32(num_steps))
 
 

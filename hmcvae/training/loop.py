@@ -240,9 +240,8 @@ def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, after_par
 
 def _check_model(bound: Bound, params: PyTree, first: Any, validation: Any, preprocess: Preprocess) -> None:
     """Check the model and the data, or the first batch of them."""
-    if isinstance(
-        bound, Bound
-    ):  # else it is told below; the nets are tried with the data, which must be sound
+    # The data first, with which the nets are tried; what is no bound is told below.
+    if isinstance(bound, Bound):
         if isinstance(preprocess, Pixels):
             preprocess.check_spread(jax.tree.leaves(first)[0], "training")
         check_likelihood(bound.vae, first, preprocess, "training examples")

@@ -182,7 +182,9 @@ class TestErrors:
         "starts", [jnp.ones(()), jnp.ones((0, 3)), {"a": jnp.ones((4, 3)), "b": jnp.ones(3)}, {}]
     )
     def test_chain_axis(self, starts):
-        with pytest.raises(ValueError, match="one leading axis, of at least one chain, got (shapes|none)"):
+        with pytest.raises(
+            ValueError, match="one leading chain axis, of at least one chain, got (shapes|none)"
+        ):
             draw(starts=starts)
 
     @pytest.mark.parametrize("starts", [[[0.0, 1.0], [1.0, 0.0]], (0.0, 1.0), [0.0, jnp.ones(2)]])
