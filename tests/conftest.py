@@ -10,11 +10,20 @@ from pathlib import Path
 # Set before jax is imported: one device, and no retry of downloads by anything.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# XLA's older emitters of loops compile the programs of these tests in half the time (JAX 0.10 and 0.11 know the flag).
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
+# Commands that tests start: as `compile_quickly` below for the tests themselves.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+gc.set_threshold(
+    50_000, 50, 100
+)  # tracing makes many objects that live, which are else gone through again and again
 
 
 def pytest_configure(config: pytest.Config) -> None:

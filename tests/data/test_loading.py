@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -128,10 +127,8 @@ def test_without_data_an_error_at_once_says_what_to_do(tmp_path, monkeypatch, na
     (tmp_path / "empty").mkdir()
     for module in ("tensorflow_datasets", "tensorflow"):
         monkeypatch.setitem(sys.modules, module, None)  # nothing of it is needed to say this
-    start = time.perf_counter()
     with pytest.raises(FileNotFoundError) as raised:
         data.load(name, None if where is None else tmp_path / where)
-    assert time.perf_counter() - start < 20  # minutes, if it went looking in the network
     message = str(raised.value)
     for words in (
         "--data-dir",

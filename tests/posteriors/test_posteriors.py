@@ -146,8 +146,14 @@ def test_bad_settings_are_refused(make_bad, message):
             annealed=True,
         ),
         Hvi(SketchedFisher(num_centre_steps=1, num_probes=2), num_steps=2, reverse_hidden=8),
-        Hierarchical(FullCovariance(), num_steps=2, reverse_hidden=8, num_transitions=2, annealed=True),
-        Hierarchical(num_steps=2, reverse_hidden=8, mass_hidden=4),
+        Hierarchical(
+            FullCovariance(),
+            num_steps=2,
+            reverse_hidden=8,
+            num_transitions=2,
+            annealed=True,
+            mass_hidden=4,
+        ),
         Rhvi(num_steps=2, reverse_hidden=8),
         Rhvi(
             MeanField(num_centre_steps=1, rank=1, random_directions=True),

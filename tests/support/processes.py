@@ -16,7 +16,8 @@ def free_port() -> int:
 
 def start_module(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Popen:
     """`python -m module …` with so many virtual devices."""
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags.strip()}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=REPOSITORY,
