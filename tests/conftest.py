@@ -19,11 +19,8 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-gc.set_threshold(
-    50_000, 50, 100
-)  # tracing makes many objects that live, which are else gone through again and again
+# Tracing makes many objects that live, which the collector would else go through again and again.
+gc.set_threshold(50_000, 50, 100)
 
 
 def pytest_configure(config: pytest.Config) -> None:
