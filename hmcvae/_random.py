@@ -1,11 +1,11 @@
-"""Independent streams of random numbers from one seed, and numbers that a loop draws one at a time."""
+"""Independent streams of random numbers from one seed, numbers of every precision, and some for loops."""
 
 import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from hmcvae.types import PRNGKey
 
@@ -14,6 +14,23 @@ def stream(seed: int, purpose: str) -> PRNGKey:
     """The key of one purpose. Keys made by `split(key(seed))` or `fold_in(key(seed), 0)` would be one and the same, so
     what a run draws for different ends is told apart by name."""
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), zlib.crc32(purpose.encode()))
+
+
+def normal(rng_key: PRNGKey, shape: tuple[int, ...], dtype: Any) -> Array:
+    """N(0, 1). In half precision drawn in single and rounded: of its own uniform numbers, which are multiples of 2⁻⁷,
+    JAX makes bfloat16 numbers none of which is beyond 2.9."""
+    return jax.random.normal(rng_key, shape, _at_least_single(dtype)).astype(dtype)
+
+
+def happens(rng_key: PRNGKey, probability: Float[Array, "..."]) -> Bool[Array, "..."]:
+    """True with these probabilities, by uniform numbers of at least single precision: one of bfloat16 is 0 once in a
+    hundred times, and with it happens what has hardly a probability at all."""
+    dtype = _at_least_single(probability.dtype)
+    return jax.random.uniform(rng_key, probability.shape, dtype) < probability
+
+
+def _at_least_single(dtype: Any) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 # Threefry-2x32 (Salmon, Moraes, Dror & Shaw 2011, section 4.3): its rotations, and the constant of its key schedule.

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_function
 from hmcvae._numerics import HALF_LOG_2PI
+from hmcvae._random import normal
 from hmcvae.types import PRNGKey, PyTree, Scalar, Vector
 
 
@@ -82,7 +83,7 @@ def gaussian(get: Callable[[PyTree], tuple[Vector, Vector]]) -> Prior:
 
     def sample(params: PyTree, rng_key: PRNGKey, shape: tuple[int, ...]) -> Any:
         mean, log_scale = (jnp.broadcast_to(value, shape) for value in get(params))
-        return mean + jnp.exp(log_scale) * jax.random.normal(rng_key, shape, mean.dtype)
+        return mean + jnp.exp(log_scale) * normal(rng_key, shape, mean.dtype)
 
     return Prior(
         lambda params, z: gaussian_log_prob(z, *get(params)),
@@ -132,7 +133,7 @@ def mixture(get: Components) -> Prior:
         logits, means, log_scales = components(params)
         which_key, normal_key = jax.random.split(rng_key)
         which = jax.random.categorical(which_key, logits, shape=shape[:-1])
-        return means[which] + jnp.exp(log_scales[which]) * jax.random.normal(normal_key, shape, means.dtype)
+        return means[which] + jnp.exp(log_scales[which]) * normal(normal_key, shape, means.dtype)
 
     def precision(params: PyTree, latent_dim: int) -> Any:
         logits, means, log_scales = components(params)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_count, check_real
+from hmcvae._random import happens, normal
 from hmcvae.types import LogDensityFn, PRNGKey, Scalar, Vector
 
 # Of the step size: the acceptance aimed at (Beskos et al. 2013 for HMC), and how fast it is approached.
@@ -51,7 +52,7 @@ def _hmc(rng_key: PRNGKey, path: Path, beta: Scalar, chain: _Chain, epsilon: Sca
     """(chain, acceptance probability): one HMC transition on p_β, which it leaves invariant for any ε."""
     momentum_key, accept_key = jax.random.split(rng_key)
     position = chain.position
-    momentum = jax.random.normal(momentum_key, position.shape, position.dtype)
+    momentum = normal(momentum_key, position.shape, position.dtype)
     logdensity_fn = path.logdensity_fn(beta)
     first, gradient = jax.value_and_grad(logdensity_fn)(position)
     state = integrators.IntegratorState(position, momentum, first, gradient)
@@ -59,7 +60,7 @@ def _hmc(rng_key: PRNGKey, path: Path, beta: Scalar, chain: _Chain, epsilon: Sca
     end, _ = integrators.integrate(leapfrog, state, epsilon, num_steps)
     change = end.logdensity - first - 0.5 * (jnp.sum(end.momentum**2) - jnp.sum(momentum**2))
     acceptance = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(change, 0.0)), 0.0)
-    is_accepted = jax.random.uniform(accept_key, dtype=acceptance.dtype) < acceptance
+    is_accepted = happens(accept_key, acceptance)
     moved = _Chain(end.position, path.start_fn(end.position), path.target_fn(end.position), chain.log_weight)
     return jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, chain), acceptance
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_count, check_key, check_plain
 from hmcvae._programs import Programs
+from hmcvae._random import normal
 from hmcvae._sharding import check_mesh, map_examples
 from hmcvae.annealing.chains import NUM_PILOT_CHAINS, Path, run_chain, sigmoid_schedule
 from hmcvae.posteriors import Posterior, mean_field
@@ -57,7 +58,7 @@ def _estimate_example(
     betas = betas.astype(q.mean.dtype)
 
     def draw(key: PRNGKey, count: int) -> Float[Array, "k d"]:
-        noise = jax.random.normal(key, (count, q.mean.shape[0]), q.mean.dtype)
+        noise = normal(key, (count, q.mean.shape[0]), q.mean.dtype)
         return q.mean[None] + noise * jnp.exp(q.log_scale)[None]
 
     path = Path(q.log_prob, q.logdensity_fn(example.logdensity_fn))

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from hmcvae._random import happens
 from hmcvae._softplus import softplus
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_unit, independent
 
@@ -19,8 +20,7 @@ def bernoulli() -> Likelihood:
         return x * logits - softplus(logits)
 
     def sample(rng_key: Any, logits: Pixels) -> Pixels:
-        uniform = jax.random.uniform(rng_key, logits.shape, logits.dtype)
-        return (uniform < jax.nn.sigmoid(logits)).astype(logits.dtype)
+        return happens(rng_key, jax.nn.sigmoid(logits)).astype(logits.dtype)
 
     def fisher_weights(logits: Pixels) -> Pixels:
         return jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from hmcvae._checks import check_positive, is_concrete
 from hmcvae._numerics import HALF_LOG_2PI
+from hmcvae._random import normal
 from hmcvae._softplus import softplus
 from hmcvae.likelihoods._deviance import log1p_gap, log_ratio, stirling_error
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_whole, independent
@@ -60,7 +61,7 @@ def _draw(rng_key: Any, log_rate: Pixels) -> Pixels:
     rate = jnp.exp(log_rate)
     is_large = rate > 2.0**30
     count = jax.random.poisson(rng_key, jnp.where(is_large, 1, rate)).astype(rate.dtype)
-    noise = jax.random.normal(rng_key, rate.shape, rate.dtype)
+    noise = normal(rng_key, rate.shape, rate.dtype)
     large = jnp.where(is_large, rate, 1)
     return jnp.where(is_large, jnp.round(large + jnp.sqrt(large) * noise), count)
 

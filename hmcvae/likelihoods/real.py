@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hmcvae._checks import check_positive, check_real
 from hmcvae._numerics import HALF_LOG_2PI
+from hmcvae._random import normal
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_shape_of_x, independent
 from hmcvae.types import ArrayLike, PyTree
 
@@ -92,7 +92,7 @@ def _terms(mean: Pixels, log_scale: Pixels, x: Pixels) -> Pixels:
 
 
 def _sample(rng_key: Any, mean: Pixels, log_scale: Pixels) -> Pixels:
-    return mean + jnp.exp(log_scale) * jax.random.normal(rng_key, mean.shape, mean.dtype)
+    return mean + jnp.exp(log_scale) * normal(rng_key, mean.shape, mean.dtype)
 
 
 def unpack_location_and_scale(raw: Pixels) -> tuple[Pixels, Pixels]:

@@ -14,6 +14,7 @@ from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
 from hmcvae._checks import check_plain, check_positive, is_concrete
+from hmcvae._random import normal
 from hmcvae.types import ArrayLike, Factor, PRNGKey, Scalar, Vector
 
 # The arrays inside a metric. Their shapes are checked by the constructors and not here: JAX also rebuilds the
@@ -122,7 +123,7 @@ class GaussianMomentum:
 
     def sample_momentum(self, rng_key: PRNGKey, z: Vector) -> Vector:
         """v = L(z) e with e ~ N(0, I), so v ~ N(0, G(z))."""
-        return self.factor(z).sqrt_matvec(jax.random.normal(rng_key, z.shape, z.dtype))
+        return self.factor(z).sqrt_matvec(normal(rng_key, z.shape, z.dtype))
 
     def kinetic_energy(self, v: Vector, z: Vector) -> Scalar:
         """½ vᵀ G(z)⁻¹ v + ½ log |G(z)| = -log N(v; 0, G(z)) - d/2 log 2π."""

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from hmcvae._random import normal
 from hmcvae.priors import gaussian_log_prob
 from hmcvae.types import LogDensityFn, PRNGKey, PyTree, Scalar, Vector
 from hmcvae.vae import Example
@@ -45,7 +45,7 @@ class Gaussian(NamedTuple):
 
     def sample(self, rng_key: PRNGKey) -> Vector:
         """y = m + s ε, differentiable in the parameters (Kingma & Welling 2014, section 2.4)."""
-        noise = jax.random.normal(rng_key, self.mean.shape, self.mean.dtype)
+        noise = normal(rng_key, self.mean.shape, self.mean.dtype)
         return self.mean + jnp.exp(self.log_scale) * noise
 
     def log_prob(self, y: Vector) -> Scalar:

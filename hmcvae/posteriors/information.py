@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from hmcvae import metrics
 from hmcvae._checks import check_count, check_flag
+from hmcvae._random import normal
 from hmcvae.metrics.information import Fisher, inverse_root
 from hmcvae.posteriors.base import Gaussian, Posterior, check_whitened
 from hmcvae.types import PRNGKey, PyTree, Vector
@@ -99,7 +100,7 @@ def _sketch(rng_key: PRNGKey, example: Example, weight: Array, num_probes: int) 
     # Where a weight underflows to 0 its root has no derivative.
     roots = [jnp.sqrt(jnp.maximum(leaf, jnp.finfo(leaf.dtype).tiny)) for leaf in leaves]
     noise = [
-        root[None] * jax.random.normal(key, (num_probes, *root.shape), root.dtype)
+        root[None] * normal(key, (num_probes, *root.shape), root.dtype)
         for key, root in zip(keys, roots, strict=True)
     ]
     return jax.vmap(lambda cotangent: pull_back(cotangent)[0])(jax.tree.unflatten(structure, noise))
@@ -170,7 +171,7 @@ def low_rank(
         base = posterior.build(params["base"], base_key, example)
         dtype = base.center.dtype
         if random_directions:
-            V = jax.random.normal(own_key, (d, k), dtype)
+            V = normal(own_key, (d, k), dtype)
         else:
             V = (params["directions"] + params["weights"] @ example.features).astype(dtype)
         # Not by a Cholesky factor of VᵀV, which loses orthonormality as the square of V's condition number: the

@@ -9,6 +9,7 @@ from jax import lax
 
 from hmcvae._checks import check_count, check_flag, check_real
 from hmcvae._numerics import all_finite
+from hmcvae._random import normal
 from hmcvae.posteriors._bounded import compressed
 from hmcvae.posteriors.base import Gaussian, Posterior, check_whitened
 from hmcvae.posteriors.information import along
@@ -102,7 +103,7 @@ def distilled(posterior: Posterior, weight: float = 1.0) -> Posterior:
         fixed = dataclasses.replace(example, params=vae_params, mean=mean)
         student = posterior.build(params, base_key, fixed)
         student = student._replace(center=lax.stop_gradient(student.center))
-        noise = jax.random.normal(noise_key, mean.shape, mean.dtype)
+        noise = normal(noise_key, mean.shape, mean.dtype)
         metric = along(fixed, student, student.matrix())
         cost = 0.5 * metric.quadratic_form(jnp.zeros_like(noise), noise) - student.log_det
         cost = jnp.asarray(weight, cost.dtype) * cost

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from hmcvae.samplers.draws import Samples, path_name
+from hmcvae.samplers.health import is_thinned
 
 
 def _import_arviz() -> Any:
@@ -25,7 +26,8 @@ def _from_groups(groups: dict) -> Any:
 
 def to_arviz(samples: Any) -> Any:
     """The draws as ArviZ data: groups `posterior` (one variable for each leaf of the position, named by its
-    path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it.
+    path, or "position") and `sample_stats` in ArviZ's vocabulary, with our own failure flags beside it. Of thinned
+    draws the energies are left out: ArviZ's E-BFMI would take them for those of successive transitions.
 
     Needs the package `arviz`, of any version.
 
@@ -46,7 +48,7 @@ def to_arviz(samples: Any) -> Any:
         "lp": samples.logdensity,
         "diverging": getattr(info, "is_divergent", None),
         "acceptance_rate": getattr(info, "acceptance_rate", None),
-        "energy": getattr(info, "energy", None),
+        "energy": None if is_thinned(samples) else getattr(info, "energy", None),
         "energy_error": getattr(info, "energy_error", None),
         "n_steps": getattr(info, "num_integration_steps", None),
         "max_energy_error": getattr(info, "max_energy_error", None),

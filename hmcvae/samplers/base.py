@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_flag, check_function, check_plain, check_positive, is_concrete
 from hmcvae._numerics import all_finite
+from hmcvae._random import normal
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
 from hmcvae.samplers.data import OpenInit, OpenKernel, carried
@@ -158,7 +159,7 @@ def _check_integrator(integrator: Any) -> None:
 def set_out(rng_key: PRNGKey, state: HMCState, metric: Metric) -> IntegratorState:
     """The start of a trajectory: the chain's state with a momentum v ~ N(0, G(z))."""
     z = ravel_pytree(state.position)[0]
-    noise = jax.random.normal(rng_key, z.shape, z.dtype)
+    noise = normal(rng_key, z.shape, z.dtype)
     momentum = metric.carried_factor(z, state.geometry).sqrt_matvec(noise)
     return IntegratorState(
         z, momentum, state.logdensity, ravel_pytree(state.logdensity_grad)[0], state.geometry

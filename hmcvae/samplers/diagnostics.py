@@ -10,7 +10,7 @@ from hmcvae._checks import check_real
 from hmcvae.samplers import effective
 from hmcvae.samplers.draws import Samples, coordinate_names
 from hmcvae.samplers.effective import e_bfmi
-from hmcvae.samplers.health import flat_draws, list_of
+from hmcvae.samplers.health import flat_draws, is_thinned, list_of
 
 
 class Diagnostics(NamedTuple):
@@ -20,14 +20,15 @@ class Diagnostics(NamedTuple):
 
     Draws that are all the same have no effective size: a chain that never moved in a coordinate adds nothing to its
     effective sample sizes, which are 0 where no chain moved, and makes its R̂ infinite, or NaN where all chains stand
-    at one value.
+    at one value. Where a draw is infinite or NaN all figures of its coordinate are NaN.
 
     rhat: split R̂, rank-normalised.
     ess_bulk, ess_tail: effective draws for the centre and for the 5 % and 95 % quantiles.
     ess_mean, ess_square: effective draws for E[z] and for E[z²]. Antithetic draws flatter the first; the second tells
         whether a chain that swings from side to side goes anywhere.
     e_bfmi: energy Bayesian fraction of missing information of each chain (Betancourt 2016), low below about 0.3; NaN
-        for an algorithm without an energy, and for a chain that never moved: its energies are those of fresh momenta.
+        for an algorithm without an energy, for a chain that never moved, whose energies are those of fresh momenta,
+        and for draws that were thinned: it is a figure of successive transitions.
     acceptance_rate: mean acceptance probability.
     num_transitions; num_divergent, num_unconverged, num_irreversible: energy divergences, failed implicit solves and
         trajectories that could not be retraced, among them; num_max_depth: trees of `nuts` cut off at their largest
@@ -115,7 +116,8 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
     counts = samples.counts
     energy = getattr(samples.info, "energy", None)
     is_stuck = _is_constant(draws)
-    fractions = np.full(draws.shape[0], np.nan) if energy is None else e_bfmi(np.asarray(energy, np.float64))
+    is_unknown = energy is None or is_thinned(samples)
+    fractions = np.full(draws.shape[0], np.nan) if is_unknown else e_bfmi(np.asarray(energy, np.float64))
     return Diagnostics(
         rhat(draws),
         effective_draws(effective.ess_bulk, draws),
@@ -140,14 +142,13 @@ def _is_constant(draws: Float[np.ndarray, "chain draw d"]) -> Bool[np.ndarray, "
 
 
 def rhat(draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
-    chains = _split(draws) if len(draws) == 1 else draws
     is_constant = _is_constant(draws)
     is_one_value = np.all(draws == draws[:1, :1], axis=(0, 1))
     rhat = np.where(is_one_value, np.nan, np.inf)
     moves = ~is_constant.any(axis=0)
     if moves.any():
-        rhat[moves] = effective.rhat(chains[..., moves])
-    return rhat
+        rhat[moves] = effective.rhat(draws[..., moves])
+    return np.where(_is_finite(draws), rhat, np.nan)
 
 
 def effective_draws(statistic: Callable, draws: Float[np.ndarray, "chain draw d"]) -> Float[np.ndarray, " d"]:
@@ -158,10 +159,8 @@ def effective_draws(statistic: Callable, draws: Float[np.ndarray, "chain draw d"
         columns = np.all(moves == pattern[:, None], axis=0)
         if pattern.any():
             found[columns] = statistic(draws[pattern][..., columns])
-    return found
+    return np.where(_is_finite(draws), found, np.nan)
 
 
-def _split(draws: Float[np.ndarray, "1 draw d"]) -> Float[np.ndarray, "2 half d"]:
-    """The halves of a single chain, as chains to compare."""
-    half = draws.shape[1] // 2
-    return np.concatenate([draws[:, :half], draws[:, -half:]])
+def _is_finite(draws: Float[np.ndarray, "chain draw d"]) -> Bool[np.ndarray, " d"]:
+    return np.isfinite(draws).all(axis=(0, 1))

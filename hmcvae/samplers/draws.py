@@ -185,10 +185,17 @@ def _form(run: Samples) -> Any:
 
 
 def add_counts(all_counts: list[TransitionCounts]) -> TransitionCounts:
-    """Over all their transitions."""
-    counts = jax.tree.map(lambda *values: sum(values[1:], start=values[0]), *all_counts)
-    total = jnp.maximum(counts.num_transitions, 1)
-    shares = [
-        counts.acceptance_rate * (counts.num_transitions / total).astype(jnp.float32) for counts in all_counts
-    ]
+    """Over all their transitions. Counts stop at the largest number of their dtype, as those of one run do."""
+    most = np.iinfo(np.int32).max
+
+    def add(first: Any, *others: Any) -> Any:
+        total = first
+        for other in others:
+            total = total + jnp.minimum(other, most - total)
+        return total
+
+    counts = jax.tree.map(add, *all_counts)
+    sizes = [counts.num_transitions.astype(jnp.float32) for counts in all_counts]
+    total = jnp.maximum(sum(sizes[1:], start=sizes[0]), 1)
+    shares = [own.acceptance_rate * (size / total) for own, size in zip(all_counts, sizes, strict=True)]
     return counts._replace(acceptance_rate=sum(shares[1:], start=shares[0]))

@@ -1,7 +1,7 @@
 """R̂ and effective sample sizes of all coordinates at once (Vehtari, Gelman, Simpson, Carpenter & Bürkner 2021).
 
 The figures are those of ArviZ, whose functions take one coordinate after another, which is long where a position has
-thousands. Draws are [chain, draw, d].
+thousands. Draws are [chain, draw, d]; of a coordinate with a draw that is infinite or NaN all figures are NaN.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,15 @@ def e_bfmi(energy: Float[np.ndarray, "chain draw"]) -> Float[np.ndarray, " chain
 
 def _in_chunks(function: Callable[[Draws], Each], draws: Draws) -> Each:
     width = max(1, CHUNK // (draws.shape[0] * draws.shape[1]))
-    parts = [function(draws[..., start : start + width]) for start in range(0, draws.shape[2], width)]
+    parts = [
+        _of_finite(function, draws[..., start : start + width]) for start in range(0, draws.shape[2], width)
+    ]
     return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _of_finite(function: Callable[[Draws], Each], draws: Draws) -> Each:
+    is_finite = np.isfinite(draws).all(axis=(0, 1))
+    return np.where(is_finite, function(np.where(is_finite, draws, 0.0)), np.nan)
 
 
 def split(draws: Draws) -> Float[np.ndarray, "halves half d"]:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
+from hmcvae._random import happens
 from hmcvae._sharding import vary_as
 from hmcvae.integrators import IntegratorState
 from hmcvae.samplers.base import (
@@ -194,7 +195,7 @@ def _judge(
     reversibility_error, is_reversible = retrace
     is_valid = solver.converged & is_finite & is_reversible
     acceptance_rate = jnp.where(is_valid, jnp.exp(jnp.minimum(-delta, 0.0)), 0.0)
-    is_accepted = jax.random.uniform(rng_key, (), delta.dtype) < acceptance_rate
+    is_accepted = happens(rng_key, acceptance_rate)
     return HMCInfo(
         acceptance_rate=acceptance_rate,
         is_accepted=is_accepted,

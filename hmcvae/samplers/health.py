@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from hmcvae._checks import is_concrete
 from hmcvae.integrators.scales import NUM_ROUNDINGS
 from hmcvae.samplers import effective
-from hmcvae.samplers.draws import Samples, SamplingWarning
+from hmcvae.samplers.draws import Samples, SamplingWarning, path_name
 from hmcvae.types import PyTree
 
 # Below so many draws, or transitions, a chain that never moved may have been unlucky, and R̂ is noise.
@@ -118,6 +118,8 @@ def _of_draws(samples: Samples) -> list[str]:
     if not full:
         return []
     num_draws = full[0].shape[1]
+    if lost := _not_finite(samples):
+        return lost
     if num_draws >= FEWEST_TO_BE_STUCK:
         stuck = _never_moved(samples)
         if stuck.any():
@@ -147,8 +149,34 @@ def _of_draws(samples: Samples) -> list[str]:
     return []
 
 
+def _not_finite(samples: Samples) -> list[str]:
+    """Chains stand where their position is finite: it is what `record` keeps of it."""
+    paths = jax.tree_util.tree_leaves_with_path(samples.position)
+    for path, leaf in paths:
+        some = np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS])
+        if some.dtype.kind in "biu":
+            continue
+        wide = some if some.dtype.kind == "c" else some.astype(np.float64)
+        count = int(np.sum(~np.isfinite(wide).all(axis=tuple(range(2, some.ndim)))))
+        if count:
+            return [
+                f"{path_name(path)} is infinite or NaN in {count} of {some.shape[0] * some.shape[1]} draws, and of "
+                "such coordinates no mean, R̂ or number of effective draws can be had: look at what record makes of "
+                "the states"
+            ]
+    return []
+
+
+def is_thinned(samples: Samples) -> bool:
+    """Whether transitions lie between the draws that were kept."""
+    num_draws = int(np.prod(samples.shape[:2]))
+    return int(samples.counts.num_transitions) > num_draws
+
+
 def _of_energies(samples: Samples) -> list[str]:
     energy = getattr(samples.info, "energy", None)
+    if is_thinned(samples):
+        return []
     if energy is None or np.shape(energy)[1] < FEWEST_FOR_RHAT:
         return []
     fractions = effective.e_bfmi(np.asarray(energy).astype(np.float64))
@@ -187,17 +215,18 @@ def _of_positions(samples: Samples) -> list[str]:
 def _never_moved(samples: Samples) -> Bool[np.ndarray, " chain"]:
     # In NumPy: of what JAX does outside `jit`, each operation is a program to be compiled.
     accepted = getattr(samples.info, "is_accepted", None)
-    # Where all chains accept, as trajectories of no steps are, the draws themselves are compared.
-    if accepted is not None:
-        ever = np.any(np.asarray(accepted), axis=1)
-        if not ever.all():
-            return ~ever
+    ever = None if accepted is None else np.any(np.asarray(accepted), axis=1)
     moved = []
     for leaf in _full((samples.position, samples.logdensity)):
         every = 1 + leaf.size // MOST_NUMBERS
         some = np.asarray(leaf if every == 1 else leaf[:, ::every])  # of draws that may not fit the memory
         moved.append(np.any(some != some[:, :1], axis=tuple(range(1, leaf.ndim))))
-    return ~np.any(np.stack(moved), axis=0)
+    if not moved:
+        return ~ever if ever is not None else np.zeros(samples.shape[0], bool)
+    same = ~np.any(np.stack(moved), axis=0)
+    # A chain may accept trajectories of no steps, and of thinned draws the transitions between are not known; of a
+    # chain that stands still while others move the draws are one value, and none of its kept transitions accepted.
+    return same if ever is None or ever.all() else same & ~ever
 
 
 def _full(tree: PyTree) -> list:

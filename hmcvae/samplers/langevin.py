@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool
 
 from hmcvae import metrics
 from hmcvae._checks import check_function, check_positive
+from hmcvae._random import happens, normal
 from hmcvae._ravel import ravel_pytree
 from hmcvae.samplers.base import (
     SamplingAlgorithm,
@@ -63,6 +64,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
             check_finite("initial position", position)
             logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(z)
             check_finite("logdensity at the initial position", logdensity)
+            check_finite("gradient of the logdensity at the initial position", gradient)
             if metric.is_position_dependent:
                 metrics.check_metric(metric, z)
             return MMALAState(unravel(z), logdensity, unravel(gradient))
@@ -78,7 +80,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
             noise_key, accept_key = jax.random.split(rng_key)
             mean, factor = _proposal(metric, z, ravel_pytree(state.logdensity_grad)[0], epsilon)
             # G⁻¹ w for w ~ N(0, G) is N(0, G⁻¹).
-            noise = jax.random.normal(noise_key, z.shape, z.dtype)
+            noise = normal(noise_key, z.shape, z.dtype)
             new = mean + epsilon * factor.solve(factor.sqrt_matvec(noise))
             logdensity, gradient = jax.value_and_grad(flatten(logdensity_fn, unravel))(new)
             back, new_factor = _proposal(metric, new, gradient, epsilon)
@@ -88,7 +90,7 @@ def mmala(logdensity_fn: LogDensityFn, step_size: Any, metric: Any) -> SamplingA
             )
             is_finite = jnp.isfinite(log_ratio) & jnp.isfinite(new).all() & jnp.isfinite(gradient).all()
             rate = jnp.where(is_finite, jnp.exp(jnp.minimum(log_ratio, 0.0)), 0.0)
-            is_accepted = jax.random.uniform(accept_key, (), rate.dtype) < rate
+            is_accepted = happens(accept_key, rate)
             moved = MMALAState(unravel(new), logdensity, unravel(gradient))
             state = jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), moved, state)
             return state, MMALAInfo(rate, is_accepted, ~is_finite)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hmcvae._random import normal
 from hmcvae.bounds import Bound, check_params
 from hmcvae.training.inputs import Preprocess, keep_as_is, preprocess_all
 from hmcvae.types import PyTree
@@ -98,12 +99,12 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     own = jax.tree.map(jnp.asarray, params)
     leaves, structure = jax.tree.flatten(own)
     keys = jax.random.split(jax.random.key(0), len(leaves) + 2)
-    noise = [0.01 * jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys[2:], leaves, strict=True)]
+    noise = [0.01 * normal(key, x.shape, x.dtype) for key, x in zip(keys[2:], leaves, strict=True)]
     moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
     other = _most_different(xs)
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
     mean = jnp.asarray(jax.tree.leaves(bound.vae.encode(own, x[0]))[0])
-    z = [jax.random.normal(key, mean.shape, mean.dtype) for key in keys[:2]]
+    z = [normal(key, mean.shape, mean.dtype) for key in keys[:2]]
     condition = bound.vae.split(x[1])[1]
 
     def decode(params: PyTree, z: Any) -> PyTree:

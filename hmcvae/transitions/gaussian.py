@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hmcvae._random import normal
 from hmcvae.priors import gaussian_log_prob
 from hmcvae.solvers import exact_info
 from hmcvae.transitions.base import Target, Transition, TransitionInfo, as_conditional
@@ -32,7 +33,7 @@ def gaussian_kernel(forward: Any, reverse: Any) -> Transition:
     def step(params: PyTree, rng_key: PRNGKey, target: Target, state: _Point):
         start, features = state.position, target.example.features
         shift, log_scale = forward.apply(params["forward"], features, start)
-        end = start + shift + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, start.dtype)
+        end = start + shift + jnp.exp(log_scale) * normal(rng_key, start.shape, start.dtype)
         log_forward = gaussian_log_prob(end, start + shift, log_scale)
         shift, log_scale = reverse.apply(params["reverse"], features, end)
         log_reverse = gaussian_log_prob(start, end + shift, log_scale)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hmcvae import integrators, metrics
 from hmcvae._checks import check_count
+from hmcvae._random import normal
 from hmcvae.priors import gaussian_log_prob
 from hmcvae.transitions.base import (
     Target,
@@ -77,7 +78,7 @@ def hamiltonian(
         mass = jnp.broadcast_to(jnp.exp(params["log_mass"]).astype(dtype), start.shape)
         metric = metrics.diagonal(mass)
         mean, log_scale = momentum.apply(params["momentum"], features, start)
-        w = mean + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, dtype)
+        w = mean + jnp.exp(log_scale) * normal(rng_key, start.shape, dtype)
         log_forward = gaussian_log_prob(w, mean, log_scale)
         state = state._replace(momentum=metric.factor(start).sqrt_matvec(w))
         first = state.logdensity

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from hmcvae import integrators, metrics, posteriors, solvers
 from hmcvae._checks import check_count, check_real
+from hmcvae._random import normal
 from hmcvae.posteriors.information import pulled_back
 from hmcvae.priors import gaussian_log_prob
 from hmcvae.solvers import Solver
@@ -85,7 +86,7 @@ def riemannian(
         geometry = metric.carry(start)
         factor = metric.carried_factor(start, geometry)
         mean, log_scale = momentum.apply(params["momentum"], features, start)
-        w = mean + jnp.exp(log_scale) * jax.random.normal(rng_key, start.shape, dtype)
+        w = mean + jnp.exp(log_scale) * normal(rng_key, start.shape, dtype)
         log_forward = gaussian_log_prob(w, mean, log_scale) - 0.5 * factor.log_det
         energy = -state.logdensity + 0.5 * jnp.sum(w**2) + 0.5 * factor.log_det
         state, solver_info = integrators.integrate(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from hmcvae._checks import check_count, check_real
+from hmcvae._random import normal
 from hmcvae.priors import gaussian_log_prob
 from hmcvae.solvers import exact_info
 from hmcvae.transitions.base import Target, Transition, TransitionInfo, raw_step_size, step_size
@@ -79,7 +80,7 @@ def underdamped(
             else jax.nn.sigmoid(params["persistence"]).astype(dtype)
         )
         eta = jnp.where(state.has_momentum, eta, 0.0)
-        noise = jax.random.normal(rng_key, y.shape, dtype)
+        noise = normal(rng_key, y.shape, dtype)
         w = eta * state.momentum + jnp.sqrt(1 - eta**2) * noise
         log_q_fn = target.coordinates.log_prob
 

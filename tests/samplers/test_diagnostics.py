@@ -131,6 +131,59 @@ class TestStuck:
         assert np.isnan(found.rhat)
 
 
+class TestNotFinite:
+    """What is infinite or NaN once is no sign of convergence."""
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("num_chains", [1, 4])
+    def test_its_figures_are_nan_and_the_others_stay(self, value, num_chains):
+        draws = np.random.default_rng(8).standard_normal((num_chains, 100, 3))
+        whole = hmcvae.diagnose(stuck_samples(draws))
+        draws[0, 50, 1] = value
+        found = hmcvae.diagnose(stuck_samples(draws))
+        for name in ("rhat", "ess_bulk", "ess_tail", "ess_mean", "ess_square"):
+            figures = getattr(found, name)
+            np.testing.assert_array_equal(np.isnan(figures), [False, True, False])
+            np.testing.assert_array_equal(figures[[0, 2]], getattr(whole, name)[[0, 2]])
+        assert "position[1]" in str(found)
+
+    @pytest.mark.parametrize("name", ["rhat", "ess_bulk", "ess_tail", "ess_mean"])
+    def test_as_arviz_has_it(self, name):
+        draws = np.random.default_rng(8).standard_normal((4, 100, 1))
+        draws[2, 3] = np.nan
+        assert np.isnan(getattr(effective, name)(draws)).all()
+
+    def test_all_of_a_chain(self):
+        draws = np.random.default_rng(8).standard_normal((4, 100, 1))
+        draws[2] = np.inf
+        found = hmcvae.diagnose(stuck_samples(draws))
+        assert np.isnan(found.rhat).all()
+        assert np.isnan(found.ess_bulk).all()
+
+
+class TestThinned:
+    """E-BFMI is a figure of successive transitions: of every tenth it would be that of another, better chain."""
+
+    def test_no_fraction_is_claimed(self):
+        draws = np.random.default_rng(8).standard_normal((4, 100, 1))
+        samples = stuck_samples(draws)
+        counts = samples.counts._replace(num_transitions=jnp.asarray(400))
+        assert np.isfinite(hmcvae.diagnose(samples._replace(counts=counts)).e_bfmi).all()
+        counts = counts._replace(num_transitions=jnp.asarray(4000))
+        assert np.isnan(hmcvae.diagnose(samples._replace(counts=counts)).e_bfmi).all()
+
+    def test_by_a_sampler_itself(self):
+        algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.7, 2)
+        samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((4, 2)), num_samples=50, thin=3)
+        assert np.isnan(hmcvae.diagnose(samples).e_bfmi).all()
+
+
+def test_one_chain_is_split_once():
+    """Its halves are compared, as those of many chains are, and as in a run of the two halves: not its quarters."""
+    draws = np.random.default_rng(2).standard_normal((1, 400, 2)).cumsum(axis=1)
+    np.testing.assert_allclose(hmcvae.diagnose(stuck_samples(draws)).rhat, effective.rhat(draws))
+
+
 def test_seconds_and_sizes_are_checked():
     samples = samples_of(np.random.default_rng(3).standard_normal((2, 100, 2)))
     for seconds in (0.0, -1.0, np.inf, True, None, "1"):

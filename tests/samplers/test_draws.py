@@ -14,7 +14,7 @@ import pytest
 
 from hmcvae import metrics
 from hmcvae.samplers.arviz_data import to_arviz
-from hmcvae.samplers.draws import MissingMetric, Samples, SamplingWarning, concatenate
+from hmcvae.samplers.draws import MissingMetric, Samples, SamplingWarning, add_counts, concatenate
 from hmcvae.samplers.hamiltonian import hmc
 from hmcvae.samplers.riemannian import rmhmc
 from tests.support.gaussians import normal
@@ -39,6 +39,16 @@ class TestGoingOn:
         rate = np.mean(np.asarray(both.info.acceptance_rate))
         np.testing.assert_allclose(both.counts.acceptance_rate, rate, rtol=1e-5)
         assert both.adaptation is samples.adaptation
+
+    def test_counts_stop_at_the_largest_number(self):
+        counts = draw(algorithm=TREE_ALGORITHM, starts=TREE).counts
+        most = np.iinfo(np.int32).max
+        large = counts._replace(
+            num_transitions=jnp.asarray(most - 10, jnp.int32), acceptance_rate=jnp.float32(0.8)
+        )
+        total = add_counts([large, large._replace(acceptance_rate=jnp.float32(0.4)), counts])
+        assert total.num_transitions == most
+        np.testing.assert_allclose(total.acceptance_rate, 0.6, rtol=1e-5)
 
     def test_failures_add_up(self):
         with pytest.warns(SamplingWarning):
@@ -106,7 +116,7 @@ import warnings
 import jax, jax.numpy as jnp
 import hmcvae
 from hmcvae.metrics import from_tensor
-from hmcvae.samplers.draws import concatenate
+from hmcvae.samplers.draws import add_counts, concatenate
 
 starts = {"a": jnp.ones((4, 2)), "b": jnp.zeros((4, 0)), "c": jnp.ones((4, 3, 0)), "d": jnp.ones(4)}
 density = lambda z: -0.5 * (jnp.sum(z["a"] ** 2) + jnp.sum(z["b"]) + z["d"] ** 2)

@@ -66,19 +66,48 @@ class TestWarnings:
         assert "do not agree, R̂ = " in said(algorithm=far, starts=starts, num_samples=200)
 
     @staticmethod
-    def warned(draws, energy):
+    def warned(draws, energy, thin=1):
         """What is said of draws and energies [chain, draw]."""
 
         class Info(NamedTuple):
             energy: np.ndarray
 
         none = jnp.zeros((), jnp.int32)
-        counts = TransitionCounts(jnp.asarray(draws.size), jnp.asarray(0.9), none, none, none, none)
+        counts = TransitionCounts(jnp.asarray(draws.size * thin), jnp.asarray(0.9), none, none, none, none)
         run = Samples(draws[..., None], None, Info(energy), counts, Adaptation(None, None, counts))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             health.warn_of_trouble(run, 0, 0.8)
         return " ".join(str(one.message) for one in caught)
+
+    def test_chains_that_move_between_the_draws_that_are_kept_have_moved(self):
+        """Of few accepted transitions the last of every twenty is seldom one."""
+        rare = hmc(lambda z: -0.5 * 40 * jnp.sum(z**2), 0.3, 3)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            samples = draw(algorithm=rare, starts=jnp.ones((16, 3)), num_samples=25, thin=20)
+        accepted = np.asarray(samples.info.is_accepted).any(axis=1)
+        moved = (np.asarray(samples) != np.asarray(samples)[:, :1]).any(axis=(1, 2))
+        assert (moved & ~accepted).any()
+        stuck = health.list_of(~moved)
+        said_of = " ".join(str(one.message) for one in caught)
+        assert ("never moved" in said_of) == (not moved.all())
+        assert moved.all() or f"chains {stuck} never moved" in said_of
+
+    def test_records_that_are_not_finite(self):
+        def record(state):
+            return {"log": jnp.log(state.position[0]), "count": jnp.ones((), int), "z": state.position}
+
+        message = said(record=record)
+        assert "log is infinite or NaN in " in message
+        assert "of 120 draws" in message
+
+    def test_of_thinned_draws_no_energies_are_judged(self):
+        rng = np.random.default_rng(0)
+        noise = rng.standard_normal((4, 1000))
+        walk = np.cumsum(noise, axis=1)
+        assert "energies change little" in self.warned(noise, walk)
+        assert self.warned(noise, walk, 10) == ""
 
     def test_few_effective_draws_and_slow_energies(self):
         """Of chains that agree: R̂ sees nothing yet."""
@@ -218,6 +247,9 @@ class TestErrors:
                 algorithm=hmc(lambda z: jnp.log(z[0]), 0.1, 3),
                 starts=jnp.array([[1.0], [-1.0], [1.0], [-2.0]]),
             )
+        for make in (lambda f: hmc(f, 0.1, 3), lambda f: mmala(f, 0.1, metrics.identity())):
+            with pytest.raises(ValueError, match="gradient of the logdensity at the initial position"):
+                make(lambda z: -jnp.sqrt(jnp.sum(z**2))).init(jnp.zeros(3))
         with pytest.raises(ValueError, match="floating-point"):
             draw(starts=jnp.ones((4, 3), int))
 
