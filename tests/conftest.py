@@ -60,8 +60,13 @@ def forget_programs() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def compile_quickly(request: pytest.FixtureRequest) -> None:
     """Most of the time of these tests is XLA's compilation, and without its optimizations it is half of that. Programs
-    that run for long, the slow tests', are optimized."""
-    jax.config.update("jax_disable_most_optimizations", request.node.get_closest_marker("slow") is None)
+    that run for long, those of the slow tests of chains, are optimized; slow tests of commands make many small ones."""
+    folder = request.node.nodeid.split("/")[1]
+    runs_long = request.node.get_closest_marker("slow") is not None and folder not in (
+        "experiments",
+        "training",
+    )
+    jax.config.update("jax_disable_most_optimizations", not runs_long)
 
 
 @pytest.fixture
