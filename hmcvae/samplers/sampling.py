@@ -104,7 +104,8 @@ def sample(
             for a metric of `metrics.hierarchical` with log-linear masses (`samplers.hierarchical`). "auto" is
             "diagonal" for an algorithm with the identity metric and one step size, and otherwise None: a metric that
             was chosen is kept.
-        thin: transitions a draw, of which the last is kept; counts are of all of them.
+        thin: transitions a draw, of which the last is kept with its info; counts are of all of them. E-BFMI
+            is not known of such draws: it is a figure of successive transitions.
         record: `state -> what is kept` of a chain's state in place of its position, any pytree of arrays: for chains
             too large to be kept whole. `samples.position` is then that, and `samples.end` where the chains stand.
         folder: where draws are written as they come, a few seconds' worth at a time, so that memory does not grow with
