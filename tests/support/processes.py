@@ -1,6 +1,7 @@
 """Programs that tests start as processes of their own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,10 @@ def free_port() -> int:
 
 
 def start_module(module: str, *arguments: str, num_devices: int = 1) -> subprocess.Popen:
-    """`python -m module …` with so many virtual devices."""
+    """`python -m module …` with so many virtual devices, which can be interrupted: in the background of a shell tests
+    are started with that signal ignored, and what they start would inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
     environment = {**os.environ, "XLA_FLAGS": flags.strip()}
     return subprocess.Popen(
