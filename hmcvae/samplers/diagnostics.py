@@ -163,4 +163,4 @@ def effective_draws(statistic: Callable, draws: Float[np.ndarray, "chain draw d"
 
 
 def _is_finite(draws: Float[np.ndarray, "chain draw d"]) -> Bool[np.ndarray, " d"]:
-    return np.isfinite(draws).all(axis=(0, 1))
+    return np.all(np.isfinite(draws), axis=(0, 1))
