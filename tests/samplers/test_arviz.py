@@ -22,6 +22,16 @@ def samples_of(draws: np.ndarray) -> Samples:
     return Samples(jnp.asarray(draws), None, None, counts, Adaptation(None, None, counts))
 
 
+def test_of_thinned_draws_there_are_no_energies():
+    """ArviZ would take them for those of successive transitions."""
+    algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.7, 2)
+    for thin in (1, 3):
+        samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((2, 2)), num_samples=10, thin=thin)
+        statistics = hmcvae.to_arviz(samples).sample_stats
+        assert ("energy" in statistics) == (thin == 1)
+        assert "diverging" in statistics
+
+
 class TestNames:
     DRAWS = np.random.default_rng(7).standard_normal((2, 20, 3))
 
