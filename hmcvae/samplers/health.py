@@ -150,9 +150,8 @@ def _of_draws(samples: Samples) -> list[str]:
 
 
 def _not_finite(samples: Samples) -> list[str]:
-    """Chains stand where their position is finite: it is what `record` keeps of it."""
-    paths = jax.tree_util.tree_leaves_with_path(samples.position)
-    for path, leaf in paths:
+    """Chains never go to such positions: it is what `record` makes of them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(samples.position):
         some = np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS])
         if some.dtype.kind in "biu":
             continue
@@ -169,15 +168,12 @@ def _not_finite(samples: Samples) -> list[str]:
 
 def is_thinned(samples: Samples) -> bool:
     """Whether transitions lie between the draws that were kept."""
-    num_draws = int(np.prod(samples.shape[:2]))
-    return int(samples.counts.num_transitions) > num_draws
+    return int(samples.counts.num_transitions) > int(np.prod(samples.shape[:2]))
 
 
 def _of_energies(samples: Samples) -> list[str]:
     energy = getattr(samples.info, "energy", None)
-    if is_thinned(samples):
-        return []
-    if energy is None or np.shape(energy)[1] < FEWEST_FOR_RHAT:
+    if energy is None or np.shape(energy)[1] < FEWEST_FOR_RHAT or is_thinned(samples):
         return []
     fractions = effective.e_bfmi(np.asarray(energy).astype(np.float64))
     low = (fractions < LOWEST_E_BFMI) & ~_never_moved(samples)
