@@ -73,7 +73,8 @@ class Tree(NamedTuple):
     """A trajectory.
 
     past, future: its ends.  rho: Σ v.  candidate: drawn from its points.  log_weight: log Σ exp(-ΔH) of them.
-    has_moved: whether the candidate is another point than the start.  depth: doublings so far.
+    has_moved: whether the candidate is another point than the start.  depth: doublings so far.  number: uniform, that
+    draws between it and the next branch.
     """
 
     past: End
@@ -85,11 +86,17 @@ class Tree(NamedTuple):
     depth: Int[Array, ""]
     status: Int[Array, ""]
     tally: Tally
+    number: Scalar
 
 
 class Branch(NamedTuple):
     """The other half of a tree, while it is being built: its last point; the rest as for a tree, whose tally goes
-    on."""
+    on.
+
+    error: ΔH of the last point.  is_drawn: whether the candidate moves there, which the next step does.  number: for
+    the draw of the next point. All three are passed from step to step because XLA, left to itself, puts what a draw
+    needs, random number and all, anew into the kernel of each array of the candidate, for each of its entries.
+    """
 
     end: End
     rho: Vector
@@ -97,6 +104,13 @@ class Branch(NamedTuple):
     log_weight: Scalar
     status: Int[Array, ""]
     tally: Tally
+    error: Scalar
+    is_drawn: Bool[Array, ""]
+    number: Scalar
+
+    def drawn(self) -> Candidate:
+        """The candidate, moved."""
+        return _select(self.is_drawn, _candidate(self.end.state, self.error), self.candidate)
 
 
 class Lane(NamedTuple):
@@ -137,13 +151,18 @@ class Growth(NamedTuple):
         tally = Tally(zero, count, jnp.full((), -jnp.inf, dtype), solver, error)
         candidate = _candidate(state, zero)
         no = jnp.asarray(False)
-        return Tree(lane.start, lane.start, state.momentum, candidate, zero, no, count, count + GROWS, tally)
+        number = uniform_at(lane.seed, _FOR_DOUBLINGS, count, dtype)
+        ends, status = (lane.start, lane.start), count + GROWS
+        return Tree(*ends, state.momentum, candidate, zero, no, count, status, tally, number)
 
     def sprout(self, tree: Tree, lane: Lane, depth: Int[Array, ""]) -> Branch:
         """The branch of the next doubling, before its first point."""
-        end = _select(lane.goes_ahead(depth), tree.future, tree.past)
-        nothing = jnp.full_like(tree.log_weight, -jnp.inf)
-        return Branch(end, jnp.zeros_like(tree.rho), tree.candidate, nothing, tree.status, tree.tally)
+        end, dtype = _select(lane.goes_ahead(depth), tree.future, tree.past), lane.energy.dtype
+        nothing, zero, no = jnp.full((), -jnp.inf, dtype), jnp.zeros((), dtype), jnp.asarray(False)
+        number = uniform_at(lane.seed, _FOR_LEAVES, 1 << depth, dtype)
+        return Branch(
+            end, jnp.zeros_like(tree.rho), tree.candidate, nothing, tree.status, tree.tally, zero, no, number
+        )
 
     def extend(
         self, shared: Any, branch: Branch, lane: Lane, depth: Int[Array, ""], index: Int[Array, ""]
@@ -157,13 +176,12 @@ class Growth(NamedTuple):
         status = jnp.where(grew, self.judge(leaf, error), branch.status)
         grows = status == GROWS
         log_weight = jnp.where(grows, jnp.logaddexp(branch.log_weight, -error), branch.log_weight)
-        number = uniform_at(lane.seed, _FOR_LEAVES, (1 << depth) + index, dtype)
-        # Each array of the candidate would otherwise draw the number anew, for each of its entries.
-        is_drawn = lax.optimization_barrier(grows & (number < jnp.exp(-error - log_weight)))
-        candidate = _select(is_drawn, _candidate(leaf.state, error), branch.candidate)
+        is_drawn = grows & (branch.number < jnp.exp(-error - log_weight))
+        number = uniform_at(lane.seed, _FOR_LEAVES, (1 << depth) + index + 1, dtype)
         tally = _select(grew, _count(branch.tally, leaf, error, grows), branch.tally)
         end = _select(grows, End(leaf.state, leaf.velocity), branch.end)
-        return Branch(end, branch.rho + end.state.momentum, candidate, log_weight, status, tally)
+        rho = branch.rho + end.state.momentum
+        return Branch(end, rho, branch.drawn(), log_weight, status, tally, error, is_drawn, number)
 
     def judge(self, leaf: Leaf, error: Scalar) -> Int[Array, ""]:
         """Whether a point ends the tree, and by what: the first of the three failures."""
@@ -180,19 +198,19 @@ class Growth(NamedTuple):
         near, far = _select(ahead, tree.future, tree.past), _select(ahead, tree.past, tree.future)
         old, new = Span(_point(far), _point(near), tree.rho), Span(first, _point(branch.end), branch.rho)
         # Biased progressive sampling: the newer half is preferred.
-        number = uniform_at(lane.seed, _FOR_DOUBLINGS, depth, lane.energy.dtype)
-        is_drawn = is_whole & (number < jnp.exp(jnp.minimum(branch.log_weight - tree.log_weight, 0)))
+        is_drawn = is_whole & (tree.number < jnp.exp(jnp.minimum(branch.log_weight - tree.log_weight, 0)))
         total = jnp.logaddexp(tree.log_weight, branch.log_weight)
         return Tree(
             past=_select(is_whole & ~ahead, branch.end, tree.past),
             future=_select(is_whole & ahead, branch.end, tree.future),
             rho=jnp.where(is_whole, tree.rho + new.rho, tree.rho),
-            candidate=_select(is_drawn, branch.candidate, tree.candidate),
+            candidate=_select(is_drawn, branch.drawn(), tree.candidate),
             log_weight=jnp.where(is_whole, total, tree.log_weight),
             has_moved=tree.has_moved | is_drawn,
             depth=tree.depth + is_whole.astype(jnp.int32),
             status=jnp.where(is_whole & turns(old, new), TURNED, branch.status),
             tally=branch.tally,
+            number=uniform_at(lane.seed, _FOR_DOUBLINGS, depth + 1, lane.energy.dtype),
         )
 
 
@@ -246,10 +264,11 @@ def grow(growth: Growth, shared: Any, lanes: Lane, axes: Any) -> Tree:
             ended = (branches.status == GROWS) & turned
             return index + 1, branches._replace(status=jnp.where(ended, TURNED, branches.status)), memory
 
+        branches = vary_as(over(growth.sprout, 0, 0, None)(trees, lanes, depth), trees)
         _, branches, memory = lax.while_loop(
             lambda inner: (inner[0] < (1 << depth)) & (inner[1].status == GROWS).any(),
             extend,
-            (zero, over(growth.sprout, 0, 0, None)(trees, lanes, depth), memory),
+            (zero, branches, memory),
         )
         first = jax.tree.map(lambda rows: rows[0], memory.begins)
         return depth + 1, over(growth.graft, 0, 0, 0, 0, None)(trees, branches, first, lanes, depth), memory

@@ -230,3 +230,19 @@ class TestRandomNumbers:
             jnp.arange(20_000)
         )
         assert abs(np.corrcoef(values, np.asarray(others, np.float64))[0, 1]) < 4 / np.sqrt(20_000)
+
+
+def test_random_numbers_are_not_drawn_in_the_kernels_of_positions():
+    # XLA would put a whole generator of random bits into each kernel that selects by what it draws, for each entry.
+    algorithm = nuts(lambda z: -0.5 * jnp.dot(z, z), 0.5)
+    states = jax.vmap(algorithm.init)(jnp.zeros((3, 7)))
+    step = jax.jit(jax.vmap(algorithm.step))
+    program = step.lower(jax.random.split(jax.random.key(0), 3), states).compile().as_text()
+    kernels = [text for text in program.split("\n\n") if text.lstrip().startswith("%fused")]
+    drawing = [
+        text.partition(") -> ")[2].split(" ")[0]
+        for text in kernels
+        if text.count("shift-right-logical(") >= 20
+    ]
+    assert drawing
+    assert all("[3,7]" not in shape for shape in drawing), drawing
