@@ -115,6 +115,7 @@ def train_epochs(
         )
         with closing(epochs):  # which waits for what is being written
             last = _log_epochs(config, run, epochs, monitor, num_done, quiet, asked)
+        _stop_if(asked(), "after the last epoch")
     like = training.init_state(
         model.params, config.training.make_optimizer(num_batches), config.training.seed
     )
@@ -146,8 +147,7 @@ def _log_epochs(
             bar.set_postfix(_shown(EpochRecord.from_line(line)), refresh=False)
             bar.update()
             last = state
-            if int(state.epoch) < config.training.num_epochs:
-                _stop_if(asked(), f"after epoch {int(state.epoch)}")
+            _stop_if(asked(), f"after epoch {int(state.epoch)}")
     return last
 
 

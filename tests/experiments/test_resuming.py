@@ -1,6 +1,8 @@
 """Runs that are stopped and go on, and the state that they end with."""
 
 import dataclasses
+import signal
+from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from experiments.configs import Options
 from experiments.runs import model as runs
 from experiments.runs import training as train
+from experiments.support.failures import StoppedError
 from hmcvae import training
 from hmcvae.training import loop
 from tests.support.runs import metrics_of, tiny
@@ -77,6 +80,33 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, monkeypatch, finish
     assert [record["epoch"] for record in metrics_of(folder)] == [1, 2, 3]
     assert metrics_of(folder) == metrics_of(tmp_path / "whole")
     jax.tree.map(np.testing.assert_array_equal, *finished)
+
+
+@pytest.mark.parametrize("when", ["in the last epoch", "while the last checkpoint is written"])
+def test_a_signal_at_the_end_stops_a_run_too(when, tmp_path, monkeypatch, finished):
+    """What comes after the training, an evaluation or the next training of a comparison, is not begun."""
+    config, log, closing = tiny(tmp_path / "run", num_epochs=1), runs.RunFolder.log, train.closing
+
+    def log_and_ask(self, record):
+        log(self, record)
+        signal.raise_signal(signal.SIGTERM)
+
+    @contextmanager
+    def close_and_ask(epochs):
+        with closing(epochs):
+            yield
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        if when == "in the last epoch":
+            patch.setattr(runs.RunFolder, "log", log_and_ask)
+        else:
+            patch.setattr(train, "closing", close_and_ask)
+        with pytest.raises(StoppedError, match="stopped by SIGTERM after (epoch 1|the last epoch)"):
+            train.train(config, quiet=True)
+    assert finished == []
+    train.train(dataclasses.replace(config, resume=True), quiet=True)
+    assert [int(state.epoch) for state in finished] == [1]
 
 
 def test_a_run_goes_on_for_more_epochs(tmp_path, finished):

@@ -43,7 +43,7 @@ def go_on(name: str, seconds: float, config: Config) -> dict[str, Any]:
         try:
             train(chosen, quiet=True, is_evaluated=False)
         except StoppedError:
-            is_done = False
+            is_done = len(RunFolder(folder).records()) == chosen.training.num_epochs
         finally:
             ended.set()
     records = RunFolder(folder).records()
