@@ -152,8 +152,8 @@ class Growth(NamedTuple):
         candidate = _candidate(state, zero)
         no = jnp.asarray(False)
         number = uniform_at(lane.seed, _FOR_DOUBLINGS, count, dtype)
-        ends, status = (lane.start, lane.start), count + GROWS
-        return Tree(*ends, state.momentum, candidate, zero, no, count, status, tally, number)
+        status, start = count + GROWS, lane.start
+        return Tree(start, start, state.momentum, candidate, zero, no, count, status, tally, number)
 
     def sprout(self, tree: Tree, lane: Lane, depth: Int[Array, ""]) -> Branch:
         """The branch of the next doubling, before its first point."""
