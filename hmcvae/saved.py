@@ -98,6 +98,10 @@ class TrainedModel:
     epoch: int
     description: Description
 
+    def __repr__(self) -> str:
+        """Without the arrays."""
+        return f"TrainedModel(epoch={self.epoch}, description={self.description})"
+
     def sample(self, rng_key: PRNGKey, num_samples: int) -> Array:
         """E[x | z] of z ~ p(z), [num_samples, H, W, C].
 

@@ -33,6 +33,8 @@ def copied(run, tmp_path):
 
 def test_a_model_is_that_of_its_run(run):
     model = hmcvae.load(run)
+    assert repr(model).startswith("TrainedModel(epoch=")
+    assert "Array" not in repr(model)
     _, _, ours, params, epoch = runs.load_run(run)
     assert model.epoch == epoch
     for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(params["vae"]), strict=True):

@@ -232,8 +232,8 @@ def cautions(result: dict) -> list[str]:
     """What a reader of the figures must know of their weights."""
     found = [
         f"caution: the weights of proposal {name} have an effective size of {figures['effective_sample_size']:.0f} of "
-        f"{result['num_samples']} draws, below {MIN_ESS}: its log p(x) is too low by an amount of its own, so compare "
-        "proposals by annealing (--num-temperatures)"
+        f"{result['num_samples']} draws, below {MIN_ESS}: its log p(x) is too low by an amount of its own; "
+        + ("take more draws" if result["num_samples"] <= MIN_ESS else "compare proposals by annealing")
         for name, figures in result["proposals"].items()
         if figures["effective_sample_size"] < MIN_ESS
     ]

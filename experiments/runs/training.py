@@ -87,8 +87,9 @@ def train_epochs(
     start = training.on_first(lambda: run.start_epoch(known)) if config.resume else 0
     num_done = training.on_first(lambda: len(run.trim(start)))
     if not quiet:
+        held_out = f", {len(dataset.validation)} held out" if len(dataset.validation) else ""
         print(
-            f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}; {model.bound.name}"
+            f"{dataset.name}: {len(dataset.train)} training images from {dataset.source}{held_out}; {model.bound.name}"
         )
         print(f"run folder: {run.folder}")
         if start:

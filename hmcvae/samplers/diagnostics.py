@@ -83,7 +83,9 @@ class Diagnostics(NamedTuple):
         return "\n".join(lines)
 
     def _worst(self, name: str, values: np.ndarray) -> str:
-        """The coordinate, or the chain, where a figure is worst."""
+        """The coordinate, or the chain, where a figure is worst: nothing where none is known."""
+        if name == "e_bfmi" and np.isnan(values).all():
+            return "not known"
         score = -values if name == "rhat" else values
         index = int(np.argmin(np.where(np.isnan(score), -np.inf, score)))
         return f"chain {index}" if name == "e_bfmi" else self.names[index]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from hmcvae._checks import is_concrete
 from hmcvae.types import PyTree, Scalar
 
 
@@ -156,7 +157,8 @@ def concatenate(first: Any, *others: Any) -> Samples:
     Tallies are added; the adaptation is that of the first run.
 
     Raises:
-        ValueError: unless all are `Samples` of the same chains, arrays and dtypes.
+        ValueError: unless all are `Samples` of the same chains, arrays and dtypes, and as many transitions lie between
+            their draws; or if one of them comes twice.
     """
     runs = (first, *others)
     for run in runs:
@@ -171,11 +173,26 @@ def concatenate(first: Any, *others: Any) -> Samples:
             ]
             came = differing[0] if differing else "trees of different structures"
             raise ValueError(f"runs must be of the same arrays (of the same algorithm), got {came}")
+        here, there = _transitions_per_draw(first), _transitions_per_draw(run)
+        if None not in (here, there) and here != there:
+            raise ValueError(f"runs must be thinned alike, got {here} and {there} transitions for each draw")
+    for index, run in enumerate(runs):
+        if any(run is other for other in runs[:index]):
+            raise ValueError("runs must continue each other, got one of them twice")
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )
     counts = add_counts([run.counts for run in runs])
     return Samples(position, logdensity, info, counts, first.adaptation, runs[-1].end)
+
+
+def _transitions_per_draw(run: Samples) -> int | None:
+    """None where it is not known: of a traced run, one without draws, or one of whose draws some were cut away."""
+    num_draws = int(np.prod(run.shape[:2]))
+    if not is_concrete(run.counts) or not num_draws:
+        return None
+    whole, rest = divmod(int(run.counts.num_transitions), num_draws)
+    return None if rest else whole
 
 
 def _form(run: Samples) -> Any:

@@ -61,8 +61,11 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
     """One warning with all that is wrong with a run, as far as it can be seen from its records; none when traced."""
     if not is_concrete(samples):
         return
-    found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
-    found += [*_of_energies(samples), *_of_positions(samples)]
+    # Of a density that says nothing all else is what comes of it.
+    found = _of_constant_density(samples)
+    if not found:
+        found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
+        found += [*_of_energies(samples), *_of_positions(samples)]
     if found:
         warnings.warn("; ".join(found), SamplingWarning, stacklevel=3)
 
@@ -127,11 +130,6 @@ def _of_draws(samples: Samples) -> list[str]:
                 f"chains {list_of(stuck)} never moved in {num_draws} draws: make the step size smaller, or start "
                 "elsewhere"
             ]
-        values = [np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS]) for leaf in _full(samples.logdensity)]
-        if values and np.all(values[0] == values[0].flat[0]):
-            return [
-                f"the log density is {values[0].flat[0]:g} at every draw: look whether it depends on the position"
-            ]
     size = sum(leaf.size for leaf in full)
     if num_draws < FEWEST_FOR_RHAT or full[0].shape[0] < 2 or size > MOST_NUMBERS:
         return []
@@ -145,6 +143,17 @@ def _of_draws(samples: Samples) -> list[str]:
         return [
             f"of {total} draws the worst coordinate's are worth {smallest:.0f} independent ones: draw longer, or adapt "
             "the mass (num_warmup, adapt_mass); see hmcvae.diagnose"
+        ]
+    return []
+
+
+def _of_constant_density(samples: Samples) -> list[str]:
+    values = [np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS]) for leaf in _full(samples.logdensity)]
+    if not values or samples.shape[1] < FEWEST_TO_BE_STUCK or _never_moved(samples).any():
+        return []
+    if np.all(values[0] == values[0].flat[0]):
+        return [
+            f"the log density is {values[0].flat[0]:g} at every draw: look whether it depends on the position"
         ]
     return []
 

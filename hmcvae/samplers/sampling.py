@@ -258,8 +258,10 @@ def _check_algorithm(algorithm: Any) -> None:
     if not (hasattr(algorithm, "init") and hasattr(algorithm, "step")):
         came = repr(algorithm)
         if callable(algorithm):
-            came = f"the function {getattr(algorithm, '__name__', came)}, which makes one when it is called"
-        raise ValueError(f"algorithm must have init and step, as hmcvae.hmc(…) makes it, got {came}")
+            came = f"the function {getattr(algorithm, '__name__', came)}"
+        raise ValueError(
+            f"algorithm must have init and step, as what hmcvae.hmc(logdensity_fn, step_size) returns, got {came}"
+        )
     if isinstance(algorithm, SamplingAlgorithm):  # `_replace` looks at nothing
         check_positive("step_size", algorithm.step_size, is_array=True)
         check_is_metric(algorithm.metric)

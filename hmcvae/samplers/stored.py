@@ -49,8 +49,10 @@ class Store:
         """Nobody else's until the block ends, and then free however this process ended.
 
         Raises:
-            ValueError: if another process writes there.
+            ValueError: if another process writes there, or it is a file.
         """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"folder must be a folder, or be made as one, got the file {self.folder}")
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             import fcntl

@@ -1,16 +1,19 @@
 """What goes into a training: a pytree of arrays, or batches of them, and the function that makes examples of it."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool
 
 from hmcvae._checks import check_count, check_plain, is_concrete
 from hmcvae.likelihoods.base import CHUNK
 from hmcvae.training.pixels import Pixels, check_array
 from hmcvae.training.settings import Settings
+from hmcvae.training.watch import TrainingWarning
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import VAE, num_examples
 
@@ -118,17 +121,37 @@ def check_likelihood(vae: VAE, data: PyTree, preprocess: Preprocess, name: str) 
 
     Raises:
         ValueError: see `likelihoods.check_data`.
+
+    Warns:
+        TrainingWarning: if NaN of theirs have become numbers.
     """
     leaves = jax.tree.leaves(data)
     if not all(map(is_concrete, leaves)) or num_examples(data) == 0:
         return
     count, size = num_examples(data), sum(leaf.size for leaf in leaves)
     rows = max(1, CHUNK * count // max(size, 1))
-    make = jax.jit(jax.vmap(preprocess))
+    make, num_mended = jax.jit(jax.vmap(preprocess)), 0
     last = 1 if isinstance(preprocess, Pixels) and preprocess.binarize else count
     for first in range(0, last, rows):
         part = jax.tree.map(
             lambda leaf, first=first: jnp.asarray(np.asarray(leaf[first : first + rows])), data
         )
         keys = jax.random.split(jax.random.key(first), num_examples(part))
-        vae.check_data(make(keys, part), name)
+        made = make(keys, part)
+        vae.check_data(made, name)
+        num_mended += int(np.sum(_has_nan(part) & ~_has_nan(made)))
+    if num_mended:
+        warnings.warn(
+            f"{num_mended} of {last} {name} hold NaN, and what preprocess makes of them does not: look at the data, "
+            "unless they are meant to be filled in there",
+            TrainingWarning,
+            stacklevel=4,
+        )
+
+
+def _has_nan(examples: PyTree) -> Bool[np.ndarray, " n"]:
+    """Which of the examples [n, …] hold NaN."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(examples)]
+    wide = [leaf.astype(np.float64) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    found = [np.isnan(leaf).reshape(len(leaf), -1).any(axis=1) for leaf in wide]
+    return np.any(found, axis=0) if found else np.zeros(num_examples(examples), bool)

@@ -176,6 +176,7 @@ class TestThinned:
         algorithm = hmcvae.hmc(lambda z: -0.5 * jnp.sum(z**2), 0.7, 2)
         samples = hmcvae.sample(jax.random.key(0), algorithm, jnp.ones((4, 2)), num_samples=50, thin=3)
         assert np.isnan(hmcvae.diagnose(samples).e_bfmi).all()
+        assert "not known" in str(hmcvae.diagnose(samples))
 
 
 def test_one_chain_is_split_once():

@@ -69,6 +69,11 @@ class TestGoingOn:
             concatenate(draw(), draw(starts=STARTS[:2]))
         with pytest.raises(ValueError, match="takes Samples"):
             concatenate(draw(), STARTS)
+        samples = draw()
+        with pytest.raises(ValueError, match="thinned alike, got 1 and 3 transitions for each draw"):
+            concatenate(samples, draw(thin=3))
+        with pytest.raises(ValueError, match="one of them twice"):
+            concatenate(samples, draw(seed=1), samples)
 
 
 CURVED = {
@@ -112,7 +117,7 @@ class TestEmptyArrays:
     def test_draws_with_arrays_that_hold_nothing(self):
         """In a process of its own: what XLA could not take aborted it."""
         code = """
-import warnings
+import copy, warnings
 import jax, jax.numpy as jnp
 import hmcvae
 from hmcvae.metrics import from_tensor
@@ -139,7 +144,7 @@ for name, algorithm in algorithms.items():
         state, _ = algorithm.step(jax.random.key(0), algorithm.init(jax.tree.map(lambda x: x[0], starts)))
         assert state.position["b"].shape == (0,)
 print(hmcvae.diagnose(samples))
-both = concatenate(samples, samples)
+both = concatenate(samples, copy.copy(samples))
 assert both.position["b"].shape == (4, 40, 0)
 assert set(hmcvae.to_arviz(samples).posterior.data_vars) == {"a", "b", "c", "d"}
 """

@@ -52,9 +52,7 @@ def fit(bound=None, params=None, images=IMAGES, **changes):
 def run(**changes):
     algorithm = hmcvae.hmc(normal, 0.3, 2)
     arguments = {"algorithm": algorithm, "starts": STARTS, "num_samples": 20} | changes
-    return hmcvae.sample(
-        KEY, arguments["algorithm"], arguments["starts"], num_samples=arguments["num_samples"]
-    )
+    return hmcvae.sample(KEY, arguments.pop("algorithm"), arguments.pop("starts"), **arguments)
 
 
 def metric_left_behind():
@@ -66,7 +64,15 @@ def metric_left_behind():
 
 CASES = {
     "no algorithm": (lambda: run(algorithm=None), "algorithm must have init and step, .* got None"),
-    "uncalled": (lambda: run(algorithm=hmcvae.hmc), "the function hmc, which makes one when it is called"),
+    "uncalled": (
+        lambda: run(algorithm=hmcvae.hmc),
+        r"as what hmcvae.hmc\(logdensity_fn, step_size\) returns, got the function hmc",
+    ),
+    "a density": (
+        lambda: run(algorithm=normal),
+        "algorithm must have init and step, .* got the function normal",
+    ),
+    "a record of nothing": (lambda: run(record=lambda state: None), "record must return arrays .* got None"),
     "no density": (lambda: hmcvae.hmc(3, 0.1, 5), "logdensity_fn must be a function, .* got 3"),
     "no density, mmala": (
         lambda: hmcvae.mmala(3, 0.1, metrics.identity()),

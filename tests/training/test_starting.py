@@ -63,6 +63,33 @@ def test_data_that_are_wrong_are_told_before_the_nets_are_tried():
         list(training.fit(bound, start, images, optimizer=optax.adam(1e-3), batch_size=2))
 
 
+def test_nan_that_become_numbers_on_the_way_are_told():
+    """Bits drawn with probability NaN are 0: a likelihood sees nothing of it."""
+    encode, decode, params = net_of("plain")
+    bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
+    images = (GREY / 255).astype(np.float32)
+    images[1, 0, 0] = np.nan
+    start = {"vae": params, "bound": NOTHING}
+
+    def fit(preprocess):
+        options = {"batch_size": 2, "num_epochs": 1, "preprocess": preprocess}
+        return list(training.fit(bound, start, images, optimizer=optax.adam(1e-3), **options))
+
+    with pytest.warns(training.TrainingWarning, match="^1 of 4 training examples hold NaN"):
+        fit(lambda key, x: jax.random.bernoulli(key, x).astype(jnp.float32))
+    images[1, 0, 0] = 0
+    fit(lambda key, x: jax.random.bernoulli(key, x).astype(jnp.float32))
+
+
+def test_parameters_of_another_bound_are_refused():
+    encode, decode, params = net_of("plain")
+    vae = hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli(), latent_dim=3)
+    bound = bounds.hvi(vae, num_steps=3, num_transitions=2)
+    others = bounds.hvi(vae, num_steps=3).init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"init of the bound that is trained, .* of shape \(2.*, got \(1"):
+        run(bound, GREY, params={"vae": params, "bound": others}, batch_size=2, num_epochs=1)
+
+
 def test_a_net_whose_heads_start_at_zero_is_no_such_net():
     encode, decode, params = net_of("plain")
     bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.bernoulli()))
