@@ -68,7 +68,7 @@ def _step_sizes(samples: Samples) -> Any:
     step_size = samples.adaptation.step_size
     if step_size is None or np.ndim(step_size):
         return None
-    return np.full(jax.tree.leaves(samples.position)[0].shape[:2], np.asarray(step_size))
+    return np.full(samples.shape[:2], np.asarray(step_size))
 
 
 def _check_names(variables: list[tuple[str, int]]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -110,11 +111,11 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         )
     if not (isinstance(seconds, float) and np.isnan(seconds)):
         seconds = check_real("seconds", seconds, 0, is_open=True)
-    draws = flat_draws(samples.position)
-    if draws.shape[1] < 8:
-        raise ValueError(f"diagnostics need at least 8 draws of each chain, got {draws.shape[1]}")
-    if draws.shape[2] == 0:
+    if samples.shape[1] < 8:
+        raise ValueError(f"diagnostics need at least 8 draws of each chain, got {samples.shape[1]}")
+    if not sum(np.size(leaf) for leaf in jax.tree.leaves(samples.position)):
         raise ValueError("diagnostics need positions of at least one number, got none")
+    draws = flat_draws(samples.position)
     counts = samples.counts
     energy = getattr(samples.info, "energy", None)
     is_stuck = _is_constant(draws)

@@ -19,12 +19,28 @@ def summary(samples: Samples) -> str:
     first ones, where they are many), and the run's counts. For all of them, and what went wrong, see `diagnose`."""
     if not is_concrete((samples.position, samples.counts)):
         return repr(samples)
-    names = coordinate_names(samples.position)
-    draws = _first(samples.position, MOST_ROWS)
     num_chains, num_draws = samples.shape[:2]
+    counts = samples.counts
+    lines = _table(samples) if sum(np.size(leaf) for leaf in jax.tree.leaves(samples.position)) else []
+    failures = {
+        "divergent": counts.num_divergent,
+        "failed solves": counts.num_unconverged,
+        "irreversible": counts.num_irreversible,
+        "cut off at max_depth": counts.num_max_depth,
+    }
+    bad = ", ".join(f"{int(count)} {what}" for what, count in failures.items() if int(count))
+    lines.append(
+        f"{num_chains} chains of {num_draws} draws, acceptance {float(counts.acceptance_rate):.3f}"
+        + (f"; {bad}" if bad else "")
+    )
+    return "\n".join(lines)
+
+
+def _table(samples: Samples) -> list[str]:
+    names, draws = coordinate_names(samples.position), _first(samples.position, MOST_ROWS)
     columns = [draws.mean((0, 1)), draws.std((0, 1)), *np.quantile(draws, (0.05, 0.95), axis=(0, 1))]
     digits, titles = ["11.4g"] * 4, ["mean", "sd", "5%", "95%"]
-    if num_draws >= FEWEST_DRAWS:
+    if draws.shape[1] >= FEWEST_DRAWS:
         columns += [effective_draws(own, draws) for own in (effective.ess_bulk, effective.ess_tail)]
         columns += [rhat(draws)]
         digits, titles = [*digits, "11.0f", "11.0f", "8.3f"], [*titles, "ess_bulk", "ess_tail", "rhat"]
@@ -38,19 +54,7 @@ def summary(samples: Samples) -> str:
         lines.append(f"{name:<{width}}{cells}")
     if len(names) > MOST_ROWS:
         lines.append(f"… and {len(names) - MOST_ROWS} more")
-    counts = samples.counts
-    failures = {
-        "divergent": counts.num_divergent,
-        "failed solves": counts.num_unconverged,
-        "irreversible": counts.num_irreversible,
-        "cut off at max_depth": counts.num_max_depth,
-    }
-    bad = ", ".join(f"{int(count)} {what}" for what, count in failures.items() if int(count))
-    lines.append(
-        f"{num_chains} chains of {num_draws} draws, acceptance {float(counts.acceptance_rate):.3f}"
-        + (f"; {bad}" if bad else "")
-    )
-    return "\n".join(lines)
+    return lines
 
 
 def _first(position: PyTree, count: int) -> Float[np.ndarray, "chain draw d"]:

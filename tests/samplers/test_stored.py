@@ -79,6 +79,10 @@ class TestWhatIsKept:
             found = draw(record=record)
             assert found.shape[:2] == (4, 30)
             assert_same(found.last, draw().last)
+            assert str(found).startswith("4 chains of 30 draws")
+            assert "acceptance_rate" in hmcvae.to_arviz(found).sample_stats
+            with pytest.raises(ValueError, match="positions of at least one number, got none"):
+                hmcvae.diagnose(found)
 
     def test_a_record_that_fails_is_told_before_the_warm_up(self):
         ran = []

@@ -72,7 +72,6 @@ CASES = {
         lambda: run(algorithm=normal),
         "algorithm must have init and step, .* got the function normal",
     ),
-    "a record of nothing": (lambda: run(record=lambda state: None), "record must return arrays .* got None"),
     "no density": (lambda: hmcvae.hmc(3, 0.1, 5), "logdensity_fn must be a function, .* got 3"),
     "no density, mmala": (
         lambda: hmcvae.mmala(3, 0.1, metrics.identity()),
