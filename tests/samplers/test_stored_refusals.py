@@ -78,10 +78,13 @@ class TestRefusals:
                     toward(tmp_path, resume=True)
 
     def test_options(self, tmp_path):
+        a_file = tmp_path / "draws"
+        a_file.touch()
         for options, message in [
             ({"thin": 0}, "thin must be a whole number of at least 1, got 0"),
             ({"record": 3}, "record must be"),
             ({"folder": 3}, "folder must be a path, got 3"),
+            ({"folder": a_file}, "folder must be a folder, or be made as one, got the file"),
             ({"resume": True}, "resume needs the folder of a run"),
             ({"mesh": "cpu"}, "mesh must be a jax.sharding.Mesh"),
             ({"thin": 2**30}, "a chain takes at most 2146435072 transitions, got num_samples = 30"),
