@@ -66,6 +66,7 @@ def test_a_runs_evaluation_has_both_proposals(whole_run):
     lines = evaluate.table(result).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["proposal", "encoder", "hvi", "caution:", "caution:"]
     assert "effective size of" in lines[4]
+    assert lines[4].endswith("take more draws")
     bound = result["proposals"]["hvi"]["bound"]
     assert f"{bound['mean']:.2f} ± {bound['error']:.2f}" in lines[3]
 
