@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -11,7 +10,7 @@ from hmcvae._checks import check_real
 from hmcvae.samplers import effective
 from hmcvae.samplers.draws import Samples, coordinate_names
 from hmcvae.samplers.effective import e_bfmi
-from hmcvae.samplers.health import flat_draws, is_thinned, list_of
+from hmcvae.samplers.health import flat_draws, is_thinned, list_of, nonempty
 
 
 class Diagnostics(NamedTuple):
@@ -84,7 +83,7 @@ class Diagnostics(NamedTuple):
         return "\n".join(lines)
 
     def _worst(self, name: str, values: np.ndarray) -> str:
-        """The coordinate, or the chain, where a figure is worst: nothing where none is known."""
+        """The coordinate, or the chain, where a figure is worst."""
         if name == "e_bfmi" and np.isnan(values).all():
             return "not known"
         score = -values if name == "rhat" else values
@@ -113,7 +112,7 @@ def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
         seconds = check_real("seconds", seconds, 0, is_open=True)
     if samples.shape[1] < 8:
         raise ValueError(f"diagnostics need at least 8 draws of each chain, got {samples.shape[1]}")
-    if not sum(np.size(leaf) for leaf in jax.tree.leaves(samples.position)):
+    if not nonempty(samples.position):
         raise ValueError("diagnostics need positions of at least one number, got none")
     draws = flat_draws(samples.position)
     counts = samples.counts

@@ -176,9 +176,8 @@ def concatenate(first: Any, *others: Any) -> Samples:
         here, there = _transitions_per_draw(first), _transitions_per_draw(run)
         if None not in (here, there) and here != there:
             raise ValueError(f"runs must be thinned alike, got {here} and {there} transitions for each draw")
-    for index, run in enumerate(runs):
-        if any(run is other for other in runs[:index]):
-            raise ValueError("runs must continue each other, got one of them twice")
+    if len({id(run) for run in runs}) < len(runs):
+        raise ValueError("runs must continue each other, got one of them twice")
     position, logdensity, info = jax.tree.map(
         lambda *leaves: jnp.concatenate(leaves, axis=1), *((run[0], run[1], run[2]) for run in runs)
     )

@@ -61,11 +61,9 @@ def warn_of_trouble(samples: Samples, num_warmup: int, target: Any) -> None:
     """One warning with all that is wrong with a run, as far as it can be seen from its records; none when traced."""
     if not is_concrete(samples):
         return
-    # Of a density that says nothing all else is what comes of it.
-    found = _of_constant_density(samples)
-    if not found:
-        found = [*_of_warmup(samples, num_warmup, target), *_of_transitions(samples), *_of_draws(samples)]
-        found += [*_of_energies(samples), *_of_positions(samples)]
+    # A density that says nothing first: all else may be what comes of it (and need not: in a box it is right).
+    found = [*_of_constant_density(samples), *_of_warmup(samples, num_warmup, target)]
+    found += [*_of_transitions(samples), *_of_draws(samples), *_of_energies(samples), *_of_positions(samples)]
     if found:
         warnings.warn("; ".join(found), SamplingWarning, stacklevel=3)
 
@@ -117,7 +115,7 @@ def _of_transitions(samples: Samples) -> list[str]:
 
 
 def _of_draws(samples: Samples) -> list[str]:
-    full = _full(samples.position)
+    full = nonempty(samples.position)
     if not full:
         return []
     num_draws = full[0].shape[1]
@@ -148,7 +146,7 @@ def _of_draws(samples: Samples) -> list[str]:
 
 
 def _of_constant_density(samples: Samples) -> list[str]:
-    values = [np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS]) for leaf in _full(samples.logdensity)]
+    values = [np.asarray(leaf[:, :: 1 + leaf.size // MOST_NUMBERS]) for leaf in nonempty(samples.logdensity)]
     if not values or samples.shape[1] < FEWEST_TO_BE_STUCK or _never_moved(samples).any():
         return []
     if np.all(values[0] == values[0].flat[0]):
@@ -200,7 +198,7 @@ def _of_positions(samples: Samples) -> list[str]:
     iterations = getattr(getattr(samples.info, "solver", None), "num_iterations", None)
     if iterations is None or not np.any(np.asarray(iterations)):
         return []
-    for leaf in _full(samples.position):
+    for leaf in nonempty(samples.position):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             continue
         every = 1 + leaf.size // MOST_NUMBERS
@@ -222,7 +220,7 @@ def _never_moved(samples: Samples) -> Bool[np.ndarray, " chain"]:
     accepted = getattr(samples.info, "is_accepted", None)
     ever = None if accepted is None else np.any(np.asarray(accepted), axis=1)
     moved = []
-    for leaf in _full((samples.position, samples.logdensity)):
+    for leaf in nonempty((samples.position, samples.logdensity)):
         every = 1 + leaf.size // MOST_NUMBERS
         some = np.asarray(leaf if every == 1 else leaf[:, ::every])  # of draws that may not fit the memory
         moved.append(np.any(some != some[:, :1], axis=tuple(range(1, leaf.ndim))))
@@ -234,7 +232,8 @@ def _never_moved(samples: Samples) -> Bool[np.ndarray, " chain"]:
     return same if ever is None or ever.all() else same & ~ever
 
 
-def _full(tree: PyTree) -> list:
+def nonempty(tree: PyTree) -> list:
+    """The arrays that hold something."""
     return [leaf for leaf in jax.tree.leaves(tree) if leaf.size]
 
 

@@ -260,7 +260,7 @@ def _check_algorithm(algorithm: Any) -> None:
         if callable(algorithm):
             came = f"the function {getattr(algorithm, '__name__', came)}"
         raise ValueError(
-            f"algorithm must have init and step, as what hmcvae.hmc(logdensity_fn, step_size) returns, got {came}"
+            f"algorithm must have init and step, as what hmcvae.nuts(logdensity_fn, step_size) returns, got {came}"
         )
     if isinstance(algorithm, SamplingAlgorithm):  # `_replace` looks at nothing
         check_positive("step_size", algorithm.step_size, is_array=True)

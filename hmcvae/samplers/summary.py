@@ -8,6 +8,7 @@ from hmcvae._checks import is_concrete
 from hmcvae.samplers import effective
 from hmcvae.samplers.diagnostics import effective_draws, rhat
 from hmcvae.samplers.draws import Samples, coordinate_names
+from hmcvae.samplers.health import nonempty
 from hmcvae.types import PyTree
 
 # Rows of the table, and draws of a chain from which on there are diagnostics.
@@ -21,7 +22,7 @@ def summary(samples: Samples) -> str:
         return repr(samples)
     num_chains, num_draws = samples.shape[:2]
     counts = samples.counts
-    lines = _table(samples) if sum(np.size(leaf) for leaf in jax.tree.leaves(samples.position)) else []
+    lines = _table(samples) if nonempty(samples.position) else []
     failures = {
         "divergent": counts.num_divergent,
         "failed solves": counts.num_unconverged,

@@ -139,7 +139,8 @@ def check_likelihood(vae: VAE, data: PyTree, preprocess: Preprocess, name: str) 
         keys = jax.random.split(jax.random.key(first), num_examples(part))
         made = make(keys, part)
         vae.check_data(made, name)
-        num_mended += int(np.sum(_has_nan(part) & ~_has_nan(made)))
+        if (holds := _has_nan(part)).any():
+            num_mended += int(np.sum(holds & ~_has_nan(made)))
     if num_mended:
         warnings.warn(
             f"{num_mended} of {last} {name} hold NaN, and what preprocess makes of them does not: look at the data, "

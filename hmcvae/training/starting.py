@@ -77,20 +77,16 @@ def check_optimizer(optimizer: Any, params: PyTree | None = None) -> None:
 
 def _check_arrays(bound: Bound, params: PyTree) -> None:
     own = jax.eval_shape(bound.init, jax.random.key(0))
-    expected = jax.tree.structure(own)
-    if jax.tree.structure(params["bound"]) != expected:
-        raise ValueError(
-            f'params["bound"] must be made by the init of the bound that is trained, {bound.name}: expected '
-            f"{expected}, got {jax.tree.structure(params['bound'])}"
-        )
+    advice = f'params["bound"] must be made by the init of the bound that is trained, {bound.name}'
+    expected, came = jax.tree.structure(own), jax.tree.structure(params["bound"])
+    if came != expected:
+        raise ValueError(f"{advice}: expected {expected}, got {came}")
     for (path, leaf), like in zip(
         jax.tree.leaves_with_path(params["bound"]), jax.tree.leaves(own), strict=True
     ):
         if jnp.shape(leaf) != like.shape:
-            raise ValueError(
-                f'params["bound"] must be made by the init of the bound that is trained, {bound.name}: expected '
-                f"{jax.tree_util.keystr(path)} of shape {like.shape}, got {jnp.shape(leaf)}"
-            )
+            name = jax.tree_util.keystr(path)
+            raise ValueError(f"{advice}: expected {name} of shape {like.shape}, got {jnp.shape(leaf)}")
     for path, leaf in jax.tree.leaves_with_path(params):
         name, array = f"params{jax.tree_util.keystr(path)}", jnp.asarray(leaf)
         if not jnp.issubdtype(array.dtype, jnp.floating):

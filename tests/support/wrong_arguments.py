@@ -66,7 +66,7 @@ CASES = {
     "no algorithm": (lambda: run(algorithm=None), "algorithm must have init and step, .* got None"),
     "uncalled": (
         lambda: run(algorithm=hmcvae.hmc),
-        r"as what hmcvae.hmc\(logdensity_fn, step_size\) returns, got the function hmc",
+        r"as what hmcvae.nuts\(logdensity_fn, step_size\) returns, got the function hmc",
     ),
     "a density": (
         lambda: run(algorithm=normal),
