@@ -21,7 +21,7 @@ from experiments.configs.posteriors import (
     SketchedFisher,
 )
 from experiments.configs.presets import PRESETS, TABLE, preset
-from experiments.configs.training import Options, check_optimizer
+from experiments.configs.training import RATES, Options, check_optimizer
 
 __all__ = [
     "MAX_LOOP",
@@ -29,6 +29,7 @@ __all__ = [
     "MAX_WIDTH",
     "NETS",
     "PRESETS",
+    "RATES",
     "TABLE",
     "Elbo",
     "Encoder",

@@ -162,7 +162,8 @@ class TrainConfig:
 def to_json(config: TrainConfig) -> dict:
     """The config as JSON values."""
     values = {name: getattr(config, name) for name in _names(TrainConfig)}
-    values |= {"method": method_to_json(config.method), "training": dataclasses.asdict(config.training)}
+    training = dataclasses.asdict(config.training) | {"learning_rate": config.training.rate}
+    values |= {"method": method_to_json(config.method), "training": training}
     return json.loads(json.dumps(values, default=str))
 
 

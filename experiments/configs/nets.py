@@ -60,9 +60,7 @@ class Net:
     def config(self, method: Method, training: Options | None = None, **changes: Any) -> TrainConfig:
         """A run of a method on this net."""
         if training is None:
-            training = Options(
-                num_epochs=100, batch_size=self.batch_size, learning_rate=1e-3, clip_norm=100.0
-            )
+            training = Options(num_epochs=100, batch_size=self.batch_size, clip_norm=100.0)
         own: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("dataset", "likelihood", "latent_dim", "architecture", "hidden", "activation")

@@ -33,13 +33,13 @@ def _digits(method: Method, **changes) -> TrainConfig:
 
 
 def _mnist(method: Method, **changes) -> TrainConfig:
-    options = Options(num_epochs=100, batch_size=200, learning_rate=1e-3)
+    options = Options(num_epochs=100, batch_size=200)
     settings: dict = {"dataset": "mnist", "latent_dim": 20, "hidden": (200, 200), "training": options}
     return TrainConfig(method=method, **(settings | changes))
 
 
 def _conv(method: Method, hidden: int = 450) -> TrainConfig:
-    options = Options(num_epochs=1000, batch_size=250, learning_rate=1e-3, clip_norm=100.0, patience=50)
+    options = Options(num_epochs=1000, batch_size=250, clip_norm=100.0, patience=50)
     settings = {"latent_dim": 32, "architecture": "conv", "hidden": (hidden,), "num_validation": 10000}
     return _mnist(method, training=options, **settings)
 

@@ -10,6 +10,8 @@ from hmcvae._checks import check_choice
 from hmcvae.training.settings import check_learning_rate
 
 OPTIMIZERS = {"adam": training.adam, "muon": training.muon}
+# The learning rate of each where none is given.
+RATES = {"adam": 1e-3, "muon": 1e-2}
 
 
 def check_optimizer(name: str) -> None:
@@ -22,8 +24,8 @@ class Options(training.Settings):
     """How to train; checked when it is made.
 
     Attributes:
-        optimizer: "adam", or "muon", which suits learning rates near 1e-2; see `hmcvae.training`.
-        learning_rate: the optimiser's, at its highest.
+        optimizer: "adam" or "muon"; see `hmcvae.training`.
+        learning_rate: the optimiser's, at its highest; None: 1e-3 of adam, 1e-2 of muon.
         schedule: "constant"; "cosine" to zero; or "burda": falling by 10^(-1/7) over eight stages of 3^i epochs
             (Burda et al. 2016, section 5), scaled to num_epochs.
 
@@ -32,18 +34,26 @@ class Options(training.Settings):
     """
 
     optimizer: Literal["adam", "muon"] = "adam"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     schedule: str = "constant"
 
     def __post_init__(self):
         super().__post_init__()
         check_optimizer(self.optimizer)
-        object.__setattr__(self, "learning_rate", check_learning_rate(self.learning_rate, self.schedule))
+        rate = check_learning_rate(self.rate, self.schedule)
+        if self.learning_rate is not None:
+            object.__setattr__(self, "learning_rate", rate)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimizer's own where none is given: a preset's stays open, so that another optimizer
+        finds one that suits it."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
     def make_optimizer(self, num_batches: int) -> optax.GradientTransformation:
         """The optimiser with the schedule, over a run of num_epochs of num_batches steps."""
         make = OPTIMIZERS[self.optimizer]
-        return make(self.learning_rate, self.schedule, self.num_epochs * num_batches)
+        return make(self.rate, self.schedule, self.num_epochs * num_batches)
 
     @property
     def loop(self) -> dict[str, Any]:

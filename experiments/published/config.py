@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, RATES, Net, check_optimizer
 from experiments.published.methods import METHODS
 from experiments.support.checks import (
     check_choices,
@@ -29,8 +29,9 @@ class PublishedConfig:
         seeds: how often each is trained.
         seconds: of each training, at the pace that its method has when all are timed in turns.
         num_epochs: the same for all, instead of seconds; 0: by seconds.
-        optimizer: "adam", or "muon", which suits learning rates near 1e-2; the same for all.
+        optimizer: "adam" or "muon"; the same for all.
         learning_rate: the optimiser's at its highest, around which is searched; it falls to zero as a half cosine.
+            None: 1e-3 of adam, 1e-2 of muon.
         batch_size: of all trainings; 0: the net's.
         kl_warmup_epochs: see `hmcvae.training.Settings`.
         num_trials: of each method's search, on held-out training images; 0: no search.
@@ -62,7 +63,7 @@ class PublishedConfig:
     seconds: float = 3600.0
     num_epochs: int = 0
     optimizer: Literal["adam", "muon"] = "adam"
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     batch_size: int = 0
     kl_warmup_epochs: int = 0
     num_trials: int = 4
@@ -91,7 +92,7 @@ class PublishedConfig:
         check_optimizer(self.optimizer)
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")
-        positive = check_number(0, is_open=True)
+        positive, optional = (check_number(0, is_open=True, optional=may_lack) for may_lack in (False, True))
         whole = {
             "num_epochs": 0,
             "batch_size": 0,
@@ -113,7 +114,7 @@ class PublishedConfig:
             | {
                 "seeds": check_seed,
                 "seconds": positive,
-                "learning_rate": positive,
+                "learning_rate": optional,
                 "trial_share": check_number(0, 1, is_open=True),
                 "eval_images": check_images(),
                 "ais_images": check_images(),
@@ -128,6 +129,11 @@ class PublishedConfig:
     def names(self) -> tuple[str, ...]:
         """The methods' names."""
         return self.methods or tuple(METHODS)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate around which is searched."""
+        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
     @property
     def own(self) -> Net:

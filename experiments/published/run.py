@@ -46,7 +46,7 @@ def paces(options: PublishedConfig) -> dict[str, float]:
         return found
     configs = {}
     for name in options.names:
-        first = settings(METHODS[name], 1, options.learning_rate)[0]
+        first = settings(METHODS[name], 1, options.rate)[0]
         configs[name] = run_config(options, name, options.seeds[0], first, 1, f"timed/{name}")
     found = seconds_per_epoch(configs, num_images=NUM_TIMED)
     write_json(path, {"asked": asked, "paces": found})
@@ -125,7 +125,7 @@ def _report(
 def _as_chosen(config: TrainConfig) -> dict[str, Any]:
     """The setting of a run that was trained before, as a search has it."""
     step = getattr(config.method, STEP, None)
-    return {"trials": [], "chosen": {"learning_rate": config.training.learning_rate, STEP: step}}
+    return {"trials": [], "chosen": {"learning_rate": config.training.rate, STEP: step}}
 
 
 def _curve(run: RunFolder, pace: float) -> list[list[float]]:

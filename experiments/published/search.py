@@ -111,7 +111,7 @@ def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, An
     Raises:
         ValueError: if the search that is there is another one.
     """
-    tried = settings(METHODS[name], max(options.num_trials, 1), options.learning_rate)
+    tried = settings(METHODS[name], max(options.num_trials, 1), options.rate)
     if options.num_trials == 0:
         return {"trials": [], "chosen": asdict(tried[0])}
     path = options.place / "search" / f"{name}.json"

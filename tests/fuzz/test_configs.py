@@ -47,8 +47,8 @@ DESCRIPTION = Description((8, 8, 1), 2, "gaussian", {"min_scale": 0.1}, "mlp", (
 def test_a_changed_config_is_valid_or_refused(values):
     said = refusal(lambda: from_json(values), ValueError)
     if said is None:
-        config = from_json(values)
-        assert from_json(json.loads(json.dumps(to_json(config)))) == config
+        own = to_json(from_json(values))
+        assert to_json(from_json(json.loads(json.dumps(own)))) == own
     else:
         assert len(said) > 10
 
