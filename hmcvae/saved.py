@@ -184,19 +184,23 @@ def load(run: str | os.PathLike[str]) -> TrainedModel:
         FileNotFoundError: if there is no model, or no checkpoint of it.
         ValueError: if one of its files is damaged.
     """
+    from hmcvae.training.reading import newest, read
+
     folder = Path(run).expanduser()
     path = folder / MODEL
     if not path.is_file():
-        raise FileNotFoundError(f"no trained model in {folder}: {path} is not there")
+        raise FileNotFoundError(
+            f"no trained model in {folder}: {path} is not there (for checkpoints of training.fit: training.load_params)"
+        )
     try:
         description = Description(**json.loads(path.read_bytes()))
         vae, init_params, _ = description.build()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a model: {error}") from error
-    place = _newest(folder / "best") or _newest(folder / "checkpoints")
+    place = newest(folder / "best") or newest(folder / "checkpoints")
     if place is None:
         raise FileNotFoundError(f"no checkpoint in {folder}: the model in it has not been trained yet")
-    params, epoch = _of_state(_read(place), place)
+    params, epoch = _of_state(read(place), place)
     shapes = jax.eval_shape(init_params, jax.random.key(0))
     own, expected = jax.tree.structure(params), jax.tree.structure(shapes)
     if own != expected or any(
@@ -219,28 +223,3 @@ def _of_state(found: Any, place: Path) -> tuple[PyTree, int]:
     if bad:
         raise ValueError(f"the checkpoint {place} is not of a model: expected floats, got {bad[0]}")
     return params, int(epoch)
-
-
-def _newest(folder: Path) -> Path | None:
-    """The newest checkpoint; those that are being written have other names."""
-    epochs = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
-    return folder / str(max(epochs)) if epochs else None
-
-
-def _read(place: Path) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
-
-    from hmcvae.training.checksums import CHECKSUMS, damaged_files
-
-    damaged = damaged_files(place)
-    # Of the model's part alone, without the rest of the state, no digest can be made.
-    if not (place / CHECKSUMS).is_file():
-        damaged = [f"{CHECKSUMS} is missing"]
-    if damaged:
-        raise ValueError(f"the checkpoint {place} is corrupted: {', '.join(damaged[:3])}")
-    try:
-        with ocp.StandardCheckpointer() as reader:
-            return reader.restore((place / "state").resolve())
-    except Exception as error:  # Orbax, TensorStore and zstd each raise kinds of their own
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ValueError(f"the checkpoint {place} cannot be read: it is corrupted ({first})") from error

@@ -89,7 +89,10 @@ def flip_a_byte(folder):
 
 
 DAMAGES = {
-    "no folder": (shutil.rmtree, "no trained model in .*model.json is not there"),
+    "no folder": (
+        shutil.rmtree,
+        "no trained model in .*model.json is not there .for checkpoints of training.fit: training.load_params",
+    ),
     "no JSON": (lambda folder: (folder / "model.json").write_text("{"), "does not describe a model"),
     "another likelihood": (
         lambda folder: damage_description(folder, likelihood="laplace"),

@@ -13,6 +13,7 @@ from hmcvae.training.hosts import LostProcessError, from_all, from_first, gather
 from hmcvae.training.inputs import check_training, keep_as_is, preprocess_all
 from hmcvae.training.loop import fit
 from hmcvae.training.pixels import Pixels
+from hmcvae.training.reading import load_params
 from hmcvae.training.settings import SCHEDULES, Settings, adam, muon
 from hmcvae.training.starting import check_start
 from hmcvae.training.state import StepMetrics, TrainState, init_state
@@ -42,6 +43,7 @@ __all__ = [
     "init_state",
     "is_first",
     "keep_as_is",
+    "load_params",
     "make_epoch",
     "make_monitor",
     "make_step",
