@@ -66,7 +66,7 @@ def train_method(
     settings = dataclasses.replace(config.training, batch_size=min(config.training.batch_size, size))
     # Made arrays too, the moments' decay rates would be of double precision where that is on.
     adam = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))
-    optimizer = adam(learning_rate=settings.learning_rate)
+    optimizer = adam(learning_rate=settings.rate)
     state = training.init_state(params, optimizer, settings.seed)
     epoch = training.make_epoch(bound, optimizer, settings, preprocess)
     compiled: Any = epoch.lower(state, chunks[:, 0]).compile()  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def train_method(
     while (share := options.progress(spent, num_epochs)) < 1:
         if int(state.bad_run) >= settings.max_bad_steps:
             break
-        _set_rate(state, 0.5 * settings.learning_rate * (1 + math.cos(math.pi * share)))
+        _set_rate(state, 0.5 * settings.rate * (1 + math.cos(math.pi * share)))
         chunk = jax.block_until_ready(chunks[:, len(curve) % num_chunks])
         with Stopwatch() as watch:
             state, metrics = jax.block_until_ready(compiled(state, chunk))
