@@ -46,7 +46,8 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
 
     Raises:
         ValueError: for a model that is not a function, that has no latent sites, or latent sites that are discrete or
-            subsampled; from `start`, if no start of finite density is found.
+            subsampled; whose sites depend on values; or that draws random numbers beside its sites; from `start`, if no
+            start of finite density is found.
     """
     check_function("model", model, "a NumPyro model")
     numpyro = numpyro_module()
@@ -61,6 +62,12 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
 
     # The functions do not depend on the key, which finds a start alone.
     found = initialise(jax.random.key(0))
+    try:
+        jax.eval_shape(found.potential_fn, found.param_info.z)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ValueError(
+            f"expected a model whose sites are the same for all values, got one that branches on them: {error}"
+        ) from error
     shapes = {name: jnp.shape(value) for name, value in found.param_info.z.items()}
 
     def check(position: PyTree) -> None:
@@ -88,9 +95,12 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
 
 
 def _check_sites(numpyro: Any, model: Callable, args: tuple, kwargs: dict) -> None:
-    """Raise ValueError for a model whose latent sites cannot be sampled by gradients."""
+    """Raise ValueError for a model whose latent sites cannot be sampled by gradients, or whose density is random."""
+    strategies, util = (numpyro_module(f"numpyro.infer.{name}") for name in ("initialization", "util"))
     seeded = numpyro.handlers.seed(model, jax.random.key(0))
-    trace = numpyro.handlers.trace(seeded).get_trace(*args, **kwargs)
+    # Values of improper priors cannot be drawn.
+    started = numpyro.handlers.substitute(seeded, substitute_fn=strategies.init_to_uniform)
+    trace = numpyro.handlers.trace(started).get_trace(*args, **kwargs)
     for name, site in trace.items():
         size, part = site["args"] if site["type"] == "plate" else (0, None)
         if part is not None and part != size:
@@ -105,3 +115,15 @@ def _check_sites(numpyro: Any, model: Callable, args: tuple, kwargs: dict) -> No
         )
     if not latent:
         raise ValueError("expected a model with latent sites, got none")
+    values = {name: trace[name]["value"] for name in latent}
+
+    def density(seed: int) -> Any:
+        own = numpyro.handlers.seed(model, jax.random.key(seed))
+        return util.log_density(own, args, kwargs, values)[0]
+
+    first, second = density(0), density(1)
+    if not bool((first == second) | (jnp.isnan(first) & jnp.isnan(second))):
+        raise ValueError(
+            f"expected a model with one density, got log densities of {first:.6g} and {second:.6g} of the same values: "
+            "it draws random numbers that are no sites (numpyro.prng_key), which would be frozen"
+        )

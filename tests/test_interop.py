@@ -109,9 +109,39 @@ def impossible():
     numpyro.factor("never", -jnp.inf * numpyro.sample("m", dist.Normal(0, 1)) ** 2)
 
 
+def noisy():
+    """With numbers of its own in the density."""
+    m = numpyro.sample("m", dist.Normal(0, 1))
+    noise = jax.random.normal(numpyro.prng_key())
+    numpyro.sample("y", dist.Normal(m + 5 * noise, 1), obs=jnp.array([0.5, 1.0]))
+
+
+def branching():
+    m = numpyro.sample("m", dist.Normal(0, 1))
+    if m > 0:
+        numpyro.sample("n", dist.Normal(0, 1))
+
+
+def test_improper_priors_are_densities_too():
+    """exp(-2 a) a on a > 0, which is a Gamma: log density of u = log a with its volume."""
+
+    def model():
+        a = numpyro.sample("a", dist.ImproperUniform(dist.constraints.positive, (), ()))
+        numpyro.factor("f", -2 * a + jnp.log(a))
+
+    own = interop.numpyro_model(model)
+    for u in (-1.0, 0.3):
+        np.testing.assert_allclose(
+            own.logdensity_fn({"a": jnp.asarray(u)}), -2 * np.exp(u) + 2 * u, rtol=1e-6
+        )
+    assert jnp.all(own.constrain(own.start(jax.random.key(0), 3))["a"] > 0)
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        (noisy, "draws random numbers that are no sites"),
+        (branching, "sites are the same for all values"),
         (discrete, r"got the discrete \['k'\]"),
         (subsampled, "got the subsampled plate 'all'"),
         (nothing_latent, "with latent sites, got none"),

@@ -87,6 +87,34 @@ class TestTransforms:
         np.testing.assert_allclose(transform.log_det(us), total, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [2, 4, 5, 10])
+def test_correlations_near_one_keep_their_digits(size):
+    """In single precision 1 - tanh² has none left from 8 on. NumPyro's formula serves in double precision, as far as it
+    goes."""
+    transform = transforms.cholesky_correlation()
+    (num,) = transform.unconstrained_shape((size, size))
+    for largest in (0.0, 1.0, 5.0, 8.0, 12.0):
+        u = largest * jax.random.uniform(jax.random.key(size), (num,), minval=-1, maxval=1)
+        if largest <= 5:
+            theirs, jacobian = transform.bijection, transform.bijection.log_abs_det_jacobian
+            np.testing.assert_allclose(transform.forward(u), theirs(u), rtol=1e-5, atol=1e-12)
+            np.testing.assert_allclose(transform.log_det(u), jacobian(u, theirs(u)), rtol=1e-5, atol=1e-9)
+        single = u.astype(jnp.float32)
+        np.testing.assert_allclose(transform.log_det(single), transform.log_det(u), rtol=1e-5, atol=1e-5)
+        own, exact = jax.grad(transform.log_det)(single), jax.grad(transform.log_det)(u)
+        np.testing.assert_allclose(own, exact, rtol=1e-4, atol=1e-5)
+    far = transform.log_det(jnp.full(num, 80.0, jnp.float32))
+    assert np.isfinite(far)
+    assert np.all(np.diagonal(transform.forward(jnp.full(num, 8.0, jnp.float32))) > 0)
+
+
+def test_the_volume_of_half_precision_is_summed_in_single():
+    u = jnp.full((3000,), -1.5, jnp.bfloat16)
+    total = transforms.positive().log_det(u)
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total, -4500.0, rtol=1e-6)
+
+
 class TestDensities:
     SPACE = transforms.over(
         lambda x: (

@@ -34,7 +34,8 @@ def draw(report: dict, path: Path) -> None:
     axes.set_ylabel("log p(x) of held-out training images, nats")
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(fontsize=7, ncols=2, loc="lower right")
+        # Below the axes: a method of one epoch is one point, which a legend inside may hide.
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     axes.set_title(report["net"]["summary"], fontsize=10)
     figure.tight_layout()
     save_figure(figure, path)

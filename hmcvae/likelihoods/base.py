@@ -115,18 +115,30 @@ class Likelihood(NamedTuple):
 
     def weights_at(self, outputs: PyTree, x: Any) -> PyTree:
         """The Fisher weights of what is observed of x: those of missing entries are 0."""
-        weights = self.fisher_weights(outputs)
         if self.observed is None:
-            return weights
-        _, mask = self.observed(x)
+            return self.fisher_weights(outputs)
+        is_observed = jnp.asarray(self.observed(x)[1]) == 1
+        weights = self.fisher_weights(
+            jax.tree.map(lambda output: where_observed(is_observed, output), outputs)
+        )
 
         def observe(weight: Array) -> Array:
-            own = jnp.asarray(mask, weight.dtype)
-            if weight.ndim < own.ndim:  # one number for all entries: its information is a sum over them
-                return weight * jnp.mean(own)
-            return weight * own.reshape(*own.shape, *(1,) * (weight.ndim - own.ndim))
+            if (
+                weight.ndim < is_observed.ndim
+            ):  # one number for all entries: its information is a sum over them
+                return weight * jnp.mean(is_observed.astype(weight.dtype))
+            return where_observed(is_observed, weight)
 
         return jax.tree.map(observe, weights)
+
+
+def where_observed(is_observed: Array, value: Any) -> Any:
+    """The value with 0 at the missing entries: where one of a decoder's outputs overflows there, it or its derivative
+    times 0 would be NaN. One number for all entries stays."""
+    if jnp.shape(value)[: is_observed.ndim] != is_observed.shape:
+        return value
+    shape = (*is_observed.shape, *(1,) * (jnp.ndim(value) - is_observed.ndim))
+    return jnp.where(jnp.broadcast_to(is_observed.reshape(shape), jnp.shape(value)), value, 0)
 
 
 def independent(

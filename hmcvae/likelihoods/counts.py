@@ -20,8 +20,9 @@ from hmcvae.types import ArrayLike, PyTree
 LARGE = 20.0
 # Of |log r|.
 LIMIT = 40.0
-# Of log μ, above which a sum with μ is taken in logarithms.
-HUGE = 60.0
+# Of log μ, above which a sum with μ is taken in logarithms: derivatives have the square of such a sum below them, which
+# single precision holds up to e^44 from both sides.
+HUGE = 40.0
 
 
 def poisson() -> Likelihood:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from hmcvae.likelihoods.base import Likelihood
+from hmcvae.likelihoods.base import Likelihood, where_observed
 from hmcvae.types import PyTree
 
 
@@ -38,9 +38,9 @@ def masked(likelihood: Likelihood) -> Likelihood:
     def masked_terms(outputs: PyTree, x: Any) -> Array:
         values, mask = x
         is_observed = jnp.asarray(mask) == 1
-        # 0 is in the support of every likelihood here; what stands in for a missing value must not give NaN.
-        values = jnp.where(is_observed, values, jnp.zeros_like(values))
-        own = terms(jax.tree.map(lambda output: _where(is_observed, output), outputs), values)
+        values = jnp.asarray(values)
+        values = jnp.where(is_observed, values, _stand_in(values, is_observed))
+        own = terms(jax.tree.map(lambda output: where_observed(is_observed, output), outputs), values)
         return jnp.where(is_observed, own, jnp.zeros_like(own))
 
     def log_prob(outputs: PyTree, x: Any) -> Array:
@@ -68,13 +68,13 @@ def masked(likelihood: Likelihood) -> Likelihood:
     )
 
 
-def _where(is_observed: Array, output: Any) -> Any:
-    """The decoder's output with 0 at the missing entries: where one of its own overflows there, its derivative times 0
-    would be NaN. One number for all entries stays."""
-    if jnp.shape(output)[: is_observed.ndim] != is_observed.shape:
-        return output
-    shape = (*is_observed.shape, *(1,) * (jnp.ndim(output) - is_observed.ndim))
-    return jnp.where(jnp.broadcast_to(is_observed.reshape(shape), jnp.shape(output)), output, 0)
+def _stand_in(values: Array, is_observed: Array) -> Array:
+    """For missing values, so that nothing made of them is NaN: 0 is in the support of the likelihoods here, and of
+    another one an observed value is, of which there is at least one where a gradient is asked for."""
+    if not values.size:
+        return values
+    first = jnp.argmax(is_observed)
+    return jnp.where(is_observed.any(), values.reshape(-1)[first], jnp.zeros_like(values, shape=()))
 
 
 def _as_pair(x: Any) -> tuple[Any, Any]:

@@ -71,6 +71,19 @@ def test_a_negative_binomial_density_of_large_counts_is_right_in_single_precisio
     check(likelihoods.negative_binomial(r), expected, (X - mean) * share, np.maximum(X, mean) * share)
 
 
+@pytest.mark.parametrize("log_r", [-3.0, np.log(2.0), 20.0, 39.0])
+def test_a_rate_that_runs_away_is_pulled_back(log_r):
+    """∂ log p / ∂f = (x - μ) r / (r + μ), which is -r where μ is far above both."""
+    likelihood = likelihoods.negative_binomial()
+    for f in (35.0, 39.9, 40.1, 43.0, 44.0, 50.0, 59.0, 61.0, 80.0):
+        for x in (1.0, 5.0, 1e7):
+            f32, log_r32, x32 = map(np.float32, (f, log_r, x))
+            slopes = jax.grad(likelihood.log_prob)((jnp.float32(f32), jnp.float32(log_r32)), jnp.float32(x32))
+            mean, r = np.exp(float(f32)), np.exp(float(log_r32))
+            np.testing.assert_allclose(slopes[0], (float(x32) - mean) * r / (r + mean), rtol=2e-5)
+            assert np.isfinite(slopes[1])
+
+
 @pytest.mark.parametrize("x", [0.0, 1.0, 1e6])
 def test_a_rate_that_goes_to_nothing_has_finite_gradients(x):
     for likelihood in (likelihoods.poisson(), likelihoods.negative_binomial(2.0)):

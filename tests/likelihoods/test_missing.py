@@ -79,6 +79,67 @@ def test_an_output_that_overflows_where_its_entry_is_missing_has_no_part_in_the_
         assert gradient[1] == 0
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [
+        (likelihoods.poisson(), lambda f: f),
+        (likelihoods.gaussian(), lambda f: (f, -f)),
+        (likelihoods.negative_binomial(2.0), lambda f: f),
+        (likelihoods.bernoulli()._replace(fisher_weights=lambda f: 1 / (f - 0.5) ** 2), lambda f: f),
+        (likelihoods.bernoulli()._replace(fisher_weights=lambda f: 1 / f**2), lambda f: f),
+    ],
+)
+def test_an_output_that_overflows_where_its_entry_is_missing_has_no_fisher_weight(likelihood, outputs):
+    masked = likelihoods.masked(likelihood)
+    x, mask = jnp.ones(3, jnp.float32), jnp.array([1, 0, 1], jnp.float32)
+
+    def weights(f):
+        return jax.tree.leaves(masked.weights_at(outputs(f), (x, mask)))
+
+    expected = weights(jnp.array([0.3, 0.2, -0.2], jnp.float32))
+    for huge in (90.0, -90.0, np.inf, np.nan):
+        f = jnp.array([0.3, huge, -0.2], jnp.float32)
+        for own, usual in zip(weights(f), expected, strict=True):
+            np.testing.assert_array_equal(own, usual)
+        slope = jax.grad(lambda f: sum(jnp.sum(own) for own in weights(f)))(f)
+        assert np.all(np.isfinite(slope))
+        assert slope[1] == 0
+
+
+def test_a_mask_means_the_same_to_the_density_and_to_its_metric():
+    """Other numbers than 0 and 1 are refused where they can be seen; traced, they are missing entries to both."""
+    masked, values = likelihoods.masked(likelihoods.bernoulli()), jnp.ones(3)
+
+    @jax.jit
+    def both(mask):
+        return masked.terms(jnp.ones(3), (values, mask)), masked.weights_at(jnp.ones(3), (values, mask))
+
+    terms, weights = both(jnp.array([1.0, 0.5, 255.0]))
+    np.testing.assert_array_equal(np.asarray(terms) != 0, [True, False, False])
+    np.testing.assert_array_equal(np.asarray(weights) != 0, [True, False, False])
+
+
+def test_a_likelihood_of_ones_own_needs_no_0_in_its_support():
+    """Gamma with one shape for all: log 0 times a slope of it would be NaN."""
+
+    def terms(outputs, x):
+        log_rate, log_shape = outputs
+        shape = jnp.exp(log_shape)
+        own = shape * log_rate + (shape - 1) * jnp.log(x) - jnp.exp(log_rate) * x
+        return own - jax.scipy.special.gammaln(shape)
+
+    one = (terms, lambda outputs: outputs[0], lambda key, outputs: outputs[0], lambda outputs: outputs)
+    gamma = likelihoods.independent(*one, 2, "gamma")
+    outputs = (jnp.array([2.0, 3.0, -1.0]), jnp.asarray(0.5))
+    x = (jnp.array([jnp.nan, 1.5, 0.3]), jnp.array([0.0, 1.0, 1.0]))
+    seen = (outputs[0][1:], outputs[1]), x[0][1:]
+    value, slopes = jax.value_and_grad(likelihoods.masked(gamma).log_prob)(outputs, x)
+    expected, expected_slopes = jax.value_and_grad(gamma.log_prob)(*seen)
+    np.testing.assert_allclose(value, expected, rtol=1e-12)
+    np.testing.assert_allclose(slopes[0], [0, *expected_slopes[0]], rtol=1e-12)
+    np.testing.assert_allclose(slopes[1], expected_slopes[1], rtol=1e-12)
+
+
 def linear_gaussian(sd=0.5):
     """x = W z + b + noise: p of any entries in closed form."""
     W = jnp.array([[1.0, 0.4], [-0.6, 0.9], [0.3, -1.1], [0.8, 0.2]])
