@@ -21,7 +21,7 @@ from experiments.configs.posteriors import (
     SketchedFisher,
 )
 from experiments.configs.presets import PRESETS, TABLE, preset
-from experiments.configs.training import RATES, Options, check_optimizer
+from experiments.configs.training import Options, check_optimizer, rate_of
 
 __all__ = [
     "MAX_LOOP",
@@ -29,7 +29,6 @@ __all__ = [
     "MAX_WIDTH",
     "NETS",
     "PRESETS",
-    "RATES",
     "TABLE",
     "Elbo",
     "Encoder",
@@ -54,5 +53,6 @@ __all__ = [
     "method_to_json",
     "parse",
     "preset",
+    "rate_of",
     "to_json",
 ]

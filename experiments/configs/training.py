@@ -19,6 +19,11 @@ def check_optimizer(name: str) -> None:
     check_choice("optimizer", name, OPTIMIZERS)
 
 
+def rate_of(optimizer: str, learning_rate: float | None) -> float:
+    """The learning rate that is given, or else the optimizer's own."""
+    return RATES[optimizer] if learning_rate is None else learning_rate
+
+
 @dataclass(frozen=True)
 class Options(training.Settings):
     """How to train; checked when it is made.
@@ -48,7 +53,7 @@ class Options(training.Settings):
     def rate(self) -> float:
         """The learning rate, the optimizer's own where none is given: a preset's stays open, so that another optimizer
         finds one that suits it."""
-        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+        return rate_of(self.optimizer, self.learning_rate)
 
     def make_optimizer(self, num_batches: int) -> optax.GradientTransformation:
         """The optimiser with the schedule, over a run of num_epochs of num_batches steps."""

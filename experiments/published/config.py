@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, RATES, Net, check_optimizer
+from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, NETS, Net, check_optimizer, rate_of
 from experiments.published.methods import METHODS
 from experiments.support.checks import (
     check_choices,
@@ -133,7 +133,7 @@ class PublishedConfig:
     @property
     def rate(self) -> float:
         """The learning rate around which is searched."""
-        return RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
+        return rate_of(self.optimizer, self.learning_rate)
 
     @property
     def own(self) -> Net:

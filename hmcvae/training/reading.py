@@ -48,24 +48,18 @@ def load_params(folder: str | os.PathLike[str], like: PyTree, epoch: int | None 
     found = state.get("params") if isinstance(state, Mapping) else None
     if not isinstance(found, Mapping):
         raise ValueError(f"the checkpoint {place} is not of a training: it has no parameters")
-    leaves, structure = jax.tree.flatten(jax.tree.map(_empty, like))
-    own = jax.tree.unflatten(structure, leaves)
+    own = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), dtype_of(leaf)), like)
     target = jax.tree.map(storable, own)
     stored = {
         _name(path): leaf for path, leaf in jax.tree.leaves_with_path({key: found.get(key) for key in like})
     }
     differences = differences_between(arrays_of(stored), arrays_of(target))
     if not differences:
-        values = [stored[_name(path)] for path, _ in jax.tree.leaves_with_path(own)]
+        values = jax.tree.map_with_path(lambda path, _: stored[_name(path)], own)
         differences = differences_between(empty_shapes(values, own), empty_shapes(target, own))
     if differences:
         raise AnotherTreeError(place, differences)
-    values = [value if leaf.size else leaf for value, leaf in zip(values, leaves, strict=True)]
-    return jax.tree.unflatten(structure, map(jax.numpy.asarray, values))
-
-
-def _empty(leaf: Any) -> np.ndarray:
-    return np.empty(np.shape(leaf), dtype_of(leaf))
+    return jax.tree.map(lambda value, leaf: jax.numpy.asarray(value if leaf.size else leaf), values, own)
 
 
 def _name(path: Any) -> str:
