@@ -6,7 +6,7 @@ import jax
 
 
 def test_half_of_a_program_is_compiled_anew():
-    """As a worker finds it that reads while another writes: JAX's warning of it is no error of the test that it meets."""
+    """As a worker finds it that reads while another writes: its warning is no error of a test."""
 
     @jax.jit
     def a_program_of_this_test(x):

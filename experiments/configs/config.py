@@ -154,6 +154,11 @@ class TrainConfig:
         return Path("runs") / f"{name}-seed{self.training.seed}"
 
     @property
+    def has_levels(self) -> bool:
+        """Whether log p(x) is of pixels of many whole values: then it is told in bits per dimension, too."""
+        return self.likelihood == "discretised_logistic"
+
+    @property
     def derivatives_per_image(self) -> int:
         """How often the bound of one image differentiates log p(x, ·) or the decoder: see `Elbo.derivatives`."""
         return self.method.derivatives(self.latent_dim)

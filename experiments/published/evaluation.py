@@ -48,6 +48,7 @@ def evaluated(options: PublishedConfig, run: RunFolder) -> dict:
         "epoch": epoch,
         "epochs": total_epochs(run),
         "num_images": len(own.examples),
+        "num_train": len(dataset.train),
         "bound": mean_and_error(found["bound"]),
         "log_likelihood": mean_and_error(found["log_likelihood"]),
         "ess": float(found["ess"].mean()),
@@ -56,6 +57,8 @@ def evaluated(options: PublishedConfig, run: RunFolder) -> dict:
         "active_units": active_units(model.vae, params["vae"], own.examples[:1000])[0],
         "skipped_steps": run.records()[-1].skipped_steps,
     }
+    if config.has_levels:
+        result["num_dimensions"] = int(np.prod(own.examples.shape[1:]))
     if options.ais_temperatures:
         result["ais"] = _annealing(options, own, place, found["bound"])
     return result

@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.reporting.reports import cell, device_line, markdown_table, plural
+from experiments.reporting.reports import bits_per_dimension, cell, device_line, markdown_table, plural
 
 ABSENT = "-"
 COLUMNS = ["method", "seeds", "bound", "log p(x), importance (ESS)", "log p(x), annealing", "gap", "sandwich"]
 COLUMNS += ["epochs", "seconds", "rate"]
+# Of images with levels.
+BITS = {"bound": "bits/dim, bound", "log_likelihood": "bits/dim, log p(x)"}
 
 
 def row(name: str, label: str, pace: float, found: list[dict], search: dict) -> dict:
@@ -41,6 +43,10 @@ def row(name: str, label: str, pace: float, found: list[dict], search: dict) -> 
         "num_images",
     ):
         own[key] = float(np.mean([values[key] for values in found]))
+    own["num_train"] = found[0]["num_train"]
+    if "num_dimensions" in found[0]:
+        dimensions = found[0]["num_dimensions"]
+        own["bits"] = {key: bits_per_dimension(own[key]["mean"], dimensions) for key in BITS}
     if annealed:
         own["ais"] = {
             "log_likelihood": over_seeds([values["mean"] for values in annealed]),
@@ -76,7 +82,12 @@ def _cells(own: dict) -> list[str]:
         *(figure(annealed[key]) for key in ("log_likelihood", "gap", "width")),
         *(f"{own['epochs']:.0f}", f"{own['epochs'] * own['seconds_per_epoch']:.0f}"),
         f"{chosen['learning_rate']:g}" + (f", ε {step:.2g}" if step is not None else ""),
+        *_bits(own),
     ]
+
+
+def _bits(own: dict) -> list[str]:
+    return [f"{own['bits'][key]:.3f}" for key in BITS] if "bits" in own else []
 
 
 def _published_cells(own: dict) -> list[str]:
@@ -91,7 +102,8 @@ def markdown(report: dict) -> str:
     options, rows, net = report["config"], report["rows"], report["net"]
     options = options | {"start_from": report.get("start_from")}
     lines = [f"{net['summary']} ({net['source']}). Nats on the test set.", ""]
-    lines += markdown_table(COLUMNS, [_cells(own) for own in rows])
+    columns = COLUMNS + list(BITS.values()) * any("bits" in own for own in rows)
+    lines += markdown_table(columns, [_cells(own) for own in rows])
     lines += ["", " ".join(notes(options, rows)) if rows else "No method has been trained.", ""]
     lines += [
         line
@@ -161,9 +173,10 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
     """How our rows came about, in sentences."""
     first = rows[0]
     spent = f"{options['num_epochs']} epochs" if options["num_epochs"] else f"{options['seconds']:g} seconds"
+    images = f" on {first['num_train']:,} images" if "num_train" in first else ""
     found = [
-        f"Each method was trained for {spent}, {_optimizer(options)}'s rate falling to zero as a half cosine; the "
-        "parameters kept are the best on held-out training images.",
+        f"Each method was trained for {spent}{images}, {_optimizer(options)}'s rate falling to zero as a half cosine; "
+        "the parameters kept are the best on held-out training images.",
         "Seconds: epochs times the fastest of three timed in turns with the other methods'.",
         f"log p(x), importance: {options['eval_samples']} draws of the method's own posterior (of a chain, where it "
         f"starts) for each of {first['num_images']:.0f} images, in brackets the mean effective number of draws; "
@@ -193,34 +206,39 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
 
 def latex(report: dict) -> str:
     """Both tables as one LaTeX tabular (booktabs): our rows above the rule, the published below."""
+    rows = report["rows"]
+    columns = ["method", "bound", r"$\log p(x)$, importance", r"$\log p(x)$, annealing", "gap"]
+    columns += ["bits/dim, bound", r"bits/dim, $\log p(x)$"] * any("bits" in own for own in rows)
     lines = [
         f"% {report['command']}",
-        r"\begin{tabular}{lrrrr}",
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
-        r"method & bound & $\log p(x)$, importance & $\log p(x)$, annealing & gap \\",
+        _line(columns),
         r"\midrule",
     ]
-    for own in report["rows"]:
+    for own in rows:
         annealed = own["ais"] or {"log_likelihood": None, "gap": None}
         values = [own["bound"], own["log_likelihood"], annealed["log_likelihood"], annealed["gap"]]
-        lines.append(_line(own["method"], [_math(figure(value)) for value in values]))
+        cells = [*map(figure, values), *_bits(own)]
+        lines.append(_line([_escaped(own["method"]), *map(_math, cells)]))
     if report["published"]:
         lines.append(r"\midrule")
     for own in report["published"]:
         values = [cell(own[key], ".2f", ABSENT) for key in ("bound", "log_likelihood")]
         is_annealed = own["how"].startswith("AIS")
         placed = [ABSENT, values[1]] if is_annealed else [values[1], ABSENT]
-        lines.append(
-            _line(f"{own['method']} ({own['source']})", [_math(v) for v in (values[0], *placed, ABSENT)])
-        )
+        absent = [ABSENT] * (len(columns) - 4)
+        name = _escaped(f"{own['method']} ({own['source']})")
+        lines.append(_line([name, *map(_math, (values[0], *placed, *absent))]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _line(name: str, cells: list[str]) -> str:
-    escaped = (
-        name.replace("&", r"\&").replace("×", r"$\times$").replace("±", r"$\pm$").replace("η", r"$\eta$")
-    )
-    return " & ".join([escaped, *cells]) + r" \\"
+def _line(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _escaped(name: str) -> str:
+    return name.replace("&", r"\&").replace("×", r"$\times$").replace("±", r"$\pm$").replace("η", r"$\eta$")
 
 
 def _math(text: str) -> str:

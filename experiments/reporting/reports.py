@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -82,6 +83,12 @@ def number(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def bits_per_dimension(nats: float, num_dimensions: int) -> float:
+    """-log₂ p(x) / D of log p(x) in nats: what a number of an image costs, for a likelihood of whole values. (Of a
+    density, it would depend on the unit of the pixels.)"""
+    return -nats / math.log(2) / num_dimensions
 
 
 def plural(count: int, noun: str) -> str:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.configs import MAX_LOOP, MAX_TEMPERATURES, TrainConfig
+from experiments.reporting.reports import bits_per_dimension
 from experiments.runs.model import Model, find_data, load_run, test_examples
 from experiments.runs.reference import anneal, sandwich
 from experiments.support.checks import check_fields, check_images, check_whole
@@ -121,7 +122,8 @@ def evaluate(
         result["ais"] = _annealed(config, model, params, examples, seed, batch_size, settings) | settings
     result["active_units"], _ = active_units(model.vae, params["vae"], examples)
     result["latent_dim"] = config.latent_dim
-    result["num_pixels"] = int(np.prod(examples.shape[1:]))
+    if config.has_levels:
+        result["num_dimensions"] = int(np.prod(examples.shape[1:]))
     return result
 
 
@@ -219,12 +221,13 @@ def table(result: dict) -> str:
             f"{made['num_images']} images that the model made between {made['lower']['mean']:.2f} and "
             f"{made['upper']['mean']:.2f}: a width of {made['width']['mean']:.2f} ± {made['width']['error']:.2f}"
         )
-    if result["num_pixels"] % 3 == 0:
+    if "num_dimensions" in result:
         best = max(figures["log_likelihood"]["mean"] for figures in result["proposals"].values())
         best, how = (
             (result["ais"]["mean"], "annealing") if "ais" in result else (best, "importance weighting")
         )
-        lines.append(f"{-best / np.log(2) / result['num_pixels']:.3f} bits per dimension, by {how}")
+        bits = bits_per_dimension(best, result["num_dimensions"])
+        lines.append(f"{bits:.3f} bits per dimension, by {how}")
     return "\n".join(lines + cautions(result))
 
 

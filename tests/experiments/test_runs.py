@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from experiments.configs import Elbo, FullCovariance, to_json
@@ -69,6 +70,18 @@ def test_a_runs_evaluation_has_both_proposals(whole_run):
     assert lines[4].endswith("take more draws")
     bound = result["proposals"]["hvi"]["bound"]
     assert f"{bound['mean']:.2f} ± {bound['error']:.2f}" in lines[3]
+
+
+def test_bits_per_dimension_are_told_of_levels_alone(whole_run):
+    """Of a density they would depend on the unit of the pixels, colours or not."""
+    _, result = whole_run
+    assert "num_dimensions" not in result
+    nats = max(figures["log_likelihood"]["mean"] for figures in result["proposals"].values())
+    told = evaluate.table(result | {"num_dimensions": 64})
+    assert f"{-nats / 64 / np.log(2):.3f} bits per dimension, by importance weighting" in told
+    for likelihood in ("bernoulli", "gaussian", "discretised_logistic"):
+        config = dataclasses.replace(tiny(Path("unused")), likelihood=likelihood)
+        assert config.has_levels == (likelihood == "discretised_logistic")
 
 
 @pytest.mark.slow

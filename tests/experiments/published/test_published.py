@@ -203,6 +203,7 @@ def _result(value: float) -> dict:
         "epochs": 10,
         "epoch": 9,
         "num_images": 40,
+        "num_train": 3000,
         "ais": mean(value + 0.25) | ais,
     }
 
@@ -232,6 +233,8 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
     without = {name: value for name, value in _result(-84.0).items() if name != "ais"}
     alone = report | {"rows": [row("vae", "VAE", 1.0, [without], chosen)]}
     assert "| VAE | 1 | -85.00 | -84.00 (200) | - | - | - |" in markdown(alone)
+    assert "trained for 3600 seconds on 3,000 images, Adam's" in page
+    assert "bits" not in page + table
     # The short one: ours among theirs, from the lowest log p(x) to the highest.
     report["config"] |= {"optimizer": "muon"}
     lines = short_table(report).splitlines()
@@ -245,6 +248,27 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
     assert "Ours by Muon" in lines[-1]
     assert "up to 25%" in lines[-1]
     assert "here" not in short_table(report | {"rows": []}).replace("not run here", "")
+
+
+def test_images_with_levels_have_bits_per_dimension():
+    """256 equally likely levels cost 8 bits each."""
+    nats = -3072 * np.log(256.0)
+    chosen = {"trials": [], "chosen": {"learning_rate": 2e-3, "initial_step_size": None}}
+    found = _result(nats / 2) | {"bound": {"mean": nats, "error": 1.0}, "num_dimensions": 3072}
+    report = {
+        "config": json.loads(json.dumps(dataclasses.asdict(PublishedConfig("cifar10")))),
+        "rows": [row("vae", "VAE", 1.0, [found], chosen)],
+        "net": {"summary": "a net", "source": "ours"},
+        "published": [],
+        "failed": [],
+        "command": "the command",
+        "environment": {"device": "cpu", "num_cpus": 2, "jax": "0"},
+    }
+    lines = markdown(report).splitlines()
+    assert lines[2].endswith("| rate | bits/dim, bound | bits/dim, log p(x) |")
+    assert lines[4].endswith("| 0.002 | 8.000 | 4.000 |")
+    assert r"& bits/dim, bound & bits/dim, $\log p(x)$ \\" in latex(report)
+    assert r"& $0.50$ & $8.000$ & $4.000$ \\" in latex(report)
 
 
 def test_paces_of_other_settings_are_not_taken(tmp_path, monkeypatch):
