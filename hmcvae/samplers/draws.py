@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from hmcvae._checks import is_concrete
+from hmcvae._paths import dotted
 from hmcvae.types import PyTree, Scalar
 
 
@@ -138,7 +139,7 @@ class Samples(NamedTuple):
 
 def path_name(path: tuple) -> str:
     """Of a leaf of the position; "position" where it is the only one."""
-    return jax.tree_util.keystr(path, simple=True, separator=".") or "position"
+    return dotted(path) or "position"
 
 
 def coordinate_names(position: PyTree) -> tuple[str, ...]:

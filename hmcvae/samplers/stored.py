@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hmcvae._paths import dotted
 from hmcvae.types import PyTree
 
 RUN, STATE, LOCK, DRAWS = "run.json", "state.npz", "lock", "draws"
@@ -31,7 +32,7 @@ def names_of(tree: PyTree) -> list[str]:
     """A name for each leaf of (position, logdensity, info), which a file can have, and no other has."""
     names: list[str] = []
     for path, _ in jax.tree.leaves_with_path(tree):
-        rest = jax.tree_util.keystr(path[1:], simple=True, separator=".")
+        rest = dotted(path[1:])
         safe = "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in rest)[:60]
         what = ("position", "logdensity", "info")[path[0].idx]
         names.append(f"{len(names):03d}-{what}" + (f".{safe}" if safe else ""))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from hmcvae._checks import check_count
+from hmcvae._paths import dotted
 from hmcvae.training.checksums import CHECKSUMS, damaged_files
 from hmcvae.training.stored import (
     AnotherTreeError,
@@ -51,19 +52,15 @@ def load_params(folder: str | os.PathLike[str], like: PyTree, epoch: int | None 
     own = jax.tree.map(lambda leaf: np.empty(np.shape(leaf), dtype_of(leaf)), like)
     target = jax.tree.map(storable, own)
     stored = {
-        _name(path): leaf for path, leaf in jax.tree.leaves_with_path({key: found.get(key) for key in like})
+        dotted(path): leaf for path, leaf in jax.tree.leaves_with_path({key: found.get(key) for key in like})
     }
     differences = differences_between(arrays_of(stored), arrays_of(target))
     if not differences:
-        values = jax.tree.map_with_path(lambda path, _: stored[_name(path)], own)
+        values = jax.tree.map_with_path(lambda path, _: stored[dotted(path)], own)
         differences = differences_between(empty_shapes(values, own), empty_shapes(target, own))
     if differences:
         raise AnotherTreeError(place, differences)
     return jax.tree.map(lambda value, leaf: jax.numpy.asarray(value if leaf.size else leaf), values, own)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _place(folder: Path, epoch: int | None) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hmcvae._paths import dotted
 from hmcvae.types import PyTree
 
 
@@ -44,7 +45,7 @@ def as_json(value: Any) -> Any:
 def check_names(tree: PyTree) -> None:
     """Raise ValueError for what Orbax would write in one place, or not at all."""
     paths = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    names = [dotted(path) for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         both = [jax.tree_util.keystr(p) for p, name in zip(paths, names, strict=True) if name == twice[0]]
@@ -64,7 +65,7 @@ def empty_shapes(stored: PyTree, like: PyTree) -> dict[str, str]:
     """The shapes that stand for arrays without entries, by name."""
     paths = jax.tree.leaves_with_path(like)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): str(np.asarray(found).tolist())
+        dotted(path): str(np.asarray(found).tolist())
         for (path, leaf), found in zip(paths, jax.tree.leaves(stored), strict=True)
         if not leaf.size
     }
@@ -73,10 +74,7 @@ def empty_shapes(stored: PyTree, like: PyTree) -> dict[str, str]:
 def arrays_of(tree: PyTree) -> dict[str, str]:
     """Every leaf's name, and its dtype and shape in words."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype} {list(leaf.shape)}"
-        for path, leaf in leaves
-    }
+    return {dotted(path): f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in leaves}
 
 
 def differences_between(found: dict[str, str], expected: dict[str, str]) -> dict[str, str]:
