@@ -10,11 +10,13 @@ from experiments.reporting.plots import save_figure
 
 # Of the values from a quarter of the seconds on: what comes before does not set the limits.
 SHOWN_FROM = 0.25
+# Of a label of two lines, as a share of the axes.
+LINE_HEIGHT = 0.055
 
 
 def draw(report: dict, path: Path) -> None:
     """A line for each method and seed, against seconds at the method's pace."""
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, axes = plt.subplots(figsize=(8.5, 5))
     labels = {own["name"]: own["method"] for own in report["rows"]}
     shown: list[float] = []
     for index, (name, curves) in enumerate(report["curves"].items()):
@@ -42,22 +44,26 @@ def draw(report: dict, path: Path) -> None:
 
 
 def _mark_published(axes: Any, published: list[dict]) -> None:
-    """Where others ended on the test set, as far as that lies within the limits."""
+    """Where others ended on the test set, as far as that lies within the limits; told beside the axes, where no curve
+    is, in the order of the lines and not on top of each other."""
     low, high = axes.get_ylim()
-    for own in published:
+    shown = [
+        own for own in published if own["log_likelihood"] is not None and low < own["log_likelihood"] < high
+    ]
+    lowest = -np.inf
+    for own in sorted(shown, key=lambda own: own["log_likelihood"]):
         value = own["log_likelihood"]
-        if value is not None and low < value < high:
-            axes.axhline(value, color="0.6", lw=0.8, ls="--", zorder=1)
-            words = f"{own['method']}: {value:.2f} on the test set ({own['source']})"
-            is_at_top = value > high - 0.06 * (high - low)
-            axes.text(
-                0.01,
-                value - 0.005 * (high - low) if is_at_top else value,
-                words,
-                fontsize=6.5,
-                color="0.35",
-                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5},
-                va="top" if is_at_top else "bottom",
-                transform=axes.get_yaxis_transform(),
-                zorder=1.5,
-            )
+        axes.axhline(value, color="0.6", lw=0.8, ls="--", zorder=1)
+        height = max((value - low) / (high - low), lowest + LINE_HEIGHT)
+        lowest = height
+        axes.text(
+            1.01,
+            height,
+            f"{own['method']}: {value:.2f}\n({own['source'].split(',')[0]})",
+            fontsize=6.5,
+            color="0.35",
+            va="center",
+            transform=axes.transAxes,
+        )
+    if shown:
+        axes.plot([], [], color="0.6", lw=0.8, ls="--", label="published, on the test set")
