@@ -207,11 +207,13 @@ def over(logdensity_fn: Callable[[PyTree], Any], transforms: PyTree) -> Unconstr
         ValueError: for other things than transforms; when it is called, for positions of another structure.
     """
     check_function("logdensity_fn", logdensity_fn, "x -> log p(x)")
-    leaves = jax.tree.leaves(transforms, is_leaf=_is_transform)
+    # None is a leaf here: a place left empty, and not, as for `jax.tree`, no place at all.
+    leaves = jax.tree.leaves(transforms, is_leaf=lambda node: node is None or _is_transform(node))
     strange = [leaf for leaf in leaves if not _is_transform(leaf)]
     if strange or not leaves:
         raise ValueError(
-            f"transforms must be a tree of hmcvae.transforms, such as positive(), got {transforms!r}"
+            "transforms must be a tree of hmcvae.transforms, such as positive(), and real() for what may be any "
+            f"number, got {transforms!r}"
         )
 
     def each(function: Callable, values: PyTree) -> PyTree:

@@ -167,6 +167,10 @@ class TestRefusals:
             (lambda: transforms.over(jnp.sum, {"a": "positive"}), "transforms must be a tree"),
             (lambda: transforms.over(jnp.sum, {}), "transforms must be a tree"),
             (
+                lambda: transforms.over(jnp.sum, {"a": None, "b": transforms.positive()}),
+                r"real\(\) for what may be any number, got {'a': None",
+            ),
+            (
                 lambda: transforms.positive().inverse(jnp.array([1.0, -1.0])),
                 "expected values that are positive",
             ),
