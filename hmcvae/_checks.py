@@ -4,7 +4,8 @@ One function for each kind of public number. Each knows the numbers of Python an
 booleans, strings, complex numbers and None, and returns the value in the form that the code goes on with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -114,6 +115,38 @@ def check_choice(name: str, value: Any, options: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
     return value
+
+
+def kind_of(value: Any) -> str:
+    """What came in the place of a tuple, in words that do not depend on whether it is being traced."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"one array of shape {list(value.shape)}"
+    return type(value).__name__ + (f" of length {len(value)}" if isinstance(value, (tuple, list)) else "")
+
+
+def shapes_of(tree: Any) -> str:
+    """of shape [3]; of shapes [3], []: of the arrays of a tree, in its order."""
+    shapes = [str(list(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
+    return f"of shape {shapes[0]}" if len(shapes) == 1 else f"of shapes {', '.join(shapes)}"
+
+
+def check_one_number(name: str, value: Any) -> Any:
+    """`value`, which must be a scalar: of anything else later sums would make wrong numbers in silence."""
+    if jnp.ndim(value):
+        raise ValueError(
+            f"{name} must return one number, got an array of shape {list(jnp.shape(value))}: sum over the entries"
+        )
+    return value
+
+
+@contextmanager
+def told(note: str) -> Iterator[None]:
+    """What goes wrong in a user's function within the block is told with what it was called with."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise
 
 
 def check_plain(name: str, value: Any) -> None:

@@ -94,7 +94,7 @@ def estimate_example(
         wanted = first + jnp.arange(chunk_size) < num_samples
         keys = jax.random.split(key, chunk_size)
         log_weights, info = jax.vmap(lambda k: bound(params, k, x))(keys)
-        unconverged = 1 - info.solver.converged.astype(dtype).reshape(chunk_size, -1).mean(axis=1)
+        unconverged = (~info.solver.converged).astype(dtype).reshape(chunk_size, -1).mean(axis=1)
         return _merge(running, log_weights.astype(dtype), unconverged, wanted), None
 
     firsts = chunk_size * jnp.arange(num_chunks)

@@ -222,7 +222,8 @@ def over(logdensity_fn: Callable[[PyTree], Any], transforms: PyTree) -> Unconstr
         except ValueError as error:
             expected = jax.tree.structure(transforms, is_leaf=_is_transform)
             raise ValueError(
-                f"expected values of the transforms' structure {expected}, got {jax.tree.structure(values)}"
+                f"expected values of the transforms' structure {expected}, got {jax.tree.structure(values)}; what may "
+                "be any number has real() for its transform"
             ) from error
         return jax.tree.map(
             lambda pair: jax.tree.map(lambda value: function(pair[0], value), pair[1]),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from hmcvae._checks import check_count, check_flag
+from hmcvae._checks import check_count, check_flag, check_one_number, kind_of, shapes_of, told
 from hmcvae.likelihoods import Likelihood, check_data, check_examples
 from hmcvae.priors import Prior, standard_normal
 from hmcvae.types import LogDensityFn, PyTree, Scalar, Vector
@@ -82,11 +82,12 @@ class VAE:
         Raises:
             ValueError: if the encoder does not return three arrays, or mean and log_scale are not both [d].
         """
-        encoded = self.encode(params, x)
+        with told(f"(encode is given one example, {shapes_of(x)}; a batch goes through jax.vmap)"):
+            encoded = self.encode(params, x)
         if not isinstance(encoded, tuple) or len(encoded) != 3:
             raise ValueError(
-                f"encode must return (mean, log_scale, features), got {type(encoded).__name__}"
-                + (f" of length {len(encoded)}" if isinstance(encoded, tuple) else "")
+                "encode must return (mean, log_scale, features), the features a vector from which learned metrics and "
+                f"momenta are made (the last hidden layer, say), got {kind_of(encoded)}"
             )
         mean, log_scale, features = encoded
         for name, value in (("mean", mean), ("log_scale", log_scale)):
@@ -111,7 +112,8 @@ class VAE:
         target, condition = self.split(x)
         outputs = self.decode_given(params, z, *condition)
         self.likelihood.check_outputs(outputs, target)
-        return self.likelihood.log_prob(outputs, target)
+        value = self.likelihood.log_prob(outputs, target)
+        return check_one_number(f"log_prob of the likelihood {self.likelihood.name}", value)
 
     def split(self, x: Image) -> tuple[Any, tuple]:
         """(what has a likelihood, what the decoder is given beside z): (x, ()), or (x, (c,)) of a conditional VAE.
@@ -122,9 +124,7 @@ class VAE:
         if not self.is_conditional:
             return x, ()
         if not isinstance(x, (tuple, list)) or len(x) != 2:
-            raise ValueError(
-                f"a conditional VAE takes examples that are pairs (x, c), got {type(x).__name__}"
-            )
+            raise ValueError(f"a conditional VAE takes examples that are pairs (x, c), got {kind_of(x)}")
         return x[0], (x[1],)
 
     def decode_given(self, params: PyTree, z: Vector, *condition: Any) -> PyTree:
@@ -136,7 +136,11 @@ class VAE:
         if len(condition) != int(self.is_conditional):
             expected = "a condition c beside z" if self.is_conditional else "z alone, without a condition"
             raise ValueError(f"this VAE's decoder takes {expected}, got {len(condition)} conditions")
-        return self.decode(params, z, *condition)
+        given = f"one code, {shapes_of(z)}" + (
+            f", and its condition, {shapes_of(condition)}" if condition else ""
+        )
+        with told(f"(decode is given {given}; a batch goes through jax.vmap)"):
+            return self.decode(params, z, *condition)
 
     def check_data(self, x: Image, name: str = "x") -> None:
         """`likelihoods.check_data` of one example or a set of them [n, …]."""
@@ -159,7 +163,15 @@ class VAE:
 
     def log_joint(self, params: PyTree, x: Image, z: Vector) -> Scalar:
         """log p(x, z) = log p(x | z) + log p(z), in nats."""
-        return self.log_likelihood(params, x, z) + self.prior.log_prob(params, z)
+        return self.log_likelihood(params, x, z) + self.log_prior(params, z)
+
+    def log_prior(self, params: PyTree, z: Vector) -> Scalar:
+        """log p(z), in nats.
+
+        Raises:
+            ValueError: if the prior does not return one number.
+        """
+        return check_one_number(f"log_prob of the prior {self.prior.name}", self.prior.log_prob(params, z))
 
     def logdensity_fn(self, params: PyTree, x: Image) -> LogDensityFn:
         """z ↦ log p(x, z): the target for the integrators and the samplers."""
@@ -202,7 +214,7 @@ class Example:
 
     def log_prior(self, z: Vector) -> Scalar:
         """log p(z)."""
-        return self.vae.prior.log_prob(self.params, z)
+        return self.vae.log_prior(self.params, z)
 
     @property
     def prior_precision(self) -> ArrayLike:

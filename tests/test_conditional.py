@@ -115,12 +115,12 @@ def test_generating_wants_the_condition():
     [
         (
             lambda: VAE.log_likelihood(PARAMS, XS[0], jnp.zeros(2)),
-            r"examples that are pairs \(x, c\), got Array",
+            r"examples that are pairs \(x, c\), got one array of shape",
         ),
-        (lambda: VAE.check_examples(XS), r"examples that are pairs \(x, c\), got Array"),
+        (lambda: VAE.check_examples(XS), r"examples that are pairs \(x, c\), got one array of shape"),
         (lambda: VAE.check_examples((XS, CS[:2])), r"arrays \[n, …\] of one length, got lengths \[2, 3\]"),
         (lambda: VAE.check_examples((XS[:0], CS[:0])), "at least one example to evaluate on, got 0"),
-        (lambda: VAE.check_data((XS.at[0, 0].set(jnp.nan), CS)), "x has no gaussian likelihood"),
+        (lambda: VAE.check_data((XS.at[0, 0].set(jnp.nan), CS)), "no gaussian likelihood of x"),
         (
             lambda: annealing.simulate(VAE, PARAMS, jax.random.key(0), 3, conditions=CS[:2]),
             r"expected conditions \[3, …\], got lengths",

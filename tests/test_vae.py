@@ -1,13 +1,16 @@
 """The VAE's densities against scipy and Monte Carlo, and what it refuses."""
 
+import dataclasses
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
 import hmcvae
+from hmcvae import bounds
 from hmcvae.priors import gaussian_log_prob
 from tests.support import models
 
@@ -37,8 +40,8 @@ def of_encoder(encode, latent_dim=None) -> hmcvae.VAE:
 @pytest.mark.parametrize(
     ("encode", "message"),
     [
-        (lambda _, x: (x, x), r"\(mean, log_scale, features\), got tuple of length 2"),
-        (lambda _, x: x, r"\(mean, log_scale, features\), got \w*Array"),
+        (lambda _, x: (x, x), r"\(mean, log_scale, features\), .*, got tuple of length 2"),
+        (lambda _, x: x, r"\(mean, log_scale, features\), .*, got one array of shape \[3\]"),
         (lambda _, x: (x[None], x[None], x), r"one shape \[d\] for one example, got \(1, 3\) and \(1, 3\)"),
         (lambda _, x: (x, x[:2], x), r"one shape \[d\] for one example, got \(3,\) and \(2,\)"),
         (lambda _, x: (x, x, x), r"latent_dim is 2, but encode returned means of \(3,\)"),
@@ -47,6 +50,46 @@ def of_encoder(encode, latent_dim=None) -> hmcvae.VAE:
 def test_encoders_that_return_something_else_are_refused(encode, message):
     with pytest.raises(ValueError, match=message):
         of_encoder(encode, latent_dim=2).encoded({}, Z)
+
+
+def test_densities_that_are_not_summed_are_refused():
+    """Of one's own likelihood or prior: later sums over draws would take the entries for draws."""
+    vae, params = models.linear_gaussian()
+    x, z = jnp.array([0.4, -0.7, 1.1]), jnp.array([0.2, -0.9])
+    for log_prob, shape in (
+        (lambda f, x: -(x**2), "[3]"),
+        (lambda f, x: jnp.sum(-(x**2), keepdims=True), "[1]"),
+    ):
+        own = vae.likelihood._replace(log_prob=log_prob, name="own")
+        with pytest.raises(
+            ValueError, match="log_prob of the likelihood own must return one number"
+        ) as caught:
+            bounds.iwae(dataclasses.replace(vae, likelihood=own), num_samples=3)(
+                {"vae": params, "bound": {"posterior": {}}}, jax.random.key(0), x
+            )
+        assert f"got an array of shape {shape}: sum over" in str(caught.value)
+    prior = dataclasses.replace(vae.prior, log_prob=lambda params, z: -(z**2), name="own")
+    with pytest.raises(
+        ValueError, match="log_prob of the prior own must return one number, got .* shape \\[2\\]"
+    ):
+        dataclasses.replace(vae, prior=prior).log_joint(params, x, z)
+
+
+def test_what_a_net_was_given_is_told_with_its_error():
+    """A batch in the place of an example, or the other way round."""
+    vae = hmcvae.VAE(
+        lambda _, x: (x @ x, x, x), lambda _, z: jnp.ones((2, 2)) @ z, hmcvae.likelihoods.gaussian(1.0)
+    )
+    with pytest.raises(ValueError, match="matmul") as caught:
+        vae.encoded({}, jnp.zeros(()))
+    assert caught.value.__notes__ == [
+        "(encode is given one example, of shape []; a batch goes through jax.vmap)"
+    ]
+    with pytest.raises(TypeError, match="dot_general") as caught:
+        vae.decode_given({}, jnp.zeros(3))
+    assert caught.value.__notes__ == [
+        "(decode is given one code, of shape [3]; a batch goes through jax.vmap)"
+    ]
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (3, 1), (1,), ()])

@@ -164,7 +164,7 @@ def measure(case: Case, positions: jax.Array, solver: str, integrator: str) -> I
             "step_size": step_size,
             "integrator": integrator,
             "solver": solver,
-            "unconverged": 1 - float(info.solver.converged.mean()),
+            "unconverged": float((~info.solver.converged).mean()),
             "irreversible": 1 - float(info.is_reversible.mean()),
             "divergent": float(info.is_divergent.mean()),
             "accepted": float(info.acceptance_rate.mean()),

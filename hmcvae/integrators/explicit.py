@@ -18,7 +18,8 @@ def check_euclidean(name: str, metric: Any) -> None:
     check_is_metric(metric)
     if metric.is_position_dependent:
         raise ValueError(
-            f"{name} needs a Euclidean metric, got {type(metric).__name__}, which depends on the position"
+            f"{name} needs a Euclidean metric, got {type(metric).__name__}, which depends on the position: take "
+            "integrators.generalized_leapfrog or implicit_midpoint, or hierarchical_leapfrog for metrics.hierarchical"
         )
 
 

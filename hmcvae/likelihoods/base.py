@@ -190,7 +190,7 @@ def check_data(likelihood: Likelihood, x: Any, name: str = "x") -> None:
             try:
                 likelihood.check(part.astype(np.uint8) if part.dtype == bool else part)
             except ValueError as error:
-                raise ValueError(f"{name} has no {likelihood.name} likelihood: {error}") from None
+                raise ValueError(f"no {likelihood.name} likelihood of {name}: {error}") from None
 
 
 def _observed_values(values: np.ndarray, mask: np.ndarray, name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.scipy.special import zeta
 from jaxtyping import Array, Float
 
-from hmcvae._checks import check_positive, is_concrete
+from hmcvae._checks import check_positive, is_concrete, kind_of
 from hmcvae._numerics import HALF_LOG_2PI
 from hmcvae._random import normal
 from hmcvae._softplus import softplus
@@ -93,7 +93,7 @@ def negative_binomial(dispersion: ArrayLike | None = None) -> Likelihood:
             if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
                 raise ValueError(
                     "with a learned dispersion the decoder's outputs are the pair (log mean, log dispersion), got "
-                    f"{type(outputs).__name__}; for one array give negative_binomial(dispersion)"
+                    f"{kind_of(outputs)}; for one array give negative_binomial(dispersion)"
                 )
             log_r = _limited(outputs[1])
             return outputs[0], log_r, jnp.exp(log_r)

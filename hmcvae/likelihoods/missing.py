@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from hmcvae._checks import kind_of
 from hmcvae.likelihoods.base import Likelihood, where_observed
 from hmcvae.types import PyTree
 
@@ -41,6 +42,11 @@ def masked(likelihood: Likelihood) -> Likelihood:
         values = jnp.asarray(values)
         values = jnp.where(is_observed, values, _stand_in(values, is_observed))
         own = terms(jax.tree.map(lambda output: where_observed(is_observed, output), outputs), values)
+        if jnp.shape(own) != values.shape:
+            raise ValueError(
+                f"terms of the likelihood {likelihood.name} must be shaped like the values, {list(values.shape)}, got "
+                f"{list(jnp.shape(own))}"
+            )
         return jnp.where(is_observed, own, jnp.zeros_like(own))
 
     def log_prob(outputs: PyTree, x: Any) -> Array:
@@ -85,6 +91,6 @@ def _as_pair(x: Any) -> tuple[Any, Any]:
     """
     if not isinstance(x, (tuple, list)) or len(x) != 2:
         raise ValueError(
-            f"a masked likelihood takes examples that are pairs (values, mask), got {type(x).__name__}"
+            f"a masked likelihood takes examples that are pairs (values, mask), got {kind_of(x)}"
         )
     return x[0], x[1]

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae._checks import check_positive, check_real
+from hmcvae._checks import check_positive, check_real, kind_of
 from hmcvae._numerics import HALF_LOG_2PI
 from hmcvae._random import normal
 from hmcvae.likelihoods.base import Likelihood, Pixels, check_shape_of_x, independent
@@ -57,7 +57,7 @@ def _learned(min_scale: float) -> Likelihood:
         if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
             raise ValueError(
                 "with a learned scale the decoder's outputs are the pair (mean, log scale), got "
-                f"{type(outputs).__name__}; for one array give gaussian(scale)"
+                f"{kind_of(outputs)}; for one array give gaussian(scale)"
             )
         mean, raw = outputs
         log_scale = raw if min_scale == 0 else 0.5 * jnp.logaddexp(2 * raw, 2 * float(np.log(min_scale)))

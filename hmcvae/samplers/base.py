@@ -17,6 +17,7 @@ from hmcvae._numerics import all_finite
 from hmcvae._random import normal
 from hmcvae._ravel import ravel_pytree
 from hmcvae.integrators import IntegratorState
+from hmcvae.integrators.explicit import check_euclidean
 from hmcvae.samplers.data import OpenInit, OpenKernel, carried
 from hmcvae.samplers.keeping import shared, start_key
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, Vector
@@ -100,6 +101,8 @@ def check_settings(
     )
     metrics.check_is_metric(metric)
     _check_integrator(integrator)
+    if integrator is integrators.leapfrog:  # the default: told before anything is compiled
+        check_euclidean("leapfrog", metric)
     if check_reversibility is not None:
         check_reversibility = check_flag("check_reversibility", check_reversibility)
     return Settings(step_size, divergence_threshold, check_reversibility, reversibility_tolerance)

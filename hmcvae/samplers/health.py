@@ -27,6 +27,8 @@ NUM_ALLOWED = 4 * NUM_ROUNDINGS
 MOST_ROUNDING = 5e-3
 # R̂ is computed for runs of at most so many numbers: a few milliseconds.
 MOST_NUMBERS = 2_000_000
+# And of their ranks, which find chains that differ in scale alone, of so many.
+MOST_RANKED = 200_000
 
 
 def check_finite(name: str, values: PyTree) -> None:
@@ -108,8 +110,8 @@ def _of_transitions(samples: Samples) -> list[str]:
         )
     if int(counts.num_max_depth) > MOST_FAILED * total:
         found.append(
-            f"{int(counts.num_max_depth)} of {total} trees were cut off at their largest depth: draws are right, but "
-            "go less far than they should; adapt the mass (num_warmup, adapt_mass), or make max_depth larger"
+            f"{int(counts.num_max_depth)} of {total} trees were cut off at their largest depth: chains go less far "
+            "than they should; adapt the mass (num_warmup, adapt_mass), or make max_depth larger"
         )
     return found
 
@@ -132,10 +134,14 @@ def _of_draws(samples: Samples) -> list[str]:
     if num_draws < FEWEST_FOR_RHAT or full[0].shape[0] < 2 or size > MOST_NUMBERS:
         return []
     draws = flat_draws(samples.position)
-    largest = float(np.max(split_rhat(draws)))
+    largest, total = float(np.max(split_rhat(draws))), draws.shape[0] * num_draws
+    if largest <= HIGHEST_RHAT and total >= FEWEST_FOR_EFFECTIVE and size <= MOST_RANKED:
+        largest = float(np.max(effective.rhat(draws)))  # sees scales, too, and heavy tails
     if largest > HIGHEST_RHAT:
-        return [f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose"]
-    total = draws.shape[0] * num_draws
+        return [
+            f"the chains do not agree, R̂ = {largest:.2f}: draw longer, and see hmcvae.diagnose; if draws run away, "
+            "look whether the log density has the right sign and falls off in every direction"
+        ]
     smallest = float(np.min(effective.ess_mean(draws), initial=np.inf))
     if total >= FEWEST_FOR_EFFECTIVE and smallest < FEWEST_EFFECTIVE:
         return [

@@ -196,8 +196,8 @@ def make_step(
             bad_run=(state.bad_run + 1) * skipped,
             num_clipped=state.num_clipped + was_clipped.astype(jnp.int32),
         )
-        full, energy_error, converged = figures
-        metrics = StepMetrics(full, norm, energy_error, 1 - converged, is_taken)
+        full, energy_error, unconverged = figures
+        metrics = StepMetrics(full, norm, energy_error, unconverged, is_taken)
         return state, jax.tree.map(lambda v: v if v.dtype == bool else v.astype(jnp.float32), metrics)
 
     return take_step
@@ -211,15 +211,15 @@ def _make_of_batch(bound: Bound, preprocess: Preprocess) -> Callable[..., tuple]
         return -jnp.mean(log_weights), info
 
     def of_batch(params: PyTree, kl_weight: Array, batch: PyTree, data_keys: Any, draw_keys: Any) -> tuple:
-        """(loss, gradients, (bound, energy error, share of converged solves))."""
+        """(loss, gradients, (bound, energy error, share of solves that did not converge))."""
         xs = jax.vmap(preprocess)(data_keys, batch)
         (loss, info), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, draw_keys, xs, kl_weight)
         # The bound itself, whatever weight the loss gave to its parts during warm-up.
         parts = info.log_likelihood + (info.log_weight - info.log_likelihood) / kl_weight
         count = num_examples(xs)
         full = jnp.mean(jax.nn.logsumexp(parts.reshape(count, -1), axis=1)) - math.log(parts.size // count)
-        converged = jnp.mean(info.solver.converged.astype(jnp.float32))
-        return loss, grads, (full, jnp.mean(info.energy_error), converged)
+        unconverged = jnp.mean((~info.solver.converged).astype(jnp.float32))
+        return loss, grads, (full, jnp.mean(info.energy_error), unconverged)
 
     return of_batch
 

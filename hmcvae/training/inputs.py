@@ -106,8 +106,13 @@ def _check_stream(data: Any, steps_per_epoch: int | None) -> int:
         raise ValueError(
             f"data must be a pytree of arrays [n, …] or an iterable of batches, got {type(data).__name__}"
         )
-    if isinstance(data, list) and any(isinstance(leaf, (int, float, str)) for leaf in jax.tree.leaves(data)):
-        raise ValueError(f"expected training data as arrays [n, …], got {type(data).__name__}")
+    if hasattr(data, "shape") or (
+        isinstance(data, list) and any(isinstance(leaf, (int, float, str)) for leaf in jax.tree.leaves(data))
+    ):
+        advice = (
+            "; its to_numpy() makes one" if hasattr(data, "to_numpy") else ""
+        )  # a table of pandas or polars
+        raise ValueError(f"expected training data as arrays [n, …], got {type(data).__name__}{advice}")
     if steps_per_epoch is not None:
         return check_count("steps_per_epoch", steps_per_epoch, 1)
     if not hasattr(data, "__len__"):

@@ -19,9 +19,11 @@ from hmcvae.bounds import Bound
 from hmcvae.training.checkpoints import Checkpoints
 from hmcvae.training.devices import Devices
 from hmcvae.training.epoch import make_epoch, make_monitor, make_part
+from hmcvae.training.going_on import check_folders, check_identity, identity_of
 from hmcvae.training.hosts import together
 from hmcvae.training.inputs import (
     Preprocess,
+    check_examples,
     check_likelihood,
     check_training,
     is_in_memory,
@@ -89,7 +91,8 @@ def fit(
         checkpoints: written before the first epoch (as epoch 0) and after every one, before the yield. The last one of
             a good epoch stays, whatever comes after it: no step was skipped, and the bound had not collapsed.
         best: where the state with the best validation bound is kept.
-        resume: start from a checkpoint, and go on as if never stopped.
+        resume: start from a checkpoint, and go on as if never stopped, with the same seed, batch size and data in
+            memory. Without it the folders must hold no training's progress.
         resume_epoch: the checkpoint's epoch; None: the newest.
         partial, steps_per_part: where long epochs are saved after so many steps; resuming goes on from there. They are
             the same epochs, and it is emptied after each. The steps are rounded up to whole pieces of an epoch: 16 of
@@ -105,8 +108,9 @@ def fit(
 
     Raises:
         ValueError: see `Settings`, `check_training`, `check_start`, `Likelihood.check` and `Checkpoints.restore`; or
-            for `resume` without `checkpoints`, `resume_epoch` without `resume`, `after_part` without `partial`, or an
-            optimizer whose update needs more than gradients, state and parameters.
+            for folders that hold a training's progress without `resume`, `resume` without `checkpoints`, `resume_epoch`
+            without `resume`, `after_part` without `partial`, or an optimizer whose update needs more than gradients,
+            state and parameters.
         LostProcessError: if another process of the training has stopped.
         NotFiniteError: after too many bad steps, see `Settings`; in mid-epoch, and it names the last good checkpoint.
             At the end, if no step of the last epoch could be taken.
@@ -128,26 +132,26 @@ def fit(
         raise ValueError(f"resume_epoch is for resume=True, got {resume_epoch!r} without it")
     check_optimizer(optimizer)
     _check_parts(partial, steps_per_part, after_part)
-    _check_folders(checkpoints=checkpoints, best=best, partial=partial)
+    check_folders(resume, checkpoints=checkpoints, best=best, partial=partial)
     if is_in_memory(data):
         devices.check_batch(settings.batch_size)
     if not is_in_memory(data):
         data = Stream(data)
-    first = data.first() if isinstance(data, Stream) else data
+    first = _first_batch(data, preprocess)
     if first is not None:
         _check_model(bound, params, first, validation, preprocess)
     check_optimizer(optimizer, params)
     state = init_state(params, optimizer, settings.seed)
     saved: dict[str, Any] = {}
+    identity = {} if checkpoints is None else identity_of(settings, data)
     if checkpoints is not None:
         if resume:
             state = checkpoints.restore(state, resume_epoch)
             saved = checkpoints.metadata(resume_epoch) or saved
+            check_identity(saved.get("identity", {}), identity, checkpoints.folder)
             go_to(data, saved.get("data"))
         else:
-            checkpoints.save(0, state, metadata={"data": where(data)})
-    if partial is not None and not resume:
-        partial.clear()
+            checkpoints.save(0, state, metadata={"data": where(data), "identity": identity})
     watch = Watch(settings, num_batches)
     watch.go_on(saved.get("watch"))
     state = devices.put_state(state)
@@ -157,7 +161,8 @@ def fit(
     run_epoch = _make_run_epoch(bound, optimizer, settings, preprocess, data, num_batches, devices, parts)
     monitor = _make_validate(validation_bound or bound, preprocess, validation, settings.seed, devices)
     with _written(checkpoints, best, partial):
-        yield from _epochs(state, run_epoch, monitor, settings, watch, data, checkpoints, best, partial)
+        kept = checkpoints, best, partial
+        yield from _epochs(state, run_epoch, monitor, settings, watch, data, *kept, identity)
 
 
 def _epochs(
@@ -170,6 +175,7 @@ def _epochs(
     checkpoints: Checkpoints | None,
     best: Checkpoints | None,
     partial: Checkpoints | None,
+    identity: dict[str, Any],
 ) -> Generator[tuple[TrainState, dict[str, float]], None, None]:
     while int(state.epoch) < settings.num_epochs and not _is_out_of_patience(state, settings):
         num_skipped, start = int(state.num_skipped), time.perf_counter()
@@ -186,7 +192,7 @@ def _epochs(
                 if best is not None:
                     best.save(int(state.epoch), state)
         if checkpoints is not None:
-            metadata = {"data": where(data), "watch": watch.seen()}
+            metadata = {"data": where(data), "watch": watch.seen(), "identity": identity}
             checkpoints.save(int(state.epoch), state, is_good=is_good, metadata=metadata)
         if partial is not None:
             if checkpoints is not None:
@@ -211,18 +217,14 @@ def _written(*kept: Checkpoints | None) -> Iterator[None]:
         each.wait()
 
 
-def _check_folders(**kept: Checkpoints | None) -> None:
-    seen: dict[Any, str] = {}
-    for name, own in kept.items():
-        if own is None:
-            continue
-        if not isinstance(own, Checkpoints):
-            raise ValueError(f"{name} must be training.Checkpoints, such as Checkpoints(folder), got {own!r}")
-        if own.folder in seen:  # each deletes what it does not keep
-            raise ValueError(
-                f"{seen[own.folder]} and {name} need folders of their own, got {own.folder} for both"
-            )
-        seen[own.folder] = name
+def _first_batch(data: PyTree | Stream, preprocess: Preprocess) -> PyTree | None:
+    """What the model is checked on: the data, or the first batch of an iterable; None if it has none."""
+    if not isinstance(data, Stream):
+        return data
+    first = data.first()
+    if first is not None:
+        check_examples(first, preprocess, "training")
+    return first
 
 
 def _check_parts(kept: Checkpoints | None, steps_per_part: int | None, after_part: Any) -> None:

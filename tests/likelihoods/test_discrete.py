@@ -254,7 +254,7 @@ def test_data_outside_the_support_are_refused(name, value):
     likelihoods.check_data(likelihood, data)
     data[1, 1] = value
     with pytest.raises(
-        ValueError, match=rf"x has no {likelihood.name} likelihood: expected .* 1 of 6 are refused"
+        ValueError, match=rf"no {likelihood.name} likelihood of x: expected .* 1 of 6 are refused"
     ):
         likelihoods.check_data(likelihood, data)
 
@@ -278,7 +278,7 @@ def test_integers_are_data_of_counts_and_classes():
         (lambda: likelihoods.discretised_logistic_mixture(2, 1), "num_levels must be a whole number of at"),
         (
             lambda: likelihoods.negative_binomial().log_prob(jnp.zeros(2), jnp.zeros(2)),
-            r"outputs are the pair \(log mean, log dispersion\), got ArrayImpl",
+            r"outputs are the pair \(log mean, log dispersion\), got one array of shape \[2\]; for",
         ),
         (
             lambda: likelihoods.categorical(4).check_outputs(jnp.zeros((2, 3)), jnp.zeros(2)),

@@ -22,6 +22,7 @@ CASES = {
 F = jnp.array([0.3, -1.2, 0.7, 0.1])
 BITS = jnp.array([1.0, 0.0, 0.0, 1.0])
 MASK = jnp.array([1.0, 0.0, 1.0, 1.0])
+SUMMED = likelihoods.bernoulli()._replace(terms=likelihoods.bernoulli().log_prob, name="own")
 
 
 @pytest.mark.parametrize("missing", [0.0, np.nan, 1e30])
@@ -239,11 +240,15 @@ def test_the_information_about_one_scale_is_that_of_the_observed_entries():
         ),
         (
             lambda: likelihoods.check_data(likelihoods.masked(likelihoods.bernoulli()), (BITS - 1, MASK)),
-            "x has no masked bernoulli likelihood: expected numbers in",
+            "no masked bernoulli likelihood of x: expected numbers in",
+        ),
+        (
+            lambda: likelihoods.masked(SUMMED).log_prob(F, (BITS, MASK)),
+            r"terms of the likelihood own must be shaped like the values, \[4\], got \[\]",
         ),
         (
             lambda: likelihoods.check_data(likelihoods.masked(likelihoods.bernoulli()), BITS),
-            r"pairs \(values, mask\), got ArrayImpl",
+            r"pairs \(values, mask\), got one array of shape \[4\]",
         ),
     ],
 )

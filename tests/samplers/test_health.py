@@ -70,6 +70,18 @@ class TestWarnings:
         starts = jnp.array([[8.0], [-8.0], [8.0]])
         assert "do not agree, R̂ = " in said(algorithm=far, starts=starts, num_samples=200)
 
+    def test_chains_that_disagree_in_their_scales_alone(self):
+        """Two in the narrow mode and two in the wide one around it: all means are 0."""
+
+        def density(z):
+            square = jnp.sum(z**2)
+            return jnp.logaddexp(-0.5 * square, -0.5 * square / 1e4 - 20 * jnp.log(100.0))
+
+        starts = jnp.ones((4, 20)) * jnp.array([1.0, 1.0, 100.0, 100.0])[:, None]
+        message = said(algorithm=hmcvae.nuts(density, 0.5), starts=starts, num_samples=400)
+        assert "do not agree, R̂ = " in message
+        assert "the right sign" in message
+
     @staticmethod
     def warned(draws, energy, thin=1):
         """What is said of draws and energies [chain, draw]."""

@@ -19,6 +19,18 @@ KEY, STARTS = jax.random.key(0), jnp.zeros((4, 3)) + 0.1
 IMAGES = np.array([[0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 1, 1]], np.uint8)
 
 
+class Table:
+    """As pandas' and polars' are: with a shape and columns, and no array."""
+
+    shape = (4, 3)
+
+    def __iter__(self):
+        return iter("abc")
+
+    def to_numpy(self):
+        return np.ones(self.shape)
+
+
 def normal(z):
     return -0.5 * jnp.sum(z**2)
 
@@ -117,6 +129,8 @@ CASES = {
     "binarize": (lambda: training.Pixels(1, "no"), "binarize must be True or False, got 'no'"),
     "binarize None": (lambda: training.Pixels(1, None), "binarize must be True or False, got None"),
     "a list of images": (lambda: fit(images=IMAGES.tolist()), "training data as arrays .* got list"),
+    "a table": (lambda: fit(images=Table()), r"as arrays .* got Table; its to_numpy\(\) makes one"),
+    "batches of numbers": (lambda: fit(images=range(3)), "training data as an array .* got int"),
     "no images": (lambda: fit(images=None), "a pytree of arrays .* or an iterable of batches, got NoneType"),
     "a list for validation": (lambda: fit(validation=IMAGES.tolist()), "validation data as .* got int"),
     "arrays of two lengths": (

@@ -132,7 +132,7 @@ def test_images_in_range_are_taken_in_any_dtype(images, max_value):
 def test_grey_values_have_to_be_levels_of_the_likelihood():
     digits = plain_images(0, 3, 7, 16)
     with pytest.raises(
-        ValueError, match=r"training examples has no discretised_logistic .* multiples of 1/255"
+        ValueError, match=r"no discretised_logistic likelihood of training examples: .* multiples of 1/255"
     ):
         run(with_likelihood(hmcvae.likelihoods.discretised_logistic()), digits, max_value=16, batch_size=2)
     levels = with_likelihood(hmcvae.likelihoods.discretised_logistic(17))

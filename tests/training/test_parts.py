@@ -17,13 +17,13 @@ VAE, PARAMS = linear_vae()
 BOUND = bounds.elbo(VAE)
 
 
-def fit(**options):
+def fit(images=DIGITS.train, **options):
     """All (state, record), without the times; 29 steps an epoch."""
     pixels = training.Pixels(DIGITS.max_value, binarize=True)
     settings = {"num_epochs": 2, "batch_size": 50, "optimizer": optax.adam(0.01), "preprocess": pixels}
     return [
         (state, {name: value for name, value in record.items() if name != "seconds"})
-        for state, record in training.fit(BOUND, PARAMS, DIGITS.train, **(settings | options))
+        for state, record in training.fit(BOUND, PARAMS, images, **(settings | options))
     ]
 
 
@@ -83,6 +83,45 @@ def test_a_run_that_is_stopped_in_an_epoch_goes_on_from_the_part(whole, tmp_path
     assert steps == sorted(set(steps))  # no step twice
     assert steps == [12, 24, 29 + 12, 29 + 24]
     assert_same(records[-1:], whole[-1:])
+
+
+def test_the_share_of_solves_that_failed_is_none_where_none_did():
+    """And not what rounding leaves of one minus a mean, 6e-8 of 41 ones."""
+    ((_, record),) = fit(DIGITS.train[:82], batch_size=41, num_epochs=1)
+    assert record["unconverged"] == 0.0
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "best", "partial"])
+def test_what_a_training_has_written_is_not_trained_over(whole, tmp_path, name):
+    """Where `resume` was forgotten: nothing is deleted."""
+    kept = Checkpoints(tmp_path)
+    kept.save(3, {"a": np.ones(2)})
+    options = {name: kept} | ({"steps_per_part": 12} if name == "partial" else {})
+    with pytest.raises(ValueError, match=f"holds a training's {name}, the newest of 3: give resume=True"):
+        fit(**options)
+    assert kept.epochs() == [3]
+
+
+def test_a_training_goes_on_as_itself_alone(tmp_path):
+    """With another seed, other batches or other data it is another one."""
+    kept, images = Checkpoints(tmp_path), DIGITS.train[:100]
+    fit(images, num_epochs=1, checkpoints=kept)
+    for options, words in (
+        ({"seed": 9}, "holds another training: seed was 0, is 9"),
+        ({"batch_size": 20}, "batch_size was 50, is 20"),
+        ({"images": DIGITS.train[100:200]}, "checksum of the data was .* see training.load_params"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit(**({"images": images, "checkpoints": kept, "resume": True} | options))
+    assert kept.epochs() == [0, 1]
+    assert len(fit(images, checkpoints=kept, resume=True)) == 1
+
+
+def test_a_training_that_had_not_begun_is_begun_again(whole, tmp_path):
+    """Epoch 0 is from before the first step."""
+    kept = Checkpoints(tmp_path)
+    kept.save(0, {"a": np.ones(2)})
+    assert_same(fit(checkpoints=kept), whole)
 
 
 def test_a_part_of_another_run_is_not_taken_for_this_ones(whole, tmp_path):

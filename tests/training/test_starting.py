@@ -59,7 +59,7 @@ def test_data_that_are_wrong_are_told_before_the_nets_are_tried():
     bound = bounds.elbo(hmcvae.VAE(encode, decode, hmcvae.likelihoods.gaussian()))
     images = np.where(np.arange(4).reshape(2, 2, 1) == 0, np.nan, GREY / 255).astype(np.float32)
     start = {"vae": params, "bound": NOTHING}
-    with pytest.raises(ValueError, match="training examples .*NaN"):
+    with pytest.raises(ValueError, match="likelihood of training examples: .*NaN"):
         list(training.fit(bound, start, images, optimizer=optax.adam(1e-3), batch_size=2))
 
 
