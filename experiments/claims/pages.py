@@ -50,6 +50,7 @@ PUBLISHED = (
     "published_burda_static",
     "published_burda_equal",
     "published_vlae_equal",
+    "published_cifar10_equal",
 )
 # What makes each table from its JSON.
 TABLES: dict[str, Callable[[dict], str]] = {
