@@ -82,8 +82,7 @@ class VAE:
         Raises:
             ValueError: if the encoder does not return three arrays, or mean and log_scale are not both [d].
         """
-        with told(f"(encode is given one example, {shapes_of(x)}; a batch goes through jax.vmap)"):
-            encoded = self.encode(params, x)
+        encoded = self.encode_one(params, x)
         if not isinstance(encoded, tuple) or len(encoded) != 3:
             raise ValueError(
                 "encode must return (mean, log_scale, features), the features a vector from which learned metrics and "
@@ -101,6 +100,11 @@ class VAE:
         if self.latent_dim is not None and mean.shape[0] != self.latent_dim:
             raise ValueError(f"latent_dim is {self.latent_dim}, but encode returned means of {mean.shape}")
         return Example(self, params, x, mean, log_scale, features)
+
+    def encode_one(self, params: PyTree, x: Image) -> Any:
+        """What `encode` returns, unchecked; its errors say what it was given."""
+        with told(f"(encode is given one example, {shapes_of(x)}; a batch goes through jax.vmap)"):
+            return self.encode(params, x)
 
     def log_likelihood(self, params: PyTree, x: Image, z: Vector) -> Scalar:
         """log p(x | z), in nats.

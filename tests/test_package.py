@@ -16,7 +16,18 @@ PACKAGE = REPOSITORY / "hmcvae"
 
 # Which modules of the package a module may import; each line uses lines above it alone. Samplers know nothing of
 # VAEs, and the bounds use integrators and metrics, never the kernels.
-BASE = {"types", "_checks", "_digest", "_lockstep", "_numerics", "_random", "_ravel", "_sharding", "solvers"}
+BASE = {
+    "types",
+    "_checks",
+    "_digest",
+    "_lockstep",
+    "_numerics",
+    "_paths",
+    "_random",
+    "_ravel",
+    "_sharding",
+    "solvers",
+}
 MAY_IMPORT = {
     "types": set(),
     "_checks": set(),
@@ -26,6 +37,7 @@ MAY_IMPORT = {
     "_programs": set(),
     "_lockstep": {"types"},
     "_random": {"types"},
+    "_paths": set(),
     "_ravel": {"types"},
     "_sharding": {"types", "_checks"},
     "solvers": {"types", "_checks", "_numerics", "_sharding"},

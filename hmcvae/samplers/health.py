@@ -94,7 +94,8 @@ def _of_transitions(samples: Samples) -> list[str]:
     if int(counts.num_divergent):
         found.append(
             f"{int(counts.num_divergent)} of {total} transitions diverged: draws there are missing; make the step size "
-            "smaller, or the target acceptance higher"
+            "smaller, or the target acceptance higher; a parameter that ends at a boundary needs a transform "
+            "(hmcvae.transforms)"
         )
     if int(counts.num_unconverged) > MOST_FAILED * total:
         found.append(

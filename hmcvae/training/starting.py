@@ -108,7 +108,8 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
     other = _most_different(xs)
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
-    mean = jnp.asarray(jax.tree.leaves(bound.vae.encode(own, x[0]))[0])
+    mean = jnp.asarray(jax.tree.leaves(bound.vae.encode_one(own, x[0]))[0])
+    _check_codes(bound, own, xs, {0, other, _with_most_missing(xs)})
     z = [normal(key, mean.shape, mean.dtype) for key in keys[:2]]
     condition = bound.vae.split(x[1])[1]
 
@@ -131,12 +132,36 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
             )
 
 
+def _check_codes(bound: Bound, params: PyTree, xs: PyTree, indices: set[int]) -> None:
+    """Raise ValueError where the encoder makes no numbers of an example: no step of its batch could be taken."""
+    for index in sorted(indices):
+        code = bound.vae.encode_one(params, jax.tree.map(lambda leaf, index=index: leaf[index], xs))
+        for name, value in zip(("mean", "log_scale"), jax.tree.leaves(code), strict=False):
+            if not np.isfinite(np.asarray(value, np.float64)).all():
+                raise ValueError(
+                    f"expected encode to return finite numbers, got a {name} of {value} for training "
+                    f"example {index}. NaN that stand for missing values must be replaced before a net sees them, as "
+                    "by jnp.where(mask == 1, values, 0); or are its inputs, or the first parameters, too large?"
+                )
+
+
+def _with_most_missing(xs: PyTree) -> int:
+    """The example with most NaN; the first where there is none."""
+    return int(
+        np.argmax(sum(_per_example(np.isnan(np.asarray(leaf, np.float64))) for leaf in jax.tree.leaves(xs)))
+    )
+
+
+def _per_example(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1).sum(axis=1)
+
+
 def _most_different(xs: PyTree) -> int:
     """The example that differs most from the first."""
     gaps = np.zeros(num_examples(xs))
     for leaf in jax.tree.leaves(xs):
         array = np.nan_to_num(np.asarray(leaf, np.float64))  # NaN may stand for what is missing
-        gaps += np.abs(array - array[:1]).reshape(len(array), -1).sum(axis=1)
+        gaps += _per_example(np.abs(array - array[:1]))
     return int(np.argmax(gaps))
 
 

@@ -63,6 +63,24 @@ def test_data_that_are_wrong_are_told_before_the_nets_are_tried():
         list(training.fit(bound, start, images, optimizer=optax.adam(1e-3), batch_size=2))
 
 
+def test_missing_values_that_reach_the_encoder_are_told():
+    """As NaN under a mask, which the likelihood does not see and a net does."""
+    encode, decode, params = net_of("plain")
+    vae = hmcvae.VAE(
+        lambda p, x: encode(p, x[0]), decode, hmcvae.likelihoods.masked(hmcvae.likelihoods.gaussian(1.0))
+    )
+    images = np.repeat((GREY / 255).astype(np.float32), 4, axis=0)
+    mask = np.ones_like(images)
+    mask[5, 0] = 0
+    images[5, 0] = np.nan
+    start = {"vae": params, "bound": NOTHING}
+    options = {"optimizer": optax.adam(1e-3), "batch_size": 4}
+    with pytest.raises(
+        ValueError, match=r"finite numbers, got a mean of \[nan.* for training example 5\. NaN that"
+    ):
+        list(training.fit(bounds.elbo(vae), start, (images, mask), **options))
+
+
 def test_nan_that_become_numbers_on_the_way_are_told():
     """Bits drawn with probability NaN are 0: a likelihood sees nothing of it."""
     encode, decode, params = net_of("plain")
