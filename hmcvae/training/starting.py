@@ -108,8 +108,8 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
     other = _most_different(xs)
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
-    mean = jnp.asarray(jax.tree.leaves(bound.vae.encode_one(own, x[0]))[0])
-    _check_codes(bound, own, xs, {0, other, _with_most_missing(xs)})
+    codes = _codes(bound, own, xs, {0, other, _with_most_missing(xs)})
+    mean = jnp.asarray(jax.tree.leaves(codes[0])[0])
     z = [normal(key, mean.shape, mean.dtype) for key in keys[:2]]
     condition = bound.vae.split(x[1])[1]
 
@@ -132,10 +132,13 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
             )
 
 
-def _check_codes(bound: Bound, params: PyTree, xs: PyTree, indices: set[int]) -> None:
-    """Raise ValueError where the encoder makes no numbers of an example: no step of its batch could be taken."""
+def _codes(bound: Bound, params: PyTree, xs: PyTree, indices: set[int]) -> dict[int, PyTree]:
+    """What the encoder makes of some examples; ValueError where that is no numbers: no step could be taken then."""
+    found = {}
     for index in sorted(indices):
-        code = bound.vae.encode_one(params, jax.tree.map(lambda leaf, index=index: leaf[index], xs))
+        found[index] = code = bound.vae.encode_one(
+            params, jax.tree.map(lambda leaf, index=index: leaf[index], xs)
+        )
         for name, value in zip(("mean", "log_scale"), jax.tree.leaves(code), strict=False):
             if not np.isfinite(np.asarray(value, np.float64)).all():
                 raise ValueError(
@@ -143,6 +146,7 @@ def _check_codes(bound: Bound, params: PyTree, xs: PyTree, indices: set[int]) ->
                     f"example {index}. NaN that stand for missing values must be replaced before a net sees them, as "
                     "by jnp.where(mask == 1, values, 0); or are its inputs, or the first parameters, too large?"
                 )
+    return found
 
 
 def _with_most_missing(xs: PyTree) -> int:
