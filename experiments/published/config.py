@@ -48,6 +48,9 @@ class PublishedConfig:
         made_images: that each model makes, for the sandwich.
         start_from: the folder of an earlier comparison: each training goes on from the end of the one there of the same
             method and seed, whose epochs and seconds are counted in.
+        start_method: all trainings go on from the end of this method's there instead, to see what each adds to it: from
+            its nets, and from its posterior as far as theirs has the same arrays. Epochs and seconds are those that
+            follow.
         steps_per_save: save long epochs after so many steps, too; 0: only whole epochs.
         num_train: training images to take; 0: all.
         data_dir: the data's folder.
@@ -78,6 +81,7 @@ class PublishedConfig:
     ais_chains: int = 8
     made_images: int = 100
     start_from: Path | None = None
+    start_method: str | None = None
     steps_per_save: int = 0
     num_train: int = 0
     data_dir: Path | None = None
@@ -90,6 +94,12 @@ class PublishedConfig:
         check_choice("net", self.net, NETS)
         check_choices("methods", self.methods, METHODS)
         check_optimizer(self.optimizer)
+        if self.start_method is not None:
+            check_choice("start_method", self.start_method, METHODS)
+            if self.start_from is None:
+                raise ValueError(
+                    f"start_method={self.start_method} needs start_from, the folder where it is, got none"
+                )
         if not self.seeds:
             raise ValueError("expected at least one seed, got none")
         positive, optional = (check_number(0, is_open=True, optional=may_lack) for may_lack in (False, True))
@@ -145,6 +155,7 @@ class PublishedConfig:
         """What the pace of all methods, and the best rate of each, depend on."""
         names = ("optimizer", "batch_size", "kl_warmup_epochs", "num_train")
         started = {} if self.start_from is None else {"start_from": str(self.start_from)}
+        started |= {} if self.start_method is None else {"start_method": self.start_method}
         return {"net": self.net} | {name: getattr(self, name) for name in names} | started
 
     def start_of(self, name: str, seed: int) -> Path | None:
@@ -155,7 +166,7 @@ class PublishedConfig:
         """
         if self.start_from is None:
             return None
-        found = self.start_from / f"{name}-seed{seed}"
+        found = self.start_from / f"{self.start_method or name}-seed{seed}"
         if not (found / "done.json").is_file():
             raise ValueError(f"{self.start_from} must hold {found.name}, trained to its end, to go on from")
         return found

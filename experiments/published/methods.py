@@ -8,6 +8,7 @@ def _laplace(num_updates: int) -> Method:
 
 
 _RECENTRED = FullCovariance(num_centre_steps=2)
+_RECENTRED_ONCE = FullCovariance(num_centre_steps=1)
 _AMORTISED = Hvi(_RECENTRED, initial_step_size=0.3)
 
 # The peers', then ours.
@@ -32,10 +33,13 @@ METHODS: dict[str, Method] = {
     "recentred_path": Elbo(_RECENTRED, path_gradient=True),
     "recentred_iw5": Elbo(_RECENTRED, num_samples=5),
     "recentred_iw5_path": Elbo(_RECENTRED, num_samples=5, path_gradient=True),
-    "recentred1_iw5": Elbo(FullCovariance(num_centre_steps=1), num_samples=5),
+    "recentred1": Elbo(_RECENTRED_ONCE),
+    "recentred1_iw5": Elbo(_RECENTRED_ONCE, num_samples=5),
     "amortised": _AMORTISED,
     "amortised2x2": Hvi(_RECENTRED, num_transitions=2, num_steps=2, initial_step_size=0.3),
     "amortised_iw5": Hvi(_RECENTRED, initial_step_size=0.3, num_samples=5),
+    "amortised1": Hvi(_RECENTRED_ONCE, initial_step_size=0.3),
+    "amortised1_iw5": Hvi(_RECENTRED_ONCE, initial_step_size=0.3, num_samples=5),
     "fisher": Elbo(Fisher(num_centre_steps=1)),
     "fisher_iw5": Elbo(Fisher(num_centre_steps=1), num_samples=5),
     "fisher_hvi4": Hvi(Fisher(num_centre_steps=1), initial_step_size=0.3),

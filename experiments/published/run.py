@@ -6,6 +6,7 @@ ordinary run under --folder, and what is there is not repeated: a comparison tha
 the same command. Writes published_NET.json, .md, .tex and .png, after each method and seed anew.
 """
 
+from pathlib import Path
 from typing import Any
 
 from experiments.configs import TrainConfig
@@ -85,10 +86,12 @@ def published(options: PublishedConfig, command: str) -> dict:
                 failed.append({"method": label(name), "seed": seed, "why": str(error)})
             else:
                 found[name][seed] = evaluated(options, run)
-                curves[name].append(_curve(run, pace[name]))
+                curves[name].append(_curve(run, pace[name], options.start_method is not None))
                 start = options.start_of(name, seed)
                 if start is not None:
                     before[name][seed] = evaluated(options, RunFolder(start))
+                if options.start_method is not None:
+                    found[name][seed]["epochs"] -= before[name][seed]["epochs"]
             report = _report(options, command, pace, searches, (before, found), curves) | {"failed": failed}
             write_report(options.stem, report, markdown, draw)
             with_ending(options.stem, ".tex").write_text(latex(report))
@@ -106,11 +109,14 @@ def _report(
     rows = []
     for name in options.names:
         before, after = (list(found[name].values()) for found in before_and_after)
-        if before:
+        first = options.start_method or name
+        # Where all start with one method's run, it has one row.
+        if before and f"{first}-before" not in {own["name"] for own in rows}:
             start = options.start_of(name, options.seeds[0])
             assert start is not None
             chosen = _as_chosen(RunFolder(start).config())
-            rows.append(row(f"{name}-before", f"{label(name)}: before", pace[name], before, chosen))
+            its_pace = pace[name] if options.start_method is None else _pace_there(start, first)
+            rows.append(row(f"{first}-before", f"{label(first)}: before", its_pace, before, chosen))
         if after:
             rows.append(row(name, label(name), pace[name], after, searches[name]))
     net = options.own
@@ -119,6 +125,8 @@ def _report(
     figures = {"net": description, "rows": rows, "published": theirs, "curves": curves}
     if options.start_from is not None:
         figures["start_from"] = options.start_from.name
+    if options.start_method is not None:
+        figures["start_method"] = label(options.start_method)
     return make_report(command, options, figures)
 
 
@@ -128,11 +136,18 @@ def _as_chosen(config: TrainConfig) -> dict[str, Any]:
     return {"trials": [], "chosen": {"learning_rate": config.training.rate, STEP: step}}
 
 
-def _curve(run: RunFolder, pace: float) -> list[list[float]]:
+def _pace_there(start: Path, name: str) -> float:
+    """Seconds of an epoch of a method in the comparison that its run is of."""
+    return read_json(start.parent / "paces.json")["paces"][name]
+
+
+def _curve(run: RunFolder, pace: float, is_from_start: bool = False) -> list[list[float]]:
     """[seconds at the method's pace, log p(x) of held-out images] after each epoch, those of the run that it went on
-    from included."""
+    from included; is_from_start: of those its last alone, as second 0."""
     start = run.config().start_from
     earlier = [] if start is None else _curve(RunFolder(start), pace)
+    if is_from_start:
+        earlier = [[0.0, value] for _, value in earlier[-1:]]
     offset = earlier[-1][0] if earlier else 0.0
     return earlier + [
         [offset + record.epoch * pace, record.monitored.likelihood.log_likelihood]

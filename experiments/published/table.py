@@ -100,7 +100,7 @@ def _published_cells(own: dict) -> list[str]:
 def markdown(report: dict) -> str:
     """The page: our rows, the published ones, and how both came about."""
     options, rows, net = report["config"], report["rows"], report["net"]
-    options = options | {"start_from": report.get("start_from")}
+    options = options | {name: report.get(name) for name in ("start_from", "start_method")}
     lines = [f"{net['summary']} ({net['source']}). Nats on the test set.", ""]
     columns = COLUMNS + list(BITS.values()) * any("bits" in own for own in rows)
     lines += markdown_table(columns, [_cells(own) for own in rows])
@@ -182,7 +182,12 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
         f"starts) for each of {first['num_images']:.0f} images, in brackets the mean effective number of draws; "
         f"the images add a standard error of about {first['error_over_images']:.2f} that all rows share.",
     ]
-    if options["start_from"]:
+    if options["start_method"]:
+        found.append(
+            f"All went on from the end of {options['start_method']} in {options['start_from']}; its row is the first, "
+            "and the epochs and seconds of the others are those that followed."
+        )
+    elif options["start_from"]:
         start = options["start_from"]
         found.append(
             f"It went on from the end of its run in {start}, whose epochs and seconds are counted in."
