@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hmcvae._bijections import ours_in_models
 from hmcvae._checks import check_count, check_function, check_key
 from hmcvae._numpyro import numpyro_module
 from hmcvae.types import PRNGKey, PyTree, Scalar
@@ -56,14 +57,16 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
 
     def initialise(rng_keys: Any) -> Any:
         try:
-            return util.initialize_model(rng_keys, model, model_args=args, model_kwargs=kwargs)
+            with ours_in_models():
+                return util.initialize_model(rng_keys, model, model_args=args, model_kwargs=kwargs)
         except RuntimeError as error:
             raise ValueError(f"expected a model with a start of finite density, got: {error}") from error
 
     # The functions do not depend on the key, which finds a start alone.
     found = initialise(jax.random.key(0))
     try:
-        jax.eval_shape(found.potential_fn, found.param_info.z)
+        with ours_in_models():
+            jax.eval_shape(found.potential_fn, found.param_info.z)
     except jax.errors.ConcretizationTypeError as error:
         raise ValueError(
             f"expected a model whose sites are the same for all values, got one that branches on them: {error}"
@@ -77,7 +80,8 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
 
     def logdensity_fn(position: PyTree) -> Scalar:
         check(position)
-        return -found.potential_fn(position)
+        with ours_in_models():
+            return -found.potential_fn(position)
 
     def start(rng_key: PRNGKey, num_chains: int) -> PyTree:
         num_chains = check_count("num_chains", num_chains, 1)
@@ -89,7 +93,8 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
         function = found.postprocess_fn
         for _ in range(jnp.ndim(position[name]) - len(own)):
             function = jax.vmap(function)
-        return function(position)
+        with ours_in_models():
+            return function(position)
 
     return NumpyroModel(logdensity_fn, start, constrain)
 

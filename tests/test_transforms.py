@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 import hmcvae
 from hmcvae import transforms
+from hmcvae._bijections import ours_in_models
 
 constraints = pytest.importorskip("numpyro.distributions").constraints
 # NumPyro's own code promotes ranks.
@@ -188,3 +189,98 @@ class TestRefusals:
     def test_bad_input_is_refused_in_words(self, call, words):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+class TestShares:
+    """Values on a simplex whose sticks are all but used up, or hardly broken."""
+
+    @pytest.mark.parametrize("size", [2, 3, 10, 50])
+    def test_the_volume_keeps_its_digits_in_single_precision(self, size):
+        transform = transforms.simplex()
+        for scale in (1.0, 10.0, 30.0):
+            u = scale * jax.random.normal(jax.random.key(size), (size - 1,))
+            single = u.astype(jnp.float32)
+            np.testing.assert_allclose(transform.log_det(single), transform.log_det(u), rtol=1e-4, atol=1e-4)
+            own, exact = jax.grad(transform.log_det)(single), jax.grad(transform.log_det)(u)
+            np.testing.assert_allclose(own, exact, rtol=1e-3, atol=1e-4)
+            assert np.all(transform.forward(single) > 0)
+            np.testing.assert_allclose(jnp.sum(transform.forward(single)), 1.0, rtol=1e-6)
+            if scale == 1:
+                theirs = constraints_bijection()
+                np.testing.assert_allclose(transform.forward(u), theirs(u), rtol=1e-9)
+                np.testing.assert_allclose(
+                    transform.log_det(u), theirs.log_abs_det_jacobian(u, theirs(u)), rtol=1e-9
+                )
+                np.testing.assert_allclose(transform.inverse(transform.forward(single)), single, atol=1e-4)
+
+    @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5])
+    def test_few_large_shares_have_their_mass_in_single_precision(self, alpha):
+        """Dirichlet(α, α): the mass of u is finite, half of it is on either side, and P(x_2 < σ(-16)) is that of a Beta
+        distribution."""
+        space = transforms.over(lambda x: (alpha - 1) * jnp.sum(jnp.log(x)), transforms.simplex())
+        u = jnp.linspace(-80, 80, 16001, dtype=jnp.float32)
+        logs = np.asarray(jax.vmap(space.logdensity_fn)(u[:, None]), np.float64)
+        # log p(u) = α (log σ(u) + log σ(-u)), written in double precision.
+        at = np.asarray(u, np.float64)
+        exact = -alpha * (np.abs(at) + 2 * np.log1p(np.exp(-np.abs(at))))
+        np.testing.assert_allclose(logs, exact, rtol=2e-5, atol=2e-5)
+
+    @pytest.mark.parametrize("at", [-1000.0, -120.0, 120.0, 1000.0])
+    def test_far_out_the_density_falls_as_the_volume_does(self, at):
+        space = transforms.over(lambda x: -0.9 * jnp.sum(jnp.log(x)), transforms.simplex())
+        u = jnp.array([at], jnp.float32)
+        value, slope = jax.value_and_grad(space.logdensity_fn)(u)
+        assert np.isfinite(value)
+        # As e^{-|u|} and no slower, beyond the smallest number that a share can be.
+        np.testing.assert_allclose(slope, [-np.sign(at)], rtol=1e-5)
+
+    @pytest.mark.parametrize("at", [-1000.0, -95.0])
+    def test_positive_numbers_that_underflow_are_above_zero(self, at):
+        """Gamma(0.1, 1): without it the density would be infinite there."""
+        space = transforms.over(lambda x: -0.9 * jnp.log(x) - x, transforms.positive())
+        u = jnp.float32(at)
+        assert space.constrain(u) > 0
+        value, slope = jax.value_and_grad(space.logdensity_fn)(u)
+        assert np.isfinite(value)
+        np.testing.assert_allclose(slope, 1.0, rtol=1e-5)
+
+    def test_what_holds_simplices_and_correlations_has_the_same_formulas(self):
+        several = transforms.from_constraint(constraints.independent(constraints.simplex, 1))
+        u = jnp.full((2, 2), -120.0, jnp.float32)
+        np.testing.assert_allclose(several.log_det(u), 2 * transforms.simplex().log_det(u[0]), rtol=1e-6)
+        factors, products = (
+            transforms.from_constraint(constraint)
+            for constraint in (constraints.corr_cholesky, constraints.corr_matrix)
+        )
+        far = jnp.full((3,), 12.0, jnp.float32)
+        np.testing.assert_allclose(factors.log_det(far), transforms.cholesky_correlation().log_det(far))
+        assert np.isfinite(products.log_det(far))
+
+    def test_numpyro_itself_is_left_as_it_was(self):
+        before = type(constraints_bijection())
+        transforms.simplex()
+        assert type(constraints_bijection()) is before
+        with ours_in_models():
+            assert type(constraints_bijection()) is not before
+        with pytest.raises(ZeroDivisionError), ours_in_models():
+            1 / 0
+        assert type(constraints_bijection()) is before
+
+
+def constraints_bijection():
+    """NumPyro's onto a simplex, as it is registered."""
+    return pytest.importorskip("numpyro.distributions").biject_to(constraints.simplex)
+
+
+@pytest.mark.parametrize(
+    ("transform", "x"),
+    [
+        (lambda: transforms.interval(0.0, 1.0), [0.0, 0.5]),
+        (lambda: transforms.interval(0.0, 1.0), [0.5, 1.0]),
+        (transforms.simplex, [0.0, 0.5, 0.5]),
+        (transforms.simplex, [0.5, 0.5, 0.0]),
+    ],
+)
+def test_values_on_the_edge_have_no_unconstrained_ones(transform, x):
+    with pytest.raises(ValueError, match="not on the edge"):
+        transform().inverse(jnp.array(x))
