@@ -55,18 +55,17 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
     util = numpyro_module("numpyro.infer.util")
     _check_sites(numpyro, model, args, kwargs)
 
+    @ours_in_models()
     def initialise(rng_keys: Any) -> Any:
         try:
-            with ours_in_models():
-                return util.initialize_model(rng_keys, model, model_args=args, model_kwargs=kwargs)
+            return util.initialize_model(rng_keys, model, model_args=args, model_kwargs=kwargs)
         except RuntimeError as error:
             raise ValueError(f"expected a model with a start of finite density, got: {error}") from error
 
     # The functions do not depend on the key, which finds a start alone.
     found = initialise(jax.random.key(0))
     try:
-        with ours_in_models():
-            jax.eval_shape(found.potential_fn, found.param_info.z)
+        jax.eval_shape(found.potential_fn, found.param_info.z)
     except jax.errors.ConcretizationTypeError as error:
         raise ValueError(
             f"expected a model whose sites are the same for all values, got one that branches on them: {error}"
@@ -78,23 +77,23 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
             came = sorted(position) if isinstance(position, dict) else type(position).__name__
             raise ValueError(f"expected a dictionary of the sites {sorted(shapes)}, got {came}")
 
+    @ours_in_models()
     def logdensity_fn(position: PyTree) -> Scalar:
         check(position)
-        with ours_in_models():
-            return -found.potential_fn(position)
+        return -found.potential_fn(position)
 
     def start(rng_key: PRNGKey, num_chains: int) -> PyTree:
         num_chains = check_count("num_chains", num_chains, 1)
         return initialise(jax.random.split(check_key(rng_key), num_chains)).param_info.z
 
+    @ours_in_models()
     def constrain(position: PyTree) -> PyTree:
         check(position)
         name, own = next(iter(shapes.items()))
         function = found.postprocess_fn
         for _ in range(jnp.ndim(position[name]) - len(own)):
             function = jax.vmap(function)
-        with ours_in_models():
-            return function(position)
+        return function(position)
 
     return NumpyroModel(logdensity_fn, start, constrain)
 

@@ -151,3 +151,17 @@ def test_improper_priors_are_densities_too():
 def test_models_that_cannot_be_sampled_are_refused(model, words):
     with pytest.raises(ValueError, match=words):
         interop.numpyro_model(model)
+
+
+@pytest.mark.parametrize("at", [-1000.0, 1000.0])
+def test_shares_of_a_model_have_a_density_that_falls_far_out(at):
+    """NumPyro's own stick-breaking leaves it flat there: an improper one, of which a sampler's diagnostics say
+    nothing."""
+
+    def shares():
+        numpyro.sample("p", dist.Dirichlet(jnp.full(2, 0.1)))
+
+    density = interop.numpyro_model(shares).logdensity_fn
+    position = {"p": jnp.array([at])}
+    np.testing.assert_allclose(jax.grad(density)(position)["p"], [-np.sign(at)], rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(jax.grad(density))(position)["p"], [-np.sign(at)], rtol=1e-5)

@@ -215,8 +215,7 @@ class TestShares:
 
     @pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5])
     def test_few_large_shares_have_their_mass_in_single_precision(self, alpha):
-        """Dirichlet(α, α): the mass of u is finite, half of it is on either side, and P(x_2 < σ(-16)) is that of a Beta
-        distribution."""
+        """Dirichlet(α, α), of which much lies where σ(u) is 1 in single precision."""
         space = transforms.over(lambda x: (alpha - 1) * jnp.sum(jnp.log(x)), transforms.simplex())
         u = jnp.linspace(-80, 80, 16001, dtype=jnp.float32)
         logs = np.asarray(jax.vmap(space.logdensity_fn)(u[:, None]), np.float64)

@@ -21,12 +21,8 @@ from experiments.runs.model import describe_model
 from experiments.support.files import with_ending
 from hmcvae.bounds.base import DOUBLY, PATH, TOTAL
 from hmcvae.training import NotFiniteError
+from tests.support.comparisons import SMALL, options
 from tests.support.runs import made_up
-
-
-def options(tmp_path, **changes) -> PublishedConfig:
-    own = {"methods": ("vae",), "seeds": (0,), "num_epochs": 2, "folder": tmp_path / "runs"}
-    return PublishedConfig("digits", **(own | changes))
 
 
 def test_the_nets_are_those_of_the_papers():
@@ -305,16 +301,7 @@ def test_a_method_that_cannot_be_trained_is_told_and_stops_no_other(tmp_path, mo
 
 @pytest.mark.slow
 def test_a_comparison_from_end_to_end_that_repeats_nothing(tmp_path, monkeypatch):
-    own = options(
-        tmp_path,
-        num_epochs=1,
-        num_trials=0,
-        eval_samples=8,
-        eval_images=20,
-        bound_samples=2,
-        ais_temperatures=0,
-        monitor_samples=2,
-    )
+    own = options(tmp_path, **SMALL)
     report = published_run.published(own, "the command")
     (found,) = report["rows"]
     assert found["num_seeds"] == 1

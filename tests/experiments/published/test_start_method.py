@@ -10,6 +10,7 @@ from experiments.published import run as published_run
 from experiments.published.config import PublishedConfig
 from experiments.runs.model import load_run
 from experiments.support.files import write_json
+from tests.support.comparisons import SMALL, options
 
 
 def test_a_method_to_start_with_needs_its_folder():
@@ -25,19 +26,7 @@ def test_all_methods_go_on_from_one_and_count_what_follows(tmp_path, monkeypatch
     monkeypatch.setattr(
         published_run, "seconds_per_epoch", lambda configs, **_: dict.fromkeys(configs, next(paces))
     )
-    first = PublishedConfig(
-        "digits",
-        methods=("full",),
-        seeds=(0,),
-        num_epochs=2,
-        num_trials=0,
-        eval_samples=8,
-        eval_images=20,
-        bound_samples=2,
-        ais_temperatures=0,
-        monitor_samples=2,
-        folder=tmp_path / "first",
-    )
+    first = options(tmp_path, **SMALL, methods=("full",))
     (trained,) = published_run.published(first, "the command")["rows"]
 
     started, train = [], published_run.trained
@@ -47,32 +36,32 @@ def test_all_methods_go_on_from_one_and_count_what_follows(tmp_path, monkeypatch
         return train(config)
 
     monkeypatch.setattr(published_run, "trained", trained_with)
-    changes = {"methods": ("vae", "full"), "num_epochs": 1, "folder": tmp_path / "further"}
+    changes = {"methods": ("vae", "full"), "folder": tmp_path / "further"}
     further = dataclasses.replace(first, start_from=first.place, start_method="full", **changes)
     report = published_run.published(further, "the command")
     assert [own["name"] for own in report["rows"]] == ["full-before", "vae", "full"]
     before, _, full = report["rows"]
-    assert started == 2 * [tmp_path / "first/full-seed0"]
+    assert started == 2 * [tmp_path / "runs/full-seed0"]
     # The start's figures and its pace are those of the first comparison; the others' epochs are what followed.
     assert before["bound"] == trained["bound"]
-    assert [own["epochs"] for own in report["rows"]] == [2.0, 1.0, 1.0]
+    assert [own["epochs"] for own in report["rows"]] == [1.0, 1.0, 1.0]
     assert [own["seconds_per_epoch"] for own in report["rows"]] == [2.0, 3.0, 3.0]
     start = report["curves"]["full"][0][0]
     assert start[0] == 0.0
     for name in ("vae", "full"):
         assert [seconds for seconds, _ in report["curves"][name][0]] == [0.0, 3.0]
         assert report["curves"][name][0][0] == start
-    # One epoch from the trained nets is better than the two that trained them, with the posterior that they had.
+    # One epoch from the trained nets is better than the one that trained them, with the posterior that they had.
     assert full["bound"]["mean"] > before["bound"]["mean"]
     decoders = [
         load_run(folder)[3]["vae"]["decoder"]
-        for folder in (tmp_path / "first/full-seed0", tmp_path / "further/vae-seed0")
+        for folder in (tmp_path / "runs/full-seed0", tmp_path / "further/vae-seed0")
     ]
     apart = jax.tree.map(lambda own, other: float(np.max(np.abs(own - other))), *decoders)
     # A little, after one epoch; weights from another start are a unit apart.
     assert 0 < max(jax.tree.leaves(apart)) < 0.2
     page = (tmp_path / "further/published_digits.md").read_text()
-    assert "All went on from the end of Gaussian (full covariance) in first; its row is the first" in page
+    assert "All went on from the end of Gaussian (full covariance) in runs; its row is the first" in page
     assert "whose epochs and seconds are counted in" not in page
 
     other = dataclasses.replace(further, start_method=None, methods=("full",))
