@@ -48,6 +48,7 @@ PUBLISHED = (
     "published_burda_long",
     "published_burda_longer",
     "published_burda_static",
+    "published_burda_static_from",
     "published_burda_equal",
     "published_vlae_equal",
     "published_cifar10_equal",
