@@ -73,9 +73,11 @@ def _dynamics() -> list[Claim]:
     moved = fixed(max(abs(value - before["mean"]) for value in reached))
     seconds = f"{report['config']['seconds']:.0f}"
     images = (f"{report['config']['eval_images']}", f"{report['config']['ais_images']}")
+    errors = [row["ais"]["gap_error"] for row in rows.values()]
+    known = (fixed(min(errors)), fixed(max(errors)))
     return [
         Claim(README, "from that static model for the same {} seconds on one core", (seconds,)),
-        Claim(README, "(one seed, {} test images, the gap on {}), four leapfrog", images),
+        Claim(README, "(one seed, {} test images; the gap on {}, known to {} to {} nats)", (*images, *known)),
         Claim(README, "are worth {} nats of the bound, with five samples of either {},", (first, second)),
         Claim(README, "no method has moved log p(x) by more than {} nats", (moved,)),
         Claim(PAGE, "Trained on from there for {} seconds each, four", (seconds,)),
