@@ -100,6 +100,30 @@ def above_zero(x: jax.Array) -> jax.Array:
     return jnp.maximum(x, 4 * jnp.finfo(x.dtype).tiny)
 
 
+def between(x: jax.Array, low: Any, high: Any) -> jax.Array:
+    """x, where it is rounded to a bound a rounding error inside: see `above_zero`. None: there is no such bound."""
+    least = 4 * jnp.finfo(x.dtype).tiny
+
+    def distance(bound: Any) -> jax.Array:
+        return jnp.maximum(jnp.abs(bound) * jnp.finfo(x.dtype).eps, least)
+
+    if low is not None:
+        low = jnp.asarray(low, x.dtype)
+        x = jnp.maximum(x, low + distance(low))
+    if high is not None:
+        high = jnp.asarray(high, x.dtype)
+        x = jnp.minimum(x, high - distance(high))
+    return x
+
+
+def bounds_of(constraint: Any) -> tuple[Any, Any]:
+    """The values' bounds, None where they have none."""
+    constraints = numpyro_module("numpyro.distributions.constraints")
+    if constraint is constraints.simplex:
+        return 0.0, None
+    return getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
+
+
 def log_det_of_simplex(u: jax.Array) -> jax.Array:
     """Σ_j log x_j σ(-v_j), over all x but the last."""
     values, kept = _log_sticks(u)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae._bijections import above_zero, bijection_of
+from hmcvae._bijections import between, bijection_of, bounds_of
 from hmcvae._checks import check_function, check_real, is_concrete
 from hmcvae._numpyro import numpyro_module
 from hmcvae.types import PyTree, Scalar
@@ -50,18 +50,15 @@ class Transform:
         name: of the values.
         constraint: NumPyro's.
         bijection: NumPyro's, or one of its kind.
-        is_positive: values are kept above 0 where they underflow.
     """
 
     name: str
     constraint: Any
     bijection: Any
-    is_positive: bool = False
 
     def forward(self, u: jax.Array) -> jax.Array:
-        """x = t(u)."""
-        x = self.bijection(_as_default(u)).astype(u.dtype)
-        return above_zero(x) if self.is_positive else x
+        """x = t(u), never rounded to a bound."""
+        return between(self.bijection(_as_default(u)).astype(u.dtype), *bounds_of(self.constraint))
 
     def inverse(self, x: jax.Array) -> jax.Array:
         """u = t⁻¹(x).
@@ -112,7 +109,7 @@ def positive() -> Transform:
 
 
 def greater_than(low: Any) -> Transform:
-    """x > low: x = low + exp(u).
+    """x > low: x = low + exp(u), and at least one rounding error above it.
 
     Raises:
         ValueError: unless low is a finite number.
@@ -122,13 +119,17 @@ def greater_than(low: Any) -> Transform:
 
 
 def interval(low: Any, high: Any) -> Transform:
-    """low < x < high: x = low + (high - low) σ(u).
+    """low < x < high: x = low + (high - low) σ(u), and at least one rounding error away from both.
 
     Raises:
-        ValueError: unless both are finite and low < high.
+        ValueError: unless both are finite, low < high, and their distance is a number of single precision.
     """
     low = check_real("low", low)
     high = check_real("high", high, low, is_open=True)
+    if high - low > float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"high - low must be a number of single precision, got {high:g} - {low:g} = {high - low:g}"
+        )
     return _named(f"between {low:g} and {high:g}", lambda constraints: constraints.interval(low, high))
 
 
@@ -174,7 +175,7 @@ def from_constraint(constraint: Any) -> Transform:
         raise ValueError(
             f"expected a constraint with a bijection from real numbers, got {constraint}"
         ) from error
-    return _transform(str(constraint), constraint, bijection)
+    return Transform(str(constraint), constraint, bijection)
 
 
 def over(logdensity_fn: Callable[[PyTree], Any], transforms: PyTree) -> Unconstrained:
@@ -237,10 +238,4 @@ def _is_transform(node: Any) -> bool:
 def _named(name: str, choose: Callable[[Any], Any]) -> Transform:
     distributions = numpyro_module("numpyro.distributions")
     constraint = choose(distributions.constraints)
-    return _transform(name, constraint, bijection_of(constraint))
-
-
-def _transform(name: str, constraint: Any, bijection: Any) -> Transform:
-    constraints = numpyro_module("numpyro.distributions.constraints")
-    is_positive = constraint is constraints.positive or constraint is constraints.simplex
-    return Transform(name, constraint, bijection, is_positive)
+    return Transform(name, constraint, bijection_of(constraint))

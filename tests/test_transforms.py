@@ -116,6 +116,48 @@ def test_the_volume_of_half_precision_is_summed_in_single():
     np.testing.assert_allclose(total, -4500.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("constraint", "low", "high"),
+    [
+        (lambda: constraints.positive, 0.0, np.inf),
+        (lambda: constraints.greater_than(-2.0), -2.0, np.inf),
+        (lambda: constraints.less_than(3.0), -np.inf, 3.0),
+        (lambda: constraints.unit_interval, 0.0, 1.0),
+        (lambda: constraints.interval(-1.0, 3.0), -1.0, 3.0),
+        (lambda: constraints.open_interval(-5.0, 0.0), -5.0, 0.0),
+        (
+            lambda: constraints.interval(jnp.array([7.0, -1.0]), jnp.array([8.0, 0.0])),
+            [7.0, -1.0],
+            [8.0, 0.0],
+        ),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_values_are_never_rounded_to_their_bounds(constraint, low, high, dtype):
+    """Where many densities are infinite, or nothing."""
+    transform = transforms.from_constraint(constraint())
+    for size in (1.0, 18.0, 40.0, 120.0, 800.0):
+        for u in (size, -size):
+            x = np.asarray(transform.forward(jnp.full(2, u, dtype)), np.float64)
+            # Without a bound, exp overflows.
+            assert np.all((x > low) | np.isneginf(low))
+            assert np.all((x < high) | np.isposinf(high))
+
+
+def test_densities_with_a_pole_at_a_bound_are_those_in_single_precision():
+    """Beta(1/2, 1/2) on (-1, 3): E[x] = 1, Var[x] = 16 / 8."""
+
+    def logdensity(x):
+        return -0.5 * jnp.log(x + 1) - 0.5 * jnp.log(3 - x)
+
+    space = transforms.over(logdensity, transforms.interval(-1.0, 3.0))
+    for u in (-30.0, -15.0, 0.0, 15.0, 30.0):
+        value, slope = jax.value_and_grad(space.logdensity_fn)(jnp.float32(u))
+        assert np.isfinite(value)
+        # exp(-|u| / 2) in the tails; rounding flattens the density itself, and the volume falls on.
+        assert np.sign(slope) == -np.sign(u)
+
+
 class TestDensities:
     SPACE = transforms.over(
         lambda x: (
@@ -162,6 +204,7 @@ class TestRefusals:
         [
             (lambda: transforms.interval(1.0, 1.0), "high must be a finite number greater than 1"),
             (lambda: transforms.interval("a", 1.0), "low must be"),
+            (lambda: transforms.interval(-2e38, 2e38), "high - low must be a number of single precision"),
             (lambda: transforms.greater_than(jnp.inf), "low must be a finite number"),
             (lambda: transforms.from_constraint("positive"), "expected one of numpyro"),
             (lambda: transforms.from_constraint(constraints.boolean), "with a bijection"),

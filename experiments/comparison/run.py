@@ -205,6 +205,7 @@ def _is_of(result: dict, config: TrainConfig) -> bool:
         and result["num_images"] == config.eval_images
         and ais.get("num_temperatures", 0) == config.eval_temperatures
         and ("made" in ais or not config.eval_temperatures)
+        and all("low_ess" in figures for figures in result["proposals"].values())
     )
 
 

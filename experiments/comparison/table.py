@@ -7,8 +7,8 @@ import numpy as np
 
 from experiments.configs import preset
 from experiments.reporting.reports import cell, device_line, markdown_table
-from experiments.runs.evaluation import MIN_ESS
 from experiments.support.records import EpochRecord
+from hmcvae.evaluation import MIN_EFFECTIVE_SAMPLE_SIZE
 
 WARM = "warm start"
 
@@ -29,6 +29,8 @@ def row(name: str, runs: list[tuple[dict, list[EpochRecord]]]) -> dict:
         "log_likelihood_encoder": _mean_and_error([value["log_likelihood"]["mean"] for value in encoder]),
         "ess": _mean([value["effective_sample_size"] for value in own]),
         "ess_encoder": _mean([value["effective_sample_size"] for value in encoder]),
+        "low_ess": max(value["low_ess"] for value in own),
+        "low_ess_encoder": max(value["low_ess"] for value in encoder),
         **_annealed_row(annealed, [value["mean"] for value in trained]),
         "unconverged": _mean([value["unconverged"] for value in own]),
         "nonfinite": _mean([value["nonfinite"] for value in own]),
@@ -187,15 +189,19 @@ def _notes(options: dict, rows: list[dict], epochs: dict[str, int], has_ais: boo
 
 
 def caution(rows: list[dict]) -> list[str]:
-    """A warning where importance weights are too uneven, or their effective size is not known."""
-    if all(min(r.get("ess") or 0, r.get("ess_encoder") or 0) >= MIN_ESS for r in rows):
+    """A warning where some images' importance weights are too uneven, or it is not known of how many."""
+    shares = [row.get(name) for row in rows for name in ("low_ess", "low_ess_encoder")]
+    known = [share for share in shares if share is not None]
+    few = f"fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:.0f} effective draws"
+    if len(known) < len(shares):
+        how_many = f"the share of images with {few} was not kept"
+    elif max(known) > 0:
+        how_many = f"up to {max(known):.0%} of the images have {few}"
+    else:
         return []
-    size = (
-        f"an effective size below {MIN_ESS}" if all(r.get("ess") for r in rows) else "a small effective size"
-    )
     return [
-        f"**Caution**: with {size} an importance-weighted log p(x) is too low, and more so for a worse proposal: rows "
-        "are not to be compared by it."
+        f"**Caution**: {how_many}; of such images an importance-weighted log p(x) is too low, and more so for a worse "
+        "proposal: rows are not to be compared by it."
     ]
 
 

@@ -143,16 +143,24 @@ def _annealing(options: PublishedConfig, own: _Trained, place: Path, bound: np.n
         keys = [jax.random.fold_in(stream(0, f"published, {side}"), index) for side in ("below", "above")]
         below = annealing.ais(vae, vae_params, keys[0], made[images], **settings)
         above = annealing.reverse_ais(vae, vae_params, keys[1], made[images], positions[images], **settings)
-        return {"lower": below.log_likelihood, "upper": above.log_likelihood}
+        return {
+            "lower": below.log_likelihood,
+            "upper": above.log_likelihood,
+            "lower_ess": below.effective_sample_size,
+            "upper_ess": above.effective_sample_size,
+            "nonfinite": jnp.maximum(below.nonfinite, above.nonfinite),
+        }
 
     how = f"t{options.ais_temperatures}x{options.ais_chains}"
     found = in_pieces(place, f"annealed-{len(some)}-{how}", len(some), ANNEALED_PIECE, annealed)
-    sides = in_pieces(place, f"made-{len(made)}-{how}", len(made), ANNEALED_PIECE, sandwiched)
+    sides = in_pieces(place, f"sandwich-{len(made)}-{how}", len(made), ANNEALED_PIECE, sandwiched)
     return mean_and_error(found["log_likelihood"]) | {
         "num_images": len(some),
         "gap": mean_and_error(found["log_likelihood"] - bound[chosen]),
         "effective_sample_size": float(found["effective_sample_size"].mean()),
-        "nonfinite": float(found["nonfinite"].mean()),
+        "lower_effective_sample_size": float(sides["lower_ess"].mean()),
+        "upper_effective_sample_size": float(sides["upper_ess"].mean()),
+        "nonfinite": float(max(found["nonfinite"].mean(), sides["nonfinite"].mean())),
         "num_made": len(made),
         "lower": mean_and_error(sides["lower"]),
         "upper": mean_and_error(sides["upper"]),

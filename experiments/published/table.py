@@ -18,6 +18,8 @@ COLUMNS = [
     "sandwich",
 ]
 COLUMNS += ["epochs", "seconds", "rate"]
+# Mean effective sizes of the annealed weights: of test images, and of made ones from below and from above.
+_SIZES = ("effective_sample_size", "lower_effective_sample_size", "upper_effective_sample_size")
 # Of images with levels.
 BITS = {"bound": "bits/dim, bound", "log_likelihood": "bits/dim, log p(x)"}
 
@@ -64,6 +66,8 @@ def row(name: str, label: str, pace: float, found: list[dict], search: dict) -> 
             "num_images": annealed[0]["num_images"],
             "num_made": annealed[0]["num_made"],
             "ess": float(np.mean([values["effective_sample_size"] for values in annealed])),
+            "least_ess": min(values[size] for values in annealed for size in _SIZES),
+            "nonfinite": max(values["nonfinite"] for values in annealed),
         }
     return own
 
@@ -225,7 +229,7 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
     else:
         found.append("No rate was searched for.")
     if first["ais"]:
-        found.append(_annealing(options, rows))
+        found += [_annealing(options, rows), *_annealing_cautions(options, rows)]
     return [*found, *_caution(rows)]
 
 
@@ -240,6 +244,23 @@ def _annealing(options: dict, rows: list[dict]) -> str:
         f"{first['num_images']} of the images{error}; bound + gap: the bound of all images plus the gap of these. The "
         f"sandwich: on {first['num_made']} images that each model made, the estimate from above minus that from below."
     )
+
+
+def _annealing_cautions(options: dict, rows: list[dict]) -> list[str]:
+    """Of weights that one chain carries, in any of the three estimates, or that are not finite; both were not always
+    kept."""
+    annealed, num_chains = [own["ais"] for own in rows if own["ais"]], options["ais_chains"]
+    least = min((ais["least_ess"] for ais in annealed if "least_ess" in ais), default=num_chains)
+    share = max((ais["nonfinite"] for ais in annealed if "nonfinite" in ais), default=0.0)
+    found = []
+    if not least >= num_chains / 2:
+        found.append(
+            f"**Caution**: annealed weights have an effective size of only {least:.1f} of {num_chains} chains: take "
+            "more temperatures."
+        )
+    if share > 0:
+        found.append(f"**Caution**: up to {share:.2%} of the annealed weights are not finite.")
+    return found
 
 
 def latex(report: dict) -> str:

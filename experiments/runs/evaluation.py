@@ -26,13 +26,10 @@ from experiments.support.timing import Stopwatch
 from hmcvae import training
 from hmcvae._checks import check_seed
 from hmcvae._random import stream
-from hmcvae.evaluation import Summary, active_units, estimate, summarise
+from hmcvae.evaluation import MIN_EFFECTIVE_SAMPLE_SIZE, Summary, active_units, estimate, summarise
 
 NUM_WEIGHTED = 200  # of the monitored images, after every epoch
 MAX_SIMULATED = 50  # images that the model makes, for the sandwich
-# Effective draws below which the importance-weighted log p(x) is too low by more than is negligible, and other
-# proposals by other amounts (at 9 of 300 it was a nat).
-MIN_ESS = 100
 
 
 @dataclass(frozen=True)
@@ -233,19 +230,37 @@ def table(result: dict) -> str:
 
 def cautions(result: dict) -> list[str]:
     """What a reader of the figures must know of their weights."""
+    # By the images, not by the mean over them, which the easy ones carry.
     found = [
-        f"caution: the weights of proposal {name} have an effective size of {figures['effective_sample_size']:.0f} of "
-        f"{result['num_samples']} draws, below {MIN_ESS}: its log p(x) is too low by an amount of its own; "
-        + ("take more draws" if result["num_samples"] <= MIN_ESS else "compare proposals by annealing")
-        for name, figures in result["proposals"].items()
-        if figures["effective_sample_size"] < MIN_ESS
-    ]
-    ais = result.get("ais")
-    if ais and ais["effective_sample_size"] < ais["num_chains"] / 2:
-        found.append(
-            f"caution: the annealed weights have an effective size of {ais['effective_sample_size']:.1f} of "
-            f"{ais['num_chains']} chains: take more temperatures"
+        f"caution: {figures['low_ess']:.0%} of the images have fewer than {MIN_EFFECTIVE_SAMPLE_SIZE:.0f} effective "
+        f"draws of proposal {name}: its log p(x) is too low by an unknown amount; "
+        + (
+            "take more draws"
+            if result["num_samples"] <= MIN_EFFECTIVE_SAMPLE_SIZE
+            else "compare proposals by annealing"
         )
+        for name, figures in result["proposals"].items()
+        if figures["low_ess"] > 0
+    ]
+    return found + _annealing_cautions(result["ais"]) if "ais" in result else found
+
+
+def _annealing_cautions(ais: dict) -> list[str]:
+    """Of each of the three estimates: the test images', and from below and above those of made images."""
+    made, found = ais["made"], []
+    for what, size in (
+        ("", ais["effective_sample_size"]),
+        (" of made images, from below,", made["effective_sample_size"]),
+        (" of made images, from above,", made["upper_effective_sample_size"]),
+    ):
+        if not size >= ais["num_chains"] / 2:
+            found.append(
+                f"caution: the annealed weights{what} have an effective size of {size:.1f} of {ais['num_chains']} "
+                "chains: take more temperatures"
+            )
+    for what, share in (("test", ais["nonfinite"]), ("made", made["nonfinite"])):
+        if share > 0:
+            found.append(f"caution: {share:.2%} of the annealed weights of {what} images are not finite")
     return found
 
 

@@ -145,7 +145,7 @@ def reference_estimate(
 
 def sandwich(found: AISEstimate, below: AISEstimate, above: AISEstimate) -> dict:
     """The three estimates of `anneal` as JSON: means over the images with standard errors, the width of the sandwich on
-    made images, and the effective sizes of the chains' weights."""
+    made images, and the effective sizes of the chains' weights; "nonfinite" of made images: of the worse of both."""
     width = np.asarray(above.log_likelihood, np.float64) - np.asarray(below.log_likelihood, np.float64)
     return mean_and_error(found.log_likelihood) | {
         "log_weight_sd": _mean(found.log_weight_sd),
@@ -158,6 +158,8 @@ def sandwich(found: AISEstimate, below: AISEstimate, above: AISEstimate) -> dict
             "upper": mean_and_error(above.log_likelihood),
             "width": mean_and_error(width),
             "effective_sample_size": _mean(below.effective_sample_size),
+            "upper_effective_sample_size": _mean(above.effective_sample_size),
+            "nonfinite": max(_mean(below.nonfinite), _mean(above.nonfinite)),
         },
     }
 

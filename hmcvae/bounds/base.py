@@ -18,7 +18,8 @@ from hmcvae.vae import VAE, Image
 
 # Folded into the key of a bound for its posterior: far from the counters of what else is drawn with that key.
 BUILD = 0x7FFFFFFF
-# Estimators of a bound's gradient, all with the same mean.
+# Estimators of a bound's gradient, all with the same mean: that of the gradient wherever the bound has one (see
+# `posteriors.gauss_newton` for where it jumps).
 TOTAL, PATH, DOUBLY = "total", "sticking_the_landing", "doubly_reparameterised"
 
 

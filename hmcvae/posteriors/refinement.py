@@ -37,6 +37,9 @@ def gauss_newton(posterior: Posterior, num_steps: int = 1, *, fresh: bool = Fals
     moves too long to be trusted are compressed (`MAX_MOVE`), and a step that does not raise log p(x, c), or makes it
     NaN, leaves c where it is. A step costs one gradient and one value of log p.
 
+    As a function of the parameters the bound jumps where a step is only just taken or left out. Its gradient here is
+    that of either side: what the jump itself would add, where such examples are many, is left out.
+
     Args:
         posterior: gives c and A, in whitened coordinates.
         num_steps: of the centre.

@@ -98,7 +98,8 @@ class Diagnostics(NamedTuple):
 
 
 def diagnose(samples: Samples, seconds: Any = float("nan")) -> Diagnostics:
-    """`Diagnostics` of the draws; `seconds` is what they took.
+    """`Diagnostics` of the draws; `seconds` is what they took. Effective draws and R̂ are themselves estimates: of some
+    20 draws a chain they say next to nothing.
 
     Raises:
         ValueError: for fewer than 8 draws, of which no effective sample size can be had, positions without numbers, or

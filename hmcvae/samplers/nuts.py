@@ -11,6 +11,7 @@ One transition from z (Hoffman & Gelman 2014; Betancourt 2017, appendix A):
 As for `hmc`, the integrator must preserve volume and be reversible, and nothing else is asked of it or of the metric.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from hmcvae import integrators, metrics
-from hmcvae._checks import check_count
+from hmcvae._checks import check_count, is_concrete
 from hmcvae._lockstep import in_step, lift
 from hmcvae._numerics import all_finite
 from hmcvae._sharding import vary_as
@@ -37,6 +38,7 @@ from hmcvae.samplers.base import (
     ravel,
     set_out,
 )
+from hmcvae.samplers.draws import SamplingWarning
 from hmcvae.samplers.keeping import identity_of
 from hmcvae.samplers.trees import (
     DIVERGED,
@@ -54,6 +56,8 @@ from hmcvae.solvers import SolverInfo, exact_info
 from hmcvae.types import LogDensityFn, Metric, PRNGKey, PyTree, Scalar, StepSize, Vector
 
 _IDENTITY = metrics.identity()
+# exp(-10) is 4.5e-5, less than the error of a hundred million draws.
+FEWEST_NATS = 10.0
 
 
 class NUTSInfo(NamedTuple):
@@ -114,9 +118,10 @@ def nuts(
     points fails must not depend on where the tree was begun, or in which direction the step is taken. Then all points
     of a whole tree, taken as starts, come to that tree and end there with one and the same probability. Checking the
     way back (check_reversibility) makes failures of solves and of retracing alike from both sides; without it, what can
-    be solved one way only is a source of bias. A divergence is measured from the start, as in Stan, so it is not quite
-    the same from every point; but two points that disagree differ by about divergence_threshold in H, and the one that
-    is left out has exp(-1000) of the other's weight.
+    be solved one way only is a source of bias. A divergence is measured from the start, as in Stan, so it is not the
+    same from every point: those that are left out are likelier from some starts than from others. Their weight is
+    about exp(-divergence_threshold) of the others', which is nothing at 1000 and much at 1. Below 10 there is a
+    warning.
 
     Under `jax.vmap` the chains grow their trees in step, and all wait for the longest.
 
@@ -126,7 +131,7 @@ def nuts(
             2013).
         max_depth: doublings at most, from 1 to 30: trajectories have up to 2^max_depth - 1 steps. Trees that are cut
             off are counted; the draws are right, and more alike.
-        divergence_threshold: ΔH above which a point ends the tree.
+        divergence_threshold: ΔH above which a point ends the tree; see above for small ones.
         check_reversibility: take each step back as well, and end the tree where that fails. None: where the integrator
             is implicit.
 
@@ -148,6 +153,7 @@ def nuts(
         reversibility_tolerance,
     )
     max_depth = check_count("max_depth", max_depth, 1, 30)
+    _warn_of_bias(settings.divergence_threshold)
 
     def make_init(logdensity_fn: LogDensityFn) -> Callable:
         def init(position: PyTree, rng_key: PRNGKey | None = None) -> HMCState:
@@ -168,6 +174,16 @@ def nuts(
 
     key = ("nuts", identity_of(integrator), max_depth, *settings[1:])
     return as_algorithm(logdensity_fn, make_init, make_kernel, key, settings.step_size, metric)
+
+
+def _warn_of_bias(threshold: Any) -> None:
+    if is_concrete(threshold) and threshold < FEWEST_NATS:
+        warnings.warn(
+            f"nuts with a divergence_threshold of {float(threshold):.3g}, below {FEWEST_NATS:g}, does not leave the "
+            "target invariant: which points end a tree depends on where it began. The default is 1000",
+            SamplingWarning,
+            stacklevel=3,
+        )
 
 
 class _Rules(NamedTuple):

@@ -11,8 +11,8 @@ from hmcvae.samplers.draws import Samples, coordinate_names
 from hmcvae.samplers.health import nonempty
 from hmcvae.types import PyTree
 
-# Rows of the table, and draws of a chain from which on there are diagnostics.
-MOST_ROWS, FEWEST_DRAWS = 12, 8
+# Rows of the table, and draws of a chain from which on there are diagnostics: of fewer, they are noise.
+MOST_ROWS, FEWEST_DRAWS = 12, 20
 
 
 def summary(samples: Samples) -> str:

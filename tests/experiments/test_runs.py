@@ -66,8 +66,17 @@ def test_a_runs_evaluation_has_both_proposals(whole_run):
         assert (figures["nonfinite"], figures["unconverged"]) == (0.0, 0.0)
     lines = evaluate.table(result).splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["proposal", "encoder", "hvi", "caution:", "caution:"]
-    assert "effective size of" in lines[4]
+    assert "100% of the images have fewer than 100 effective draws of proposal encoder" in lines[4]
     assert lines[4].endswith("take more draws")
+    # A few easy images carry a mean, and no share.
+    for figures in result["proposals"].values():
+        easy = result | {
+            "proposals": {"encoder": figures | {"effective_sample_size": 900.0, "low_ess": 0.02}}
+        }
+        assert "caution: 2% of the images" in evaluate.table(easy)
+        assert "caution" not in evaluate.table(
+            {**easy, "proposals": {"encoder": figures | {"effective_sample_size": 101.0, "low_ess": 0.0}}}
+        )
     bound = result["proposals"]["hvi"]["bound"]
     assert f"{bound['mean']:.2f} ± {bound['error']:.2f}" in lines[3]
 

@@ -270,6 +270,16 @@ class TestWhereItFits:
         )
 
 
+def test_a_small_divergence_threshold_is_warned_of():
+    """It is measured from the start, so that which points end a tree depends on where it began."""
+    with pytest.warns(
+        hmcvae.SamplingWarning, match="divergence_threshold of 2, below 10, does not leave the target"
+    ):
+        nuts(normal, 0.1, divergence_threshold=2)
+    nuts(normal, 0.1, divergence_threshold=10)
+    jax.jit(lambda threshold: nuts(normal, 0.1, divergence_threshold=threshold).init(jnp.ones(2)))(2.0)
+
+
 def test_bad_inputs():
     with pytest.raises(ValueError, match="max_depth must be a whole number of at least 1 .*, got 0"):
         nuts(normal, 0.1, max_depth=0)

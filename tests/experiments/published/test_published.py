@@ -187,6 +187,9 @@ def _result(value: float) -> dict:
         "num_images": 10,
         "num_made": 4,
         "effective_sample_size": 6.0,
+        "lower_effective_sample_size": 5.0,
+        "upper_effective_sample_size": 4.0,
+        "nonfinite": 0.0,
     }
     return {
         "bound": mean(value - 1),
@@ -229,6 +232,19 @@ def test_the_tables_have_our_figures_and_the_published_ones(tmp_path):
     assert (
         r"HVI \& co & $-85.20 \pm 0.20$ & $-84.20 \pm 0.20$ & $-84.70 \pm 0.20$ & $0.50 \pm 0.00$ \\" in table
     )
+    assert "annealed weights" not in page
+    for key, value, warning in (
+        (
+            "upper_effective_sample_size",
+            1.5,
+            "annealed weights have an effective size of only 1.5 of 8 chains",
+        ),
+        ("nonfinite", 0.125, "up to 12.50% of the annealed weights are not finite"),
+    ):
+        sick = _result(-84.0)
+        sick["ais"][key] = value
+        told = markdown(report | {"rows": [row("hvi4", "HVI & co", 12.0, [_result(-84.4), sick], chosen)]})
+        assert f"**Caution**: {warning}" in told
     # By annealing where they annealed.
     assert r"DAIS, S $\times$ K = 500 (Zhang et al. 2021) & -- & -- & $-83.62$ & -- \\" in table
     without = {name: value for name, value in _result(-84.0).items() if name != "ais"}
