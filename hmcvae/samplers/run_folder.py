@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hmcvae.samplers.draws import Adaptation, Samples, TransitionCounts
+from hmcvae.samplers.draws import Samples, TransitionCounts
+from hmcvae.samplers.outcomes import as_numbers, describe_outcome, nothing_known, rebuild_outcome
 from hmcvae.samplers.programs import zero_counts
 from hmcvae.samplers.stored import Store, as_leaves, names_of
 from hmcvae.samplers.structures import describe, rebuild
@@ -111,7 +112,9 @@ class RunFolder:
         self._store.append(self._names, jax.tree.leaves(draws), count)
 
     def save(self, stage: str, index: int, tree: PyTree) -> None:
-        header = {"stage": stage, "index": index, "counts": _as_numbers(tree[-1])}
+        header = {"stage": stage, "index": index, "counts": as_numbers(tree[-1])}
+        if stage == "draws":
+            header["outcome"] = describe_outcome(tree)
         self._store.save(jax.tree.leaves(tree), header)
 
     def draws(self, record: PyTree, count: int) -> PyTree:
@@ -123,17 +126,13 @@ class RunFolder:
         return jax.tree.unflatten(jax.tree.structure(record), leaves)
 
 
-def _as_numbers(counts: TransitionCounts) -> dict[str, float]:
-    return {name: np.asarray(value).item() for name, value in counts._asdict().items()}
-
-
 def load_samples(folder: Path | str) -> Samples:
     """The draws that `sample(…, folder=…)` has written so far, from that folder alone; arrays are left on disk until
     they are looked at.
 
-    Infos of algorithms that are not this library's come back as named tuples of the same names. Of draws that `record`
-    made, `last` is the last one. `adaptation` has the warm-up's outcome only in `sample`'s own result, and is empty
-    here.
+    Infos of algorithms that are not this library's come back as named tuples of the same names. `adaptation` has the
+    warm-up's outcome; for a metric that is made by functions there is a description. Runs that an earlier version saved
+    say nothing of it.
 
     Raises:
         FileNotFoundError: if there is no run in the folder.
@@ -145,10 +144,12 @@ def load_samples(folder: Path | str) -> Samples:
     found, state = store.description(), store.state()
     if found is None or state is None:
         raise FileNotFoundError(f"there is no run in {store.folder}")
-    header, _ = state
+    header, leaves = state
     if header["stage"] != "draws" or not header["index"]:
         raise ValueError(f"the run in {store.folder} has no draws yet, it is in its {header['stage']}")
     count = int(header["index"])
     position, logdensity, info = rebuild(found["draw"], lambda name, dtype: store.read(name, dtype, count))
     counts = TransitionCounts(**{name: jnp.asarray(value) for name, value in header["counts"].items()})
-    return Samples(position, logdensity, info, counts, Adaptation(None, None, zero_counts()))
+    outcome = header.get("outcome")
+    adaptation, end = nothing_known() if outcome is None else rebuild_outcome(outcome, leaves)
+    return Samples(position, logdensity, info, counts, adaptation, end)

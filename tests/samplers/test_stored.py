@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import hmcvae
+from hmcvae import metrics
 from hmcvae.samplers import pieces
 from hmcvae.samplers.hamiltonian import HMCInfo, hmc
 from hmcvae.samplers.sampling import sample
@@ -118,14 +119,41 @@ class TestFolder:
     def test_they_are_read_back_alone(self, tmp_path, whole):
         toward(tmp_path)
         found = hmcvae.load_samples(tmp_path)
-        assert_same(
-            (found.position, found.logdensity, found.info), (whole.position, whole.logdensity, whole.info)
-        )
+        assert_all_same(found, whole)
         assert isinstance(found.info, HMCInfo)
-        assert {name: float(v) for name, v in found.counts._asdict().items()} == {
-            name: float(v) for name, v in whole.counts._asdict().items()
-        }
         assert "diverging" in hmcvae.to_arviz(found).sample_stats
+
+    @pytest.mark.parametrize("adapt_mass", [None, "dense", "low_rank"])
+    def test_what_the_warm_up_found_is_read_back(self, tmp_path, adapt_mass):
+        """A new run can be made with it, from where the chains stand, whatever was recorded."""
+        starts = {(1, 2): STARTS}  # keys that a file of positions could not have
+        algorithm = hmc(lambda z: normal(z[1, 2]), 0.1, 3)
+        own = {"algorithm": algorithm, "starts": starts, "num_warmup": 60, "adapt_mass": adapt_mass}
+        record = {"record": lambda state: state.position[1, 2][0]}
+        whole = draw(**own, **record)
+        draw(**own, **record, folder=tmp_path / "odd keys")
+        found = hmcvae.load_samples(tmp_path / "odd keys").adaptation
+        assert_same(found.metric, whole.adaptation.metric)
+        assert type(found.metric) is type(whole.adaptation.metric)
+        assert float(found.step_size) == float(whole.adaptation.step_size)
+        assert (found.is_adapted, found.has_moved) == (
+            bool(whole.adaptation.is_adapted),
+            bool(whole.adaptation.has_moved),
+        )
+        own |= {"starts": {"a": STARTS}, "algorithm": hmc(lambda z: normal(z["a"]), 0.1, 3)}
+        assert_same(
+            draw(**own, record=lambda state: state.logdensity, folder=tmp_path / "named").end,
+            hmcvae.load_samples(tmp_path / "named").last,
+        )
+
+    def test_metrics_of_functions_are_read_back_as_descriptions(self, tmp_path):
+        bent = metrics.from_tensor(lambda z: jnp.eye(3) * (1 + z[0] ** 2))
+        algorithm = hmcvae.rmhmc(normal, 0.1, 2, bent)
+        with pytest.warns(hmcvae.SamplingWarning, match="warm-up of 5 transitions"):
+            draw(algorithm=algorithm, num_samples=2, num_warmup=5, folder=tmp_path)
+        found = hmcvae.load_samples(tmp_path).adaptation
+        assert "FromTensor" in found.metric.description
+        assert found.step_size > 0
 
     def test_files_are_numpys(self, tmp_path, whole):
         toward(tmp_path)
