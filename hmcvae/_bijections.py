@@ -1,21 +1,23 @@
-"""NumPyro's bijections, two of them in formulas that keep their digits in single precision.
+"""NumPyro's bijections, two of them in formulas that keep their digits in single precision, and those onto intervals
+and half-lines without values that are rounded to a bound.
 
-NumPyro's own lose them: a stick that is all but used up, σ(u) rounded to 1, and 1 - tanh² u of a rounded tanh.
+NumPyro's own lose digits: a stick that is all but used up, σ(u) rounded to 1, and 1 - tanh² u of a rounded tanh.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from hmcvae._checks import is_concrete
 from hmcvae._numpyro import numpyro_module
 
 
@@ -32,26 +34,67 @@ def bijection_of(constraint: Any) -> Any:
 @contextmanager
 def ours_in_models() -> Iterator[None]:
     """NumPyro takes ours as long as this lasts."""
-    registry = numpyro_module("numpyro.distributions").biject_to
-    ours = _ours()
-    theirs = [(constraint, registry(constraint)) for constraint, _ in ours]
-    _register(registry, ours)
+    # There is no public way to read a registry's factories.
+    factories = numpyro_module("numpyro.distributions").biject_to._registry
+    theirs = dict(factories)
+    factories.update(_ours())
+    factories.update({kind: partial(_inside, theirs[kind]) for kind in _bounded() if kind in theirs})
     try:
         yield
     finally:
-        _register(registry, theirs)
+        factories.update(theirs)
 
 
-def _register(registry: Any, bijections: list[tuple[Any, Any]]) -> None:
-    for constraint, bijection in bijections:
-        registry.register(constraint, lambda _, bijection=bijection: bijection)
+def _inside(make: Callable[[Any], Any], constraint: Any) -> Any:
+    """NumPyro's bijection onto a half-line or an interval, without its ends."""
+    return _kinds().inside(make(constraint), *bounds_of(constraint))
 
 
 @cache
-def _ours() -> list[tuple[Any, Any]]:
-    """With the constraints that they are onto."""
+def _bounded() -> tuple[type, ...]:
+    constraints = numpyro_module("numpyro.distributions.constraints")
+    found = [
+        constraints.greater_than,
+        constraints.greater_than_eq,
+        constraints.less_than,
+        constraints.less_than_eq,
+    ]
+    found += [constraints.interval, constraints.open_interval]
+    singletons = (
+        constraints.positive,
+        constraints.nonnegative,
+        constraints.unit_interval,
+        constraints.circular,
+    )
+    return (*found, *map(type, singletons))
+
+
+class _Kinds(NamedTuple):
+    """Of bijections."""
+
+    stick_breaking: type
+    corr_cholesky: type
+    inside: type
+
+
+@cache
+def _ours() -> dict[type, Callable[[Any], Any]]:
+    """How ours are made, by the constraints that they are onto."""
     theirs = numpyro_module("numpyro.distributions.transforms")
     constraints = numpyro_module("numpyro.distributions.constraints")
+    kinds = _kinds()
+    sticks, cholesky = kinds.stick_breaking(), kinds.corr_cholesky()
+    product = theirs.ComposeTransform([cholesky, theirs.CorrMatrixCholeskyTransform().inv])
+    return {
+        type(constraints.simplex): lambda _: sticks,
+        type(constraints.corr_cholesky): lambda _: cholesky,
+        type(constraints.corr_matrix): lambda _: product,
+    }
+
+
+@cache
+def _kinds() -> _Kinds:
+    theirs = numpyro_module("numpyro.distributions.transforms")
 
     class StickBreaking(theirs.StickBreakingTransform):
         def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,13 +113,39 @@ def _ours() -> list[tuple[Any, Any]]:
         def log_abs_det_jacobian(self, x: jax.Array, y: jax.Array, intermediates: Any = None) -> jax.Array:
             return log_det_of_cholesky(x)
 
-    cholesky = CorrCholesky()
-    product = theirs.ComposeTransform([cholesky, theirs.CorrMatrixCholeskyTransform().inv])
-    return [
-        (constraints.simplex, StickBreaking()),
-        (constraints.corr_cholesky, cholesky),
-        (constraints.corr_matrix, product),
-    ]
+    class Inside(theirs.Transform):
+        def __init__(self, base: Any, low: Any, high: Any):
+            self.base, self.low, self.high = base, low, high
+
+        @property
+        def domain(self) -> Any:
+            return self.base.domain
+
+        @property
+        def codomain(self) -> Any:
+            return self.base.codomain
+
+        @property
+        def sign(self) -> Any:
+            return self.base.sign
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return between(self.base(x), self.low, self.high)
+
+        def _inverse(self, y: jax.Array) -> jax.Array:
+            return self.base._inverse(y)
+
+        def log_abs_det_jacobian(self, x: jax.Array, y: jax.Array, intermediates: Any = None) -> jax.Array:
+            # At the base's own value, which is not cut off.
+            return self.base.log_abs_det_jacobian(x, self.base(x))
+
+        def tree_flatten(self) -> tuple:
+            return (self.base, self.low, self.high), (("base", "low", "high"), {})
+
+        def eq(self, other: object, static: bool = False) -> Any:
+            return isinstance(other, Inside) and self.base.eq(other.base, static=static)
+
+    return _Kinds(StickBreaking, CorrCholesky, Inside)
 
 
 def _log_sticks(u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -101,24 +170,38 @@ def above_zero(x: jax.Array) -> jax.Array:
 
 
 def between(x: jax.Array, low: Any, high: Any) -> jax.Array:
-    """x, where it is rounded to a bound a rounding error inside: see `above_zero`. None: there is no such bound."""
-    least = 4 * jnp.finfo(x.dtype).tiny
+    """x, where it is rounded to a bound the number next to it: see `above_zero`. None: there is no such bound.
 
-    def distance(bound: Any) -> jax.Array:
-        return jnp.maximum(jnp.abs(bound) * jnp.finfo(x.dtype).eps, least)
+    Raises:
+        ValueError: if no number of x's dtype lies between the bounds, unless they are traced.
+    """
+    least = None if low is None else _next_to(low, x.dtype, 1)
+    most = None if high is None else _next_to(high, x.dtype, -1)
+    given = [own for own in (least, most) if own is not None]
+    if len(given) == 2 and all(isinstance(own, np.ndarray) for own in given) and np.any(least > most):
+        raise ValueError(f"expected bounds with numbers of {x.dtype} between them, got {low} and {high}")
+    if least is not None:
+        x = jnp.maximum(x, least)
+    return x if most is None else jnp.minimum(x, most)
 
-    if low is not None:
-        low = jnp.asarray(low, x.dtype)
-        x = jnp.maximum(x, low + distance(low))
-    if high is not None:
-        high = jnp.asarray(high, x.dtype)
-        x = jnp.minimum(x, high - distance(high))
-    return x
+
+def _next_to(bound: Any, dtype: Any, sign: int) -> Any:
+    """The next number above (sign 1) or below (-1); of 0 none that is flushed to it. In NumPy where it can be."""
+    # NumPy's where bounds are known: inside `jit` all that jax.numpy makes is traced.
+    own, is_known = jnp.finfo(dtype), is_concrete(bound)
+    numbers: Any = np if is_known else jnp
+    with np.errstate(over="ignore"):
+        bound = np.asarray(bound).astype(dtype) if is_known else jnp.asarray(bound, dtype)
+    least = numbers.asarray(sign * 4 * float(own.tiny), dtype)
+    moved = numbers.nextafter(bound, numbers.asarray(sign * float(own.max), dtype))
+    return numbers.where(abs(bound) < abs(least), least, moved)
 
 
 def bounds_of(constraint: Any) -> tuple[Any, Any]:
     """The values' bounds, None where they have none."""
     constraints = numpyro_module("numpyro.distributions.constraints")
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
     if constraint is constraints.simplex:
         return 0.0, None
     return getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)

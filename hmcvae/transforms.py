@@ -57,7 +57,12 @@ class Transform:
     bijection: Any
 
     def forward(self, u: jax.Array) -> jax.Array:
-        """x = t(u), never rounded to a bound."""
+        """x = t(u), never rounded to the bound of a half-line or of an interval. Vectors in ascending order may have
+        neighbours that are rounded to one number, and Cholesky factors diagonals that underflow.
+
+        Raises:
+            ValueError: for an interval without numbers of u's dtype.
+        """
         return between(self.bijection(_as_default(u)).astype(u.dtype), *bounds_of(self.constraint))
 
     def inverse(self, x: jax.Array) -> jax.Array:
@@ -109,7 +114,11 @@ def positive() -> Transform:
 
 
 def greater_than(low: Any) -> Transform:
-    """x > low: x = low + exp(u), and at least one rounding error above it.
+    """x > low: x = low + exp(u), at least the next number above it.
+
+    Near a bound other than 0 numbers are as coarse as the bound is large: a density with much of its mass within a
+    rounding of it (1000 + Gamma(0.2): a seventh in single precision) loses that. Let the distance be the parameter,
+    `positive`, or compute in float64.
 
     Raises:
         ValueError: unless low is a finite number.
@@ -119,7 +128,10 @@ def greater_than(low: Any) -> Transform:
 
 
 def interval(low: Any, high: Any) -> Transform:
-    """low < x < high: x = low + (high - low) σ(u), and at least one rounding error away from both.
+    """low < x < high: x = low + (high - low) σ(u), at least the next number from both.
+
+    As for `greater_than`, mass within a rounding of a bound other than 0 is lost: Beta(0.1, 0.1) on (0, 1) has 9 % of
+    its own nearer to 1 than single precision tells.
 
     Raises:
         ValueError: unless both are finite, low < high, and their distance is a number of single precision.

@@ -144,6 +144,38 @@ def test_values_are_never_rounded_to_their_bounds(constraint, low, high, dtype):
             assert np.all((x < high) | np.isposinf(high))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [(1.7e9, 1.7e9 + 100, jnp.float32), (1000.0, 1000.5, jnp.float16), (1.0, 1.002, jnp.bfloat16)],
+)
+def test_intervals_without_a_number_are_refused(low, high, dtype):
+    with pytest.raises(ValueError, match="expected bounds with numbers of .*float.* between them, got"):
+        transforms.interval(low, high).forward(jnp.zeros(2, dtype))
+
+
+def test_narrow_intervals_have_all_their_numbers():
+    """Three of single precision."""
+    x = transforms.interval(1e6, 1e6 + 0.25).forward(jnp.array([-50.0, 0.0, 50.0], jnp.float32))
+    np.testing.assert_array_equal(np.asarray(x, np.float64), 1e6 + np.array([1, 2, 3]) / 16)
+
+
+def test_models_values_are_never_rounded_to_their_bounds():
+    """In single precision NumPyro's own are, and the density there is nothing, or infinite."""
+    numpyro = pytest.importorskip("numpyro")
+
+    def model():
+        numpyro.sample("size", numpyro.distributions.Gamma(0.1, 1.0))
+        numpyro.sample("share", numpyro.distributions.Beta(0.5, 0.5))
+
+    logdensity_fn = hmcvae.interop.numpyro_model(model).logdensity_fn
+    value, slope = jax.value_and_grad(logdensity_fn)({"size": jnp.float32(-95.0), "share": jnp.float32(80.0)})
+    assert np.isfinite(value)
+    assert slope["size"] > 0 > slope["share"]
+    # And NumPyro has its own again.
+    own = numpyro.distributions.biject_to(constraints.positive)
+    assert type(own).__module__.startswith("numpyro.")
+
+
 def test_densities_with_a_pole_at_a_bound_are_those_in_single_precision():
     """Beta(1/2, 1/2) on (-1, 3): E[x] = 1, Var[x] = 16 / 8."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -243,11 +243,37 @@ def _pair_table(rows: Float[Array, "d N"]) -> _PairTable | None:
 
 
 def is_affine(function: Callable[[Vector], Array], z: Vector) -> bool:
-    """Whether the derivative of `function`, as traced, has no use for the position. False where it cannot be told."""
+    """Whether the derivative of `function`, as traced, has no use for the position, and nothing in it is a step, whose
+    derivative is 0. False where it cannot be told."""
     like = jax.ShapeDtypeStruct(z.shape, z.dtype)
     jaxpr = jax.make_jaxpr(lambda x, t: jax.jvp(function, (x,), (t,))[1])(like, like).jaxpr
     try:
         _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    except (AttributeError, TypeError):  # not a documented function of JAX
+        return not used[0] and not _has_steps(jax.make_jaxpr(function)(like).jaxpr)
+    except (AttributeError, TypeError):  # not documented functions of JAX
         return False
-    return not used[0]
+
+
+# What has a value that depends on its argument, and a derivative that may not tell.
+_STEPS = {"stop_gradient", "round", "floor", "ceil", "sign"}
+_STEPS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+
+
+def _has_steps(jaxpr: Any) -> bool:
+    """Whether something that depends on the arguments of a traced function goes through a step, or whole numbers."""
+    moving = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if not any(
+            not hasattr(own, "val") and own in moving for own in equation.invars
+        ):  # constants have a val
+            continue
+        is_real = all(jnp.issubdtype(own.aval.dtype, jnp.inexact) for own in equation.outvars)
+        inner = [getattr(own, "jaxpr", own) for own in equation.params.values()]
+        if (
+            not is_real
+            or equation.primitive.name in _STEPS
+            or any(_has_steps(own) for own in inner if hasattr(own, "eqns"))
+        ):
+            return True
+        moving.update(equation.outvars)
+    return False

@@ -113,6 +113,21 @@ def test_each_optimizer_has_a_rate_of_its_own_where_none_is_given(arguments, rat
     assert config.training.rate == rate == configs.to_json(config)["training"]["learning_rate"]
 
 
+def test_a_run_goes_on_with_its_own_config(tmp_path):
+    """No preset and no field need be told again; what is told is changed."""
+    own = configs.parse(["--preset", "mnist_vae", "--latent-dim", "7", "--run-dir", str(tmp_path / "run")])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(configs.to_json(own)))
+    again = ["--run-dir", str(tmp_path / "run"), "--resume"]
+    assert configs.differences(own, configs.parse(again)) == []
+    assert configs.parse(again).resume
+    assert configs.parse([*again, "--num-epochs", "99"]).training.num_epochs == 99
+    # A preset that is named is meant, and what cannot be read is told when the run is opened.
+    assert configs.parse([*again, "--preset", "digits_vae"]).dataset == "digits"
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert configs.parse(again) == dataclasses.replace(TrainConfig(), run_dir=tmp_path / "run", resume=True)
+
+
 def test_a_rate_left_out_and_the_same_rate_given_are_one_training():
     """Folders of runs hold a number, those of earlier versions too."""
     own, given, other = (TrainConfig(training=Options(learning_rate=rate)) for rate in (None, 1e-3, 2e-3))

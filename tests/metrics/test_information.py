@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 from hmcvae import metrics
 from hmcvae.metrics.information import is_affine
@@ -100,6 +101,30 @@ class TestFisher:
         assert is_affine(lambda z: jnp.concatenate([z, logits(z)]), z)
         for function in (network, lambda z: z**2, lambda z: z * z[0], lambda z: jnp.abs(z)):
             assert not is_affine(function, z)
+        assert is_affine(lambda z: jax.jit(lambda z: 2 * z)(z) + jnp.where(jnp.arange(3) > 1, 1.0, 0.0), z)
+
+    @pytest.mark.parametrize(
+        "step",
+        [
+            lambda z: lax.stop_gradient(jnp.round(z) - z),
+            lambda z: jax.jit(lambda z: lax.stop_gradient(z**2))(z),
+            jnp.sign,
+            jnp.floor,
+            lambda z: jnp.where(z > 0, 1.0, 0.0),
+            lambda z: z // 2,
+            lambda z: z.astype(int).astype(float),
+        ],
+    )
+    def test_steps_are_not_affine(self, step):
+        """Their derivative is nothing, everywhere the same; the weights are those of the whole function."""
+        z = jnp.asarray(Z)
+
+        def stepped(z):
+            return logits(z + step(z))
+
+        assert not is_affine(stepped, z)
+        metric = metrics.fisher(stepped, bernoulli_weight)
+        np.testing.assert_allclose(metric.tensor(z), metric.matvec(z, jnp.eye(len(z))), rtol=1e-10)
 
     def test_wrong_flag_would_be_seen(self):
         """`linear=True` on a network freezes its Jacobian: the comparison of the paths above has teeth."""
