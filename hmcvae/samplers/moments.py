@@ -71,9 +71,12 @@ def power_of_two(draws: Float[Array, "n d"]) -> Vector:
 
 
 def welford_covariance(state: WelfordState, *, regularise: bool = True) -> Float[Array, "d *d"]:
-    """The sample (co)variance, shrunk as in Stan towards 10⁻³ I by five draws' worth:
+    """The sample (co)variance, shrunk towards a small diagonal by five draws' worth:
 
-    n/(n + 5) Σ̂ + 10⁻³ · 5/(n + 5) I
+        n/(n + 5) Σ̂ + 10⁻³ · 5/(n + 5) diag(min(1, Σ̂_ii)), 1 in place of Σ̂_ii = 0
+
+    Stan shrinks towards 10⁻³ I, which is the same for variances of 1 or more; of a coordinate whose standard deviation
+    is 10⁻⁴ it makes sixteen times as much, and trajectories as many times longer.
     """
     dtype = state.mean.dtype
     n = state.count.astype(dtype)
@@ -84,7 +87,9 @@ def welford_covariance(state: WelfordState, *, regularise: bool = True) -> Float
     covariance = covariance * left * right
     if not regularise:
         return covariance
-    target = jnp.eye(state.mean.shape[0], dtype=dtype) if is_dense else jnp.ones_like(state.mean)
+    variances = jnp.diagonal(covariance) if is_dense else covariance
+    target = jnp.where(variances > 0, jnp.minimum(variances, 1), 1)
+    target = jnp.diag(target) if is_dense else target
     return n / (n + 5) * covariance + 1e-3 * 5 / (n + 5) * target
 
 

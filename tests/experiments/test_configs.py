@@ -1,6 +1,7 @@
 """Configs and their numbers: presets, the command line, what is refused, what a resumed run may change."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 

@@ -167,8 +167,20 @@ def test_fisher_weights_of_a_learned_dispersion_are_an_upper_bound(log_mean, log
     np.testing.assert_allclose(exact[0, 0], weights[0][0], rtol=1e-6)
     np.testing.assert_allclose(exact[0, 1], 0, atol=1e-6)  # orthogonal
     assert -1e-9 <= exact[1, 1] <= weights[1][0] * (1 + 1e-6)
-    if log_r <= 0:
-        assert weights[1][0] < 1.7 * exact[1, 1]
+    assert weights[1][0] < 2.2 * exact[1, 1]
+
+
+@pytest.mark.parametrize(("log_mean", "log_r"), [(2.0, 9.0), (4.0, 8.0), (-3.0, 5.0), (8.0, -2.0), (6.0, -5.0)])
+def test_a_dispersion_that_hardly_shows_has_little_weight(log_mean, log_r):
+    """Near the Poisson limit, and far from it; the exact one is the mean of the score's square."""
+    mean, r = np.exp(log_mean), np.exp(log_r)
+    x = np.arange(int(scipy.stats.nbinom.isf(1e-13, r, r / (r + mean))) + 2)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / (r + x[:-1]))])  # ψ(r + x) - ψ(r)
+    score = r * (harmonic - np.log1p(mean / r) + (mean - x) / (r + mean))
+    exact = np.sum(scipy.stats.nbinom.pmf(x, r, r / (r + mean)) * score**2)
+    outputs = (jnp.array([log_mean]), jnp.array([log_r]))
+    weight = CASES["negative binomial, learned"][0].fisher_weights(outputs)[1][0]
+    assert exact * (1 - 1e-6) <= weight < 2.2 * exact
 
 
 def test_fisher_weights_of_a_mixture_bound_the_information_and_meet_it_for_components_apart():

@@ -84,7 +84,8 @@ class TestWelford:
         np.testing.assert_allclose(
             adapt.welford_covariance(state, regularise=False), expected, rtol=1e-7, atol=1e-6
         )
-        shrunk = 60 / 65 * expected + 1e-3 * 5 / 65 * (np.eye(3) if mass == "dense" else 1)
+        target = np.minimum(np.var(draws, axis=0, ddof=1), 1)
+        shrunk = 60 / 65 * expected + 1e-3 * 5 / 65 * (np.diag(target) if mass == "dense" else target)
         np.testing.assert_allclose(adapt.welford_covariance(state), shrunk, rtol=1e-7, atol=1e-6)
 
     @pytest.mark.parametrize("mass", ["diagonal", "dense"])
@@ -103,6 +104,16 @@ class TestWelford:
             assert state.scatter.dtype == dtype
             np.testing.assert_allclose(covariance / scale / scale, expected, rtol=1e-3, atol=1e-3)
 
+    @pytest.mark.parametrize("mass", ["diagonal", "dense"])
+    def test_small_scales_are_not_made_large(self, mass):
+        """A shrinkage in absolute units makes some of 1e-6 a thousand times as large."""
+        noise = jax.random.normal(jax.random.key(0), (200, 3))
+        scales = jnp.array([[1.0, 1e-4, 1e-8]])
+        state = adapt.welford_update(adapt.welford_init(3, mass, jnp.float64), noise * scales)
+        found = adapt.welford_covariance(state)
+        variances = jnp.diagonal(found) if mass == "dense" else found
+        np.testing.assert_allclose(variances / scales[0] ** 2, jnp.var(noise, axis=0), rtol=0.05)
+
     def test_one_draw_is_finite(self):
         state = adapt.welford_update(adapt.welford_init(2, "dense"), jnp.ones((1, 2)))
         assert jnp.isfinite(adapt.welford_covariance(state)).all()
@@ -113,6 +124,8 @@ def test_mass_is_the_inverse_covariance():
     z = jnp.zeros(2)
     dense = adapt.metric_from_covariance(covariance)
     np.testing.assert_allclose(dense.tensor(z), np.linalg.inv(covariance))
+    np.testing.assert_allclose(dense.factor(z).solve(z + 1), covariance @ (z + 1))
+    np.testing.assert_allclose(dense.factor(z).sqrt_matvec(dense.factor(z).sqrt_solve(z + 1)), z + 1)
     diagonal = adapt.metric_from_covariance(jnp.diagonal(covariance))
     np.testing.assert_allclose(diagonal.tensor(z), np.diag([0.25, 1.0]))
 
