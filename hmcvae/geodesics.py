@@ -19,10 +19,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from hmcvae._checks import check_count, check_real, check_vector, is_concrete
+from hmcvae.metrics._cyclic import Levels, backward, eliminate, forward, num_blocks
 from hmcvae.types import Metric, Scalar
 
 # Of the line search: the share of the linear decrease that a step must make, and the smallest step tried.
 SUFFICIENT_DECREASE, LEAST_STEP = 1e-4, 1e-6
+# Iterations after which the metrics are made anew: for a metric that is made by d derivatives it costs as much as ten steps do.
+RENEWAL = 10
 
 
 class Geodesic(NamedTuple):
@@ -39,9 +42,13 @@ class Geodesic(NamedTuple):
 
 
 class _Search(NamedTuple):
+    """levels: E's Hessian, factorised.  is_fresh: whether that was made at this very chain."""
+
     inner: Float[Array, "m d"]
     energy: Scalar
     step: Scalar
+    levels: Levels
+    is_fresh: Bool[Array, ""]
     num_iterations: Int[Array, ""]
     is_converged: Bool[Array, ""]
     is_stuck: Bool[Array, ""]
@@ -58,10 +65,11 @@ def geodesic(
 ) -> Geodesic:
     """The shortest path that descent from the straight line finds: a local minimum of E.
 
-    Each step is the Newton step of a metric held at its mean over the straight line, G_0: E's Hessian is then
-    2 N T ⊗ G_0, T tridiagonal (2, -1), so a constant metric takes one. Steps are halved until E falls. An iteration
-    costs one product with G for each link, and its derivative: for `metrics.fisher` two passes through the
-    decoder and back.
+    Each step is the Newton step of metrics G_i that are held at their links: E's Hessian is then block tridiagonal,
+    2 N (G_i + G_{i+1}) and -2 N G_i, so a constant metric takes one. The G_i are made anew every ten steps, and before
+    the search ends: of those of another chain all steps may be short. Steps are halved until E falls. An iteration
+    costs one product with G for each link, and its derivative: for `metrics.fisher` two passes through the decoder and
+    back.
 
     Args:
         metric: from `hmcvae.metrics`.
@@ -90,7 +98,10 @@ def geodesic(
     def energy_fn(inner: Float[Array, "m d"]) -> Scalar:
         return (num_points - 1) * jnp.sum(_squares(metric, chain(inner)))
 
-    search = _descend(energy_fn, _newton(metric, straight), straight[1:-1], tolerance, max_iterations)
+    def factorise(inner: Float[Array, "m d"]) -> Levels:
+        return _hessian(metric, chain(inner))
+
+    search = _descend(energy_fn, factorise, straight[1:-1], tolerance, max_iterations)
     points = chain(search.inner)
     return Geodesic(
         points,
@@ -112,26 +123,25 @@ def _length(metric: Metric, points: Float[Array, "n d"]) -> Scalar:
     return jnp.sum(jnp.sqrt(_squares(metric, points)))
 
 
-def _newton(metric: Metric, straight: Float[Array, "n d"]) -> Callable[[Array], Array]:
-    """gradient of E ↦ the Newton step, [m, d] both, with the metric held at its mean over the straight line."""
-    mean = jnp.mean(jax.vmap(metric.tensor)((straight[1:] + straight[:-1]) / 2), axis=0)
-    factor = jnp.linalg.cholesky(mean)
-    num_links, dtype = len(straight) - 1, straight.dtype
-    size = num_links - 1
-    laplacian = (
-        2 * jnp.eye(size, dtype=dtype) - jnp.eye(size, k=1, dtype=dtype) - jnp.eye(size, k=-1, dtype=dtype)
-    )
+def _hessian(metric: Metric, points: Float[Array, "n d"]) -> Levels:
+    """E's Hessian in the inner points, each link's metric held: factorised by cyclic reduction."""
+    G = 2 * (len(points) - 1) * jax.vmap(metric.tensor)((points[1:] + points[:-1]) / 2)
+    diagonal, below = G[:-1] + G[1:], -G[1:-1]
+    missing = num_blocks(len(diagonal), 1) - len(diagonal)
+    ones = jnp.broadcast_to(jnp.eye(G.shape[1], dtype=G.dtype), (missing, *G.shape[1:]))
+    return eliminate(jnp.concatenate([diagonal, ones]), jnp.concatenate([below, jnp.zeros_like(ones)]))
 
-    def step(gradient: Float[Array, "m d"]) -> Float[Array, "m d"]:
-        across = jax.scipy.linalg.cho_solve((factor, True), gradient.T).T
-        return -jnp.linalg.solve(laplacian, across) / (2 * num_links)
 
-    return step
+def _newton(levels: Levels, gradient: Float[Array, "m d"]) -> Float[Array, "m d"]:
+    """The Newton step for a gradient of E."""
+    size = len(gradient)
+    x = jnp.pad(gradient, ((0, num_blocks(size, 1) - size), (0, 0)))[:, :, None]
+    return -backward(levels, forward(levels, x))[:size, :, 0]
 
 
 def _descend(
     energy_fn: Callable[[Array], Scalar],
-    newton: Callable[[Array], Array],
+    factorise: Callable[[Array], Levels],
     inner: Float[Array, "m d"],
     tolerance: Any,
     max_iterations: int,
@@ -146,7 +156,7 @@ def _descend(
 
     def iterate(search: _Search) -> _Search:
         energy, gradient = value_and_grad(search.inner)
-        direction = newton(gradient)
+        direction = _newton(search.levels, gradient)
         slope = jnp.sum(gradient * direction)
 
         def is_too_long(step: Scalar) -> Bool[Array, ""]:
@@ -157,22 +167,31 @@ def _descend(
         step = lax.while_loop(is_too_long, lambda step: step / 2, first)
         moved = search.inner + step * direction
         new_energy = energy_fn(moved)
-        # Half of -slope is what the quadratic model promises.
-        is_converged = -0.5 * slope <= tolerance * energy
         is_better = new_energy <= energy
-        return _Search(
+        inner, new_energy = (
             jnp.where(is_better, moved, search.inner),
             jnp.where(is_better, new_energy, energy),
-            step,
+        )
+        # Half of -slope is what the quadratic model promises: that of this chain's own metrics is believed.
+        is_small, is_stuck = -0.5 * slope <= tolerance * energy, ~is_better | (step <= LEAST_STEP)
+        is_over = is_small | is_stuck
+        renews = (is_over & ~search.is_fresh) | ((search.num_iterations + 1) % RENEWAL == 0)
+        return _Search(
+            inner,
+            new_energy,
+            jnp.where(renews, jnp.ones((), dtype), step),
+            lax.cond(renews, factorise, lambda _: search.levels, inner),
+            renews,
             search.num_iterations + 1,
-            is_converged,
-            ~is_better | (step <= LEAST_STEP),
+            is_small & search.is_fresh,
+            is_stuck & search.is_fresh,
         )
 
-    zero = jnp.zeros((), jnp.int32)
-    no = jnp.zeros((), bool)
-    search = _Search(inner, energy_fn(inner), jnp.ones((), dtype), zero, no, no)
-    return lax.while_loop(is_running, iterate, search) if len(inner) else search._replace(is_converged=~no)
+    zero, yes = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+    if not len(inner):
+        return _Search(inner, energy_fn(inner), jnp.ones((), dtype), (), yes, zero, yes, ~yes)
+    search = _Search(inner, energy_fn(inner), jnp.ones((), dtype), factorise(inner), yes, zero, ~yes, ~yes)
+    return lax.while_loop(is_running, iterate, search)
 
 
 def resample(metric: Metric, points: Float[Array, "n d"], num_points: Any) -> Float[Array, "m d"]:

@@ -35,6 +35,23 @@ def test_the_hyperbolic_distance_is_approached_at_second_order(num_points, error
     np.testing.assert_allclose(found.energy, exact**2, rtol=2 * error)
 
 
+def test_a_metric_that_varies_much_is_no_obstacle():
+    """The half plane from near its edge; and a hill across the straight line, whose metric must not be kept for the
+    path that has left it."""
+    start, end = jnp.array([0.0, 0.1]), jnp.array([5.0, 2.0])
+    found = geodesic(HALF_PLANE, start, end, num_points=80)
+    exact = np.arccosh(1 + np.sum((end - start) ** 2) / (2 * start[1] * end[1]))
+    assert found.converged
+    assert found.num_iterations < 60
+    np.testing.assert_allclose(found.length, exact, rtol=1e-3)
+    hill = metrics.from_tensor(lambda z: jnp.ones(2) * (1 + 1e4 * jnp.exp(-2 * jnp.sum(z**2))))
+    ends = jnp.array([-3.0, 0.05]), jnp.array([3.0, 0.05])
+    found, longer = (geodesic(hill, *ends, tolerance=own) for own in (1e-5, 1e-10))
+    assert found.converged
+    assert found.num_iterations < 100
+    np.testing.assert_allclose(found.energy, longer.energy, rtol=1e-4)
+
+
 def test_a_constant_metric_has_straight_geodesics_in_one_step():
     G = jnp.array([[2.0, 0.5], [0.5, 1.0]])
     start, end = jnp.array([1.0, -1.0]), jnp.array([0.0, 3.0])

@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "_sharding": {"types", "_checks"},
     "solvers": {"types", "_checks", "_numerics", "_sharding"},
     "metrics": BASE,
-    "geodesics": {"types", "_checks"},
+    "geodesics": {"types", "_checks", "metrics"},
     "integrators": BASE | {"metrics"},
     "samplers": BASE | {"metrics", "integrators"},
     "_numpyro": set(),

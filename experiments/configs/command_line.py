@@ -54,7 +54,9 @@ def _default(chosen: _Choice) -> tuple[TrainConfig, str]:
     if chosen.preset is None and chosen.resume and chosen.run_dir is not None:
         path = chosen.run_dir / "config.json"
         try:
-            return dataclasses.replace(from_json(json.loads(path.read_bytes())), **where), f"the run {chosen.run_dir}"
+            return dataclasses.replace(
+                from_json(json.loads(path.read_bytes())), **where
+            ), f"the run {chosen.run_dir}"
         except (OSError, AttributeError, TypeError, ValueError):
             pass  # told when the run is opened
     name = chosen.preset or "digits"

@@ -170,7 +170,9 @@ def test_fisher_weights_of_a_learned_dispersion_are_an_upper_bound(log_mean, log
     assert weights[1][0] < 2.2 * exact[1, 1]
 
 
-@pytest.mark.parametrize(("log_mean", "log_r"), [(2.0, 9.0), (4.0, 8.0), (-3.0, 5.0), (8.0, -2.0), (6.0, -5.0)])
+@pytest.mark.parametrize(
+    ("log_mean", "log_r"), [(2.0, 9.0), (4.0, 8.0), (-3.0, 5.0), (8.0, -2.0), (6.0, -5.0)]
+)
 def test_a_dispersion_that_hardly_shows_has_little_weight(log_mean, log_r):
     """Near the Poisson limit, and far from it; the exact one is the mean of the score's square."""
     mean, r = np.exp(log_mean), np.exp(log_r)
