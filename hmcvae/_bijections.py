@@ -47,7 +47,7 @@ def ours_in_models() -> Iterator[None]:
 
 def _inside(make: Callable[[Any], Any], constraint: Any) -> Any:
     """NumPyro's bijection onto a half-line or an interval, without its ends."""
-    return _kinds().inside(make(constraint), *bounds_of(constraint))
+    return _inside_kind()(make(constraint), *bounds_of(constraint))
 
 
 @cache
@@ -74,7 +74,6 @@ class _Kinds(NamedTuple):
 
     stick_breaking: type
     corr_cholesky: type
-    inside: type
 
 
 @cache
@@ -113,6 +112,13 @@ def _kinds() -> _Kinds:
         def log_abs_det_jacobian(self, x: jax.Array, y: jax.Array, intermediates: Any = None) -> jax.Array:
             return log_det_of_cholesky(x)
 
+    return _Kinds(StickBreaking, CorrCholesky)
+
+
+@cache
+def _inside_kind() -> type:
+    theirs = numpyro_module("numpyro.distributions.transforms")
+
     class Inside(theirs.Transform):
         def __init__(self, base: Any, low: Any, high: Any):
             self.base, self.low, self.high = base, low, high
@@ -145,7 +151,7 @@ def _kinds() -> _Kinds:
         def eq(self, other: object, static: bool = False) -> Any:
             return isinstance(other, Inside) and self.base.eq(other.base, static=static)
 
-    return _Kinds(StickBreaking, CorrCholesky, Inside)
+    return Inside
 
 
 def _log_sticks(u: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,8 +183,7 @@ def between(x: jax.Array, low: Any, high: Any) -> jax.Array:
     """
     least = None if low is None else _next_to(low, x.dtype, 1)
     most = None if high is None else _next_to(high, x.dtype, -1)
-    given = [own for own in (least, most) if own is not None]
-    if len(given) == 2 and all(isinstance(own, np.ndarray) for own in given) and np.any(least > most):
+    if isinstance(least, np.ndarray) and isinstance(most, np.ndarray) and np.any(least > most):
         raise ValueError(f"expected bounds with numbers of {x.dtype} between them, got {low} and {high}")
     if least is not None:
         x = jnp.maximum(x, least)

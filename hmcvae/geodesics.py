@@ -24,7 +24,7 @@ from hmcvae.types import Metric, Scalar
 
 # Of the line search: the share of the linear decrease that a step must make, and the smallest step tried.
 SUFFICIENT_DECREASE, LEAST_STEP = 1e-4, 1e-6
-# Iterations after which the metrics are made anew: for a metric that is made by d derivatives it costs as much as ten steps do.
+# Iterations after which the metrics are made anew: by d derivatives that may cost as much as ten steps do.
 RENEWAL = 10
 
 

@@ -80,6 +80,7 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
     @ours_in_models()
     def logdensity_fn(position: PyTree) -> Scalar:
         check(position)
+        _check_shapes(position, shapes)
         return -found.potential_fn(position)
 
     def start(rng_key: PRNGKey, num_chains: int) -> PyTree:
@@ -96,6 +97,12 @@ def numpyro_model(model: Callable, *args: Any, **kwargs: Any) -> NumpyroModel:
         return function(position)
 
     return NumpyroModel(logdensity_fn, start, constrain)
+
+
+def _check_shapes(position: dict, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, expected in shapes.items():
+        if jnp.shape(position[name]) != expected:
+            raise ValueError(f"expected {name} of shape {expected}, got {jnp.shape(position[name])}")
 
 
 def _check_sites(numpyro: Any, model: Callable, args: tuple, kwargs: dict) -> None:

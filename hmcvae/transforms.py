@@ -63,6 +63,7 @@ class Transform:
         Raises:
             ValueError: for an interval without numbers of u's dtype.
         """
+        u = _as_real(u)
         return between(self.bijection(_as_default(u)).astype(u.dtype), *bounds_of(self.constraint))
 
     def inverse(self, x: jax.Array) -> jax.Array:
@@ -72,6 +73,7 @@ class Transform:
             ValueError: for values that the constraint does not allow, or that lie on its edge, where u is infinite,
                 unless they are traced.
         """
+        x = _as_real(x)
         if is_concrete(x) and not np.all(np.asarray(self.constraint(x))):
             raise ValueError(f"expected values that are {self.name}, got {x!r}")
         found = self.bijection.inv(_as_default(x)).astype(x.dtype)
@@ -81,6 +83,7 @@ class Transform:
 
     def log_det(self, u: jax.Array) -> Scalar:
         """log |det ∂t/∂u|, summed over the values; in single precision at least."""
+        u = _as_real(u)
         given = _as_default(u)
         each = self.bijection.log_abs_det_jacobian(given, self.bijection(given))
         return jnp.sum(each).astype(jnp.promote_types(u.dtype, jnp.float32))
@@ -237,6 +240,11 @@ def over(logdensity_fn: Callable[[PyTree], Any], transforms: PyTree) -> Unconstr
     return Unconstrained(
         density, constrain, lambda x: each(lambda own, value: own.inverse(jnp.asarray(value)), x)
     )
+
+
+def _as_real(value: jax.Array) -> jax.Array:
+    """Whole numbers as such of JAX's default precision."""
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
 
 
 def _as_default(value: jax.Array) -> jax.Array:

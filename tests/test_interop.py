@@ -90,6 +90,11 @@ class TestEightSchools:
         with pytest.raises(ValueError, match="num_chains must be"):
             model.start(jax.random.key(0), 0)
 
+    def test_positions_of_other_shapes_are_refused(self, model):
+        position = jax.tree.map(lambda leaf: leaf[0], model.start(jax.random.key(0), 1))
+        with pytest.raises(ValueError, match=r"expected mu of shape \(\), got \(3,\)"):
+            model.logdensity_fn(position | {"mu": jnp.ones(3)})
+
 
 def discrete():
     numpyro.sample("k", dist.Bernoulli(0.5))

@@ -34,7 +34,7 @@ class PublishedConfig:
             None: 1e-3 of adam, 1e-2 of muon.
         batch_size: of all trainings; 0: the net's.
         kl_warmup_epochs: see `hmcvae.training.Settings`.
-        num_trials: of each method's search, on held-out training images; 0: no search.
+        num_trials: of each method's search, on held-out training images; 0 or 1: no search.
         trial_share: of the seconds or epochs, for each trial.
         patience: epochs without a better bound on held-out training images after which a training stops; 0: off. The
             parameters kept are the best on them in any case.
@@ -137,8 +137,8 @@ class PublishedConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The methods' names."""
-        return self.methods or tuple(METHODS)
+        """The methods' names, each once."""
+        return tuple(dict.fromkeys(self.methods)) or tuple(METHODS)
 
     @property
     def rate(self) -> float:

@@ -9,16 +9,17 @@ the same command. Writes published_NET.json, .md, .tex and .png, after each meth
 from pathlib import Path
 from typing import Any
 
-from experiments.configs import TrainConfig
+from experiments.configs import NETS, TrainConfig
 from experiments.published.config import PublishedConfig
 from experiments.published.evaluation import evaluated
 from experiments.published.figures import draw
 from experiments.published.methods import METHODS, label
-from experiments.published.search import STEP, Setting, run_config, search, settings, trained
+from experiments.published.search import AGAIN, STEP, Setting, run_config, search, settings, trained
 from experiments.published.table import latex, markdown, row
 from experiments.reporting.reports import command_line, make_report, write_report
-from experiments.runs.folder import RunFolder
+from experiments.runs.folder import EMPTY, RunFolder
 from experiments.runs.pace import seconds_per_epoch
+from experiments.support.failures import advised, told_when_stopped
 from experiments.support.files import check_writable, read_json, with_ending, write_json
 from hmcvae.training import NotFiniteError
 
@@ -54,6 +55,37 @@ def paces(options: PublishedConfig) -> dict[str, float]:
     return found
 
 
+def check_places(options: PublishedConfig) -> None:
+    """Check, before anything is computed, that runs and results can be written, over nothing else's.
+
+    Raises:
+        OSError: if they cannot be written.
+        ValueError: if something else is in the way of a run, or the page that is there has methods that this one has
+            not.
+    """
+    for folder, option in ((options.place, "--folder"), (options.stem.parent, "--results")):
+        try:
+            check_writable(folder)
+        except OSError as error:
+            message = f"nothing can be written there ({error.strerror}); choose another by {option}"
+            raise OSError(error.errno, message, str(folder)) from error
+    trials = [f"search/{name}-{index}" for name in options.names for index in range(options.num_trials)]
+    for place in [*trials, *(f"{name}-seed{seed}" for name in options.names for seed in options.seeds)]:
+        folder = options.place / place
+        is_free = not folder.exists() or (folder.is_dir() and {own.name for own in folder.iterdir()} <= EMPTY)
+        if not is_free and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} is in the way of a run, and is none; give another --folder")
+    page = with_ending(options.stem, ".json")
+    if page.is_file():
+        kept = {own["name"] for own in read_json(page)["rows"] if not own["name"].endswith("-before")}
+        lost = sorted(kept - set(options.names))
+        if lost:
+            raise ValueError(
+                f"{page} has rows of {', '.join(lost)}, which would be lost: give these methods too, or another page's "
+                "--name"
+            )
+
+
 def epochs_of(options: PublishedConfig, pace: float, share: float = 1.0) -> int:
     """Epochs of a training, or of a trial with a share of it."""
     whole = options.num_epochs or options.seconds / pace
@@ -62,8 +94,7 @@ def epochs_of(options: PublishedConfig, pace: float, share: float = 1.0) -> int:
 
 def published(options: PublishedConfig, command: str) -> dict:
     """Train and evaluate what is missing; the report."""
-    check_writable(options.place)
-    check_writable(options.stem.parent)
+    check_places(options)
     pace = paces(options)
     found: dict[str, dict[int, dict]] = {name: {} for name in options.names}
     before: dict[str, dict[int, dict]] = {name: {} for name in options.names}
@@ -71,6 +102,7 @@ def published(options: PublishedConfig, command: str) -> dict:
     searches: dict[str, Any] = {}
     failed: list[dict] = []
     report: dict = {}
+    missing = [(name, seed) for seed in options.seeds for name in options.names]
     # Seed by seed: a comparison that is cut off is then one of fewer seeds.
     for seed in options.seeds:
         for name in options.names:
@@ -92,7 +124,9 @@ def published(options: PublishedConfig, command: str) -> dict:
                     before[name][seed] = evaluated(options, RunFolder(start))
                 if options.start_method is not None:
                     found[name][seed]["epochs"] -= before[name][seed]["epochs"]
-            report = _report(options, command, pace, searches, (before, found), curves) | {"failed": failed}
+            missing.remove((name, seed))
+            report = _report(options, command, pace, searches, (before, found), curves)
+            report |= {"failed": failed, "missing": [{"method": label(own), "seed": s} for own, s in missing]}
             write_report(options.stem, report, markdown, draw)
             with_ending(options.stem, ".tex").write_text(latex(report))
     return report
@@ -159,10 +193,20 @@ def _curve(run: RunFolder, pace: float, is_from_start: bool = False) -> list[lis
 def main() -> None:
     import tyro
 
+    width = max(map(len, METHODS))
     options = tyro.cli(
         PublishedConfig,
         prog="python -m experiments.published",
+        description="\n".join(
+            [
+                "Train all methods on a published net for equal seconds or equal epochs, each after the same small "
+                "search, and put them beside the published figures. Nets: " + ", ".join(NETS) + ". Methods:",
+                "",
+                *(f"  {name:{width}}  {label(name)}" for name in METHODS),
+            ]
+        ),
         config=(tyro.conf.PositionalRequiredArgs,),
     )
-    published(options, command_line("published", options.data_dir))
+    with advised(AGAIN), told_when_stopped("between two trainings"):
+        published(options, command_line("published", options.data_dir))
     print(with_ending(options.stem, ".md").read_text())

@@ -15,6 +15,7 @@ from experiments.support.files import read_json, write_json
 from hmcvae.training import NotFiniteError
 
 STEP = "initial_step_size"
+AGAIN = "go on with the comparison by the same command"
 # By what a step size is divided in every second trial.
 SHORTER = 3.0
 
@@ -82,7 +83,7 @@ def trained(config: TrainConfig) -> RunFolder:
     run = RunFolder(config.folder)
     done = run.folder / "done.json"
     if not done.is_file():
-        train(config, is_evaluated=False)
+        train(config, is_evaluated=False, advice=AGAIN)
         write_json(done, {"epochs": len(run.records()), "epochs_before": _epochs_before(config)})
         return run
     changed = differences(run.config(), config)
@@ -112,14 +113,16 @@ def search(options: PublishedConfig, name: str, num_epochs: int) -> dict[str, An
         ValueError: if the search that is there is another one.
     """
     tried = settings(METHODS[name], max(options.num_trials, 1), options.rate)
-    if options.num_trials == 0:
+    if len(tried) == 1:
         return {"trials": [], "chosen": asdict(tried[0])}
     path = options.place / "search" / f"{name}.json"
     asked = {"epochs": num_epochs, "settings": [asdict(own) for own in tried]} | options.setting
     if path.is_file():
         found = read_json(path)
         if found["asked"] != asked:
-            raise ValueError(f"the search in {path} is another one; give another --folder")
+            names = [own for own in {**found["asked"], **asked} if found["asked"].get(own) != asked.get(own)]
+            other = "; ".join(f"{own} was {found['asked'].get(own)}, is {asked.get(own)}" for own in names)
+            raise ValueError(f"the search in {path} is another one ({other}); give another --folder")
         return found
     trials = []
     for index, setting in enumerate(tried):

@@ -139,12 +139,17 @@ def markdown(report: dict) -> str:
         for own in report["failed"]
         for line in (f"**Failed**: {own['method']}, seed {own['seed']}: {own['why']}", "")
     ]
+    missing = [f"{own['method']}, seed {own['seed']}" for own in report.get("missing", [])]
+    lines += [f"**Not yet**: {'; '.join(missing)}.", ""] if missing else []
     if report["published"]:
         columns = ["published", "bound", "log p(x)", "estimator", "source", "what differs"]
         lines += markdown_table(columns, [_published_cells(own) for own in report["published"]], len(columns))
         lines += ["", "Published figures are quoted from their sources; none was run here.", ""]
     else:
         lines += ["No figures are published on this net.", ""]
+    own_rows = [own for own in rows if not own["name"].endswith("-before")]
+    names = "; ".join(f"`{own['name']}`: {own['method']}" for own in own_rows)
+    lines += [f"By name: {names}.", ""] if names else []
     lines += [f"`{report['command']}`, {device_line(report['environment'])}."]
     return "\n".join(lines) + "\n"
 
@@ -221,16 +226,26 @@ def notes(options: dict, rows: list[dict]) -> list[str]:
         found.append(
             f"It went on from the end of its run in {start}, whose epochs and seconds are counted in."
         )
-    if options["num_trials"]:
+    if options["num_trials"] > 1:
         found.append(
             f"Rate (and first step size ε): the best of {plural(options['num_trials'], 'trial')} of "
-            f"{options['trial_share']:.0%} of that length, by log p(x) of held-out training images."
+            f"{_trials(options, rows)}, by log p(x) of held-out training images."
         )
     else:
         found.append("No rate was searched for.")
     if first["ais"]:
         found += [_annealing(options, rows), *_annealing_cautions(options, rows)]
     return [*found, *_caution(rows)]
+
+
+def _trials(options: dict, rows: list[dict]) -> str:
+    """How long they were: whole epochs, so of short trainings not the share that was asked for."""
+    lengths = sorted({own["search"]["asked"]["epochs"] for own in rows if "asked" in own["search"]})
+    share = f"{options['trial_share']:.0%} of that length"
+    if not lengths:
+        return share
+    count = plural(lengths[-1], "epoch")
+    return f"{share}, in whole epochs {count if len(lengths) == 1 else f'{lengths[0]} to {count}'}"
 
 
 def _annealing(options: dict, rows: list[dict]) -> str:

@@ -31,7 +31,7 @@ from experiments.runs.model import (
     test_examples,
 )
 from experiments.runs.pictures import draw_all
-from experiments.support.failures import StoppedError, advised, resume_advice, stopping
+from experiments.support.failures import StoppedError, advised, resume_advice, stopping, told_when_stopped
 from experiments.support.files import write_json
 from experiments.support.processes import enter_on_first, join, mesh_of
 from experiments.support.records import EpochRecord, Monitored
@@ -39,8 +39,11 @@ from hmcvae import data, training
 from hmcvae._random import stream
 
 
-def train(config: TrainConfig, *, quiet: bool = False, is_evaluated: bool = True) -> tuple[Path, dict]:
+def train(
+    config: TrainConfig, *, quiet: bool = False, is_evaluated: bool = True, advice: str | None = None
+) -> tuple[Path, dict]:
     """Train, evaluate and draw; returns the run folder and the evaluation, which is empty where it is not asked for.
+    advice: how to go on with what was interrupted, by default as `experiments.train` does.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, NotFiniteError: each with what to do; what was written stays.
@@ -56,7 +59,7 @@ def train(config: TrainConfig, *, quiet: bool = False, is_evaluated: bool = True
     monitor = make_monitor(config, model, dataset)
     quiet = quiet or not training.is_first()
     with ExitStack() as stack:
-        stack.enter_context(advised(resume_advice(run.folder)))
+        stack.enter_context(advised(advice or resume_advice(run.folder)))
         enter_on_first(stack, run.held())
         training.on_first(lambda: run.create(config, dataset, describe_model(config, dataset).to_json()))
         state = train_epochs(config, run, dataset, model, params, monitor, quiet, mesh)
@@ -64,7 +67,8 @@ def train(config: TrainConfig, *, quiet: bool = False, is_evaluated: bool = True
             return run.folder, {}
         state = jax.device_get(training.gathered(state))
         # By the first process alone, on its own device: the others wait.
-        result = training.on_first(lambda: finish(config, run, dataset, model, state, quiet))
+        with told_when_stopped("after the last epoch, while the test images were looked at"):
+            result = training.on_first(lambda: finish(config, run, dataset, model, state, quiet))
     return run.folder, result
 
 

@@ -94,6 +94,25 @@ def advised(advice: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def told_when_stopped(where: str) -> Iterator[None]:
+    """Within the block SIGTERM ends what runs at once, by a StoppedError that says where: for what is not saved in
+    parts, and done again. In the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        del frame
+        raise StoppedError(number, where)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def resume_advice(folder: Path) -> str:
     """How to go on with a training in this folder."""
     return f"go on with it by the same command and --resume --run-dir {folder}"

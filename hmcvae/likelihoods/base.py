@@ -199,7 +199,11 @@ def _observed_values(values: np.ndarray, mask: np.ndarray, name: str) -> np.ndar
             f"the mask of {name} must be shaped like its values, {values.shape}, got {mask.shape}"
         )
     if not np.all((mask == 0) | (mask == 1)):
-        raise ValueError(f"the mask of {name} must hold 0 (missing) and 1 (observed) alone, got {mask}")
+        other = mask[(mask != 0) & (mask != 1)]
+        raise ValueError(
+            f"the mask of {name} must hold 0 (missing) and 1 (observed) alone, got {other.size} other values, such as "
+            f"{other.flat[0]}"
+        )
     return values[mask == 1]
 
 

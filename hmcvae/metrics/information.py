@@ -81,7 +81,10 @@ class Fisher(RiemannianMetric):
         unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape))[1]
         weights, _ = ravel_pytree(self.weight_fn(unravel(f)))
         if weights.shape != f.shape:
-            raise ValueError(f"weight_fn must return weights shaped like f, {f.shape}, got {weights.shape}")
+            raise ValueError(
+                "weight_fn (of a decoder's metric the likelihood's fisher_weights) must return weights shaped like the "
+                f"outputs f, {f.shape}, got {weights.shape}"
+            )
         return weights.astype(z.dtype)
 
     def _prior_product(self, v: Float[Array, "d ..."]) -> Float[Array, "d ..."]:

@@ -110,3 +110,16 @@ def check_whitened(name: str, posterior: Posterior) -> None:
         raise ValueError(
             f"{name} needs a posterior in whitened coordinates, such as mean_field(whitened=True), got one in z itself"
         )
+
+
+def check_fits(name: str, example: Example, latent_dim: int, num_features: int | None = None) -> None:
+    """Raise ValueError unless a posterior's sizes are those that the encoder returns."""
+    expected = [("latent_dim", latent_dim, jnp.shape(example.mean))]
+    if num_features is not None:
+        expected.append(("num_features", num_features, jnp.shape(example.features)))
+    for what, count, shape in expected:
+        if shape != (count,):
+            came = "means" if what == "latent_dim" else "features"
+            raise ValueError(
+                f"posteriors.{name} was made with {what} = {count}, encode returns {came} of {shape}"
+            )

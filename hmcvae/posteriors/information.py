@@ -10,7 +10,7 @@ from hmcvae import metrics
 from hmcvae._checks import check_count, check_flag
 from hmcvae._random import normal
 from hmcvae.metrics.information import Fisher, inverse_root
-from hmcvae.posteriors.base import Gaussian, Posterior, check_whitened
+from hmcvae.posteriors.base import Gaussian, Posterior, check_fits, check_whitened
 from hmcvae.types import PRNGKey, PyTree, Vector
 from hmcvae.vae import Example
 
@@ -71,6 +71,7 @@ def fisher(latent_dim: int, num_probes: int | None = None) -> Posterior:
         return {"log_weight": jnp.zeros(()), "log_precision": jnp.zeros(d)}
 
     def build(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
+        check_fits("fisher", example, d)
         mean = example.mean
         precision = _scaled(example.prior_precision, jnp.exp(params["log_precision"]).astype(mean.dtype))
         weight = jnp.exp(params["log_weight"]).astype(mean.dtype)
@@ -167,6 +168,7 @@ def low_rank(
         return own | {"directions": directions, "weights": jnp.zeros((d, k, num_features))}
 
     def build(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
+        check_fits("low_rank", example, d, None if random_directions else num_features)
         base_key, own_key = jax.random.split(rng_key)
         base = posterior.build(params["base"], base_key, example)
         dtype = base.center.dtype

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hmcvae._checks import check_count, check_real
 from hmcvae.posteriors._bounded import compressed
-from hmcvae.posteriors.base import Gaussian, Posterior
+from hmcvae.posteriors.base import Gaussian, Posterior, check_fits
 from hmcvae.types import PRNGKey, PyTree
 from hmcvae.vae import Example
 
@@ -48,6 +48,7 @@ def full_covariance(num_features: int, latent_dim: int, initial_scale: float = 0
 
     def build(params: PyTree, rng_key: PRNGKey, example: Example) -> Gaussian:
         del rng_key
+        check_fits("full_covariance", example, d, num_features)
         mean = example.mean
         entries = (params["weights"] @ example.features + params["bias"]).astype(mean.dtype)
         unit = jnp.eye(d, dtype=mean.dtype).at[rows, columns].set(entries)

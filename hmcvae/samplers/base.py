@@ -145,6 +145,10 @@ def as_algorithm(
         kernel = OpenKernel(own_kernel, parts.data, parts.numbers)
 
     def step(rng_key: PRNGKey, state: Any) -> tuple[Any, Any]:
+        if not hasattr(state, "position"):
+            raise ValueError(
+                f"step takes (rng_key, state), the state from init or step, got {type(state).__name__}"
+            )
         return kernel(rng_key, state, step_size, metric)
 
     return SamplingAlgorithm(init, step, kernel, step_size, metric, common, key)

@@ -50,10 +50,11 @@ class Store:
         """Nobody else's until the block ends, and then free however this process ended.
 
         Raises:
-            ValueError: if another process writes there, or it is a file.
+            ValueError: if another process writes there, it is a file, or it holds something that is no run.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"folder must be a folder, or be made as one, got the file {self.folder}")
+        self._check_own()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             import fcntl
@@ -66,6 +67,23 @@ class Store:
             except BlockingIOError:
                 raise ValueError(f"another process is writing to {self.folder}") from None
             yield
+
+    def _check_own(self) -> None:
+        """Raise ValueError for a folder of something else, whose files may have the names of a run's."""
+        if not self.folder.is_dir() or (self.folder / RUN).exists():
+            return
+        # What a run leaves that was killed before it said what it is; and what systems put into any folder.
+        known = {LOCK, f"{RUN}.tmp"} | ({DRAWS} if not any((self.folder / DRAWS).glob("*")) else set())
+        strange = sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if path.name not in known and not path.name.startswith(".")
+        )
+        if strange:
+            raise ValueError(
+                f"folder must be new, empty or a run's, got {self.folder}, which holds {', '.join(strange[:3])}"
+                + (" and more" if len(strange) > 3 else "")
+            )
 
     def description(self) -> dict | None:
         """What run.json says; None if there is no run.

@@ -108,6 +108,7 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
     other = _most_different(xs)
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
+    bound.vae.encoded(own, x[0])  # before the decoder is given what has another shape
     codes = _codes(bound, own, xs, {0, other, _with_most_missing(xs)})
     mean = jnp.asarray(jax.tree.leaves(codes[0])[0])
     z = [normal(key, mean.shape, mean.dtype) for key in keys[:2]]

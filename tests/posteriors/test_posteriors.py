@@ -199,3 +199,27 @@ def test_a_run_is_trained_and_evaluated(method, tmp_path):
 def test_bad_configs_are_refused(make_bad, message):
     with pytest.raises(ValueError, match=message):
         make_bad()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "message"),
+    [
+        (posteriors.fisher(3), r"fisher was made with latent_dim = 3, encode returns means of \(2,\)"),
+        (
+            posteriors.full_covariance(5, 2),
+            r"full_covariance was made with num_features = 5, encode returns features",
+        ),
+        (
+            posteriors.full_covariance(2, 4),
+            r"full_covariance was made with latent_dim = 4, encode returns means",
+        ),
+        (
+            posteriors.low_rank(posteriors.mean_field(whitened=True), 2, 7, 1),
+            "low_rank was made with latent_dim = 7",
+        ),
+    ],
+)
+def test_posteriors_of_other_sizes_than_the_encoders_are_refused(posterior, message):
+    example = VAE.encoded(PARAMS, X)
+    with pytest.raises(ValueError, match=message):
+        posterior.build(posterior.init(jax.random.key(0)), jax.random.key(1), example)

@@ -99,6 +99,25 @@ class TestRefusals:
             hmcvae.load_samples(tmp_path / "none")
 
 
+@pytest.mark.parametrize("name", ["thesis.txt", "state.npz", "draws/000-position.npy"])
+def test_folders_of_something_else_are_left_alone(tmp_path, name):
+    """Files in them may have the names of a run's."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"new, empty or a run's, got .*, which holds {name.split('/')[0]}"):
+        draw(num_samples=3, folder=tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == [name.split("/")[0]]
+
+
+def test_what_was_killed_before_it_began_is_begun_again(tmp_path):
+    (tmp_path / "draws").mkdir()
+    (tmp_path / "lock").touch()
+    (tmp_path / "run.json.tmp").write_text("{")
+    (tmp_path / ".DS_Store").touch()
+    assert draw(num_samples=3, folder=tmp_path).shape == (4, 3, 3)
+
+
 def is_held(folder):
     try:
         with Store(folder).locked():

@@ -134,3 +134,17 @@ def test_images_of_another_shape_than_the_nets_are_refused():
     params = {"vae": jax.jit(init_params)(jax.random.key(0)), "bound": NOTHING}
     with pytest.raises(ValueError, match=r"one image of shape \(8, 8, 1\), got \(2, 2, 1\)"):
         run(bounds.elbo(vae), plain_images(0, 255), params=params, batch_size=2)
+
+
+def test_means_of_another_size_are_told_before_the_decoder_meets_them():
+    """A linear one would say what its product has met."""
+    vae = hmcvae.VAE(
+        lambda params, x: (params["e"] * x[:3], params["e"] * x[:3], x),
+        lambda params, z: params["d"] @ z,
+        hmcvae.likelihoods.bernoulli(),
+        latent_dim=2,
+    )
+    params = {"vae": {"e": jnp.ones(()), "d": jnp.ones((4, 2))}, "bound": NOTHING}
+    images = np.arange(32, dtype=np.uint8).reshape(8, 4) % 2 * 255
+    with pytest.raises(ValueError, match=r"latent_dim is 2, but encode returned means of \(3,\)"):
+        run(bounds.elbo(vae), images, params=params, batch_size=2)

@@ -134,7 +134,7 @@ def test_the_best_trial_is_taken_and_kept(tmp_path, monkeypatch):
     assert chosen.training.batch_size == 7
     assert searching.search(own, "vae", 1) == found
     assert len(asked) == 4
-    with pytest.raises(ValueError, match="is another one; give another --folder"):
+    with pytest.raises(ValueError, match="is another one .epochs was 1, is 2.; give another --folder"):
         searching.search(own, "vae", 2)
     assert searching.search(dataclasses.replace(own, num_trials=0), "vae", 1)["trials"] == []
 
