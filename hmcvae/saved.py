@@ -6,6 +6,7 @@ there is one, else of the newest.
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,11 @@ class Description:
     activation: str | None = None
     max_value: int = 1
     compute_dtype: str = "float32"
+
+    @property
+    def is_of_bits(self) -> bool:
+        """Whether grey pixels became bits in training."""
+        return self.likelihood == "bernoulli" and self.max_value > 1
 
     def build(self) -> tuple[VAE, Callable[[PRNGKey], PyTree], int]:
         """(vae, init_params, num_features).
@@ -140,12 +146,26 @@ class TrainedModel:
 
     def log_likelihood(self, rng_key: PRNGKey, examples: Examples, **options: Any) -> AISEstimate:
         """log p(x) of each example, from below: `annealing.ais` from the prior, which is right whatever posterior the
-        model was trained with. options: of `ais`; more temperatures are nearer. Raises as `encode` does."""
+        model was trained with. options: of `ais`; more temperatures are nearer. Raises as `encode` does.
+
+        Of Bernoulli pixels that were grey in the data, training and the published figures are of bits that are drawn
+        from them, x ~ Bernoulli(pixel); grey values themselves have a likelihood of another size, with a warning."""
+        examples = self._checked(examples)
+        if (
+            self.description.is_of_bits
+            and is_concrete(examples)
+            and not np.isin(np.asarray(examples), (0, 1)).all()
+        ):
+            warnings.warn(
+                "the examples have grey values, and this model is of bits that are drawn from them: log p(x) is "
+                "comparable for bits alone, such as jax.random.bernoulli(rng_key, examples).astype(float)",
+                stacklevel=2,
+            )
         return annealing.ais(
             self.vae,
             self.params,
             check_key(rng_key),
-            self._checked(examples),
+            examples,
             **({"posterior": posteriors.standard_normal()} | options),  # pyright: ignore[reportArgumentType]
         )
 

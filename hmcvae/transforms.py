@@ -153,6 +153,7 @@ def simplex() -> Transform:
 
         x_j = σ(v_j) Π_{i < j} σ(-v_i),     v_j = u_j - log(k - j),     log |det| = Σ_{j < k} log x_j σ(-v_j)
 
+    Positions have a number less than the shares, and no others say how many: start at `unconstrain` of some shares.
     Computed from log σ, without a limit on it: a density such as Dirichlet(0.1) has a tenth of its mass where σ(u) is 1
     in single precision. Values are at least four times the smallest normal number, 5e-38.
     """

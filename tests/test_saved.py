@@ -54,6 +54,13 @@ def test_a_model_is_that_of_its_run(run):
     np.testing.assert_allclose(below.log_likelihood, many.log_likelihood, atol=1.0)
 
 
+def test_grey_values_are_told_of_where_bits_were_trained(run):
+    """Their log p(x) is of another size, and nothing in it shows that."""
+    model = hmcvae.load(run)
+    with pytest.warns(UserWarning, match="grey values, and this model is of bits"):
+        model.log_likelihood(jax.random.key(1), jnp.full((1, 8, 8, 1), 0.3), num_temperatures=2, num_chains=1)
+
+
 def test_it_needs_neither_the_data_nor_the_experiments(copied, tmp_path):
     for name in ("config.json", "environment.json", "metrics.jsonl"):
         (copied / name).unlink()

@@ -129,7 +129,10 @@ def draw_all(
     plots.image_grid(pictures, 10, paths[0], "samples: E[x | z], z ~ N(0, I)")
     few = examples[evenly(len(examples), 12)]
     rows = reconstructions(model, params, few, chain_key)
-    labels = ["test image", "encoder", "end of chain"][: len(rows) // len(few)]
+    are_bits = bool(np.isin(np.asarray(few), (0, 1)).all())
+    labels = ["test image, its bits" if are_bits else "test image", "encoder", "end of chain"][
+        : len(rows) // len(few)
+    ]
     plots.image_grid(rows, len(few), paths[1], "reconstructions: E[x | z], z ~ q(z | x)", labels)
     if len(few) >= 2:
         lines = interpolations(model, params, few[: len(few) // 2 * 2])
