@@ -51,6 +51,7 @@ PUBLISHED = (
     "published_burda_static_from",
     "published_burda_equal",
     "published_vlae_equal",
+    "published_uha_long",
     "published_cifar10_equal",
 )
 # What makes each table from its JSON.
