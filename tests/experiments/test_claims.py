@@ -95,6 +95,8 @@ def test_log_likelihood_is_told_by_annealing_where_there_is_any():
         "num_made": 50,
         "ess": 9.0,
         "ess_encoder": 9.0,
+        "low_ess": 0.875,
+        "low_ess_encoder": 0.5,
     }
     rows = [row | pinned for row in made["rows"]]
     rows[-1]["log_likelihood_ais"] = {"mean": -92.3, "error": 0.1, "values": [-92.3] * 3}
@@ -105,9 +107,13 @@ def test_log_likelihood_is_told_by_annealing_where_there_is_any():
         assert "0.07 ± 0.01" in text
         assert "(9)" in text
         assert "300 temperatures, 8 chains" in text
-        assert "**Caution**: with an effective size below 100" in text
+        assert "**Caution**: up to 88% of the images have fewer than 100 effective draws" in text
         heads, rule, first = text.splitlines()[:3]
         assert heads.count("|") == rule.count("|") == first.count("|")
+    unknown = [{name: value for name, value in row.items() if "low_ess" not in name} for row in rows]
+    assert "draws was not kept" in compare_table.markdown(after | {"rows": unknown})
+    even = [row | {"low_ess": 0.0, "low_ess_encoder": 0.0} for row in rows]
+    assert "Caution" not in compare_table.markdown(after | {"rows": even})
     assert "and 2.7 of log p(x) over the VAE" in compare_table.prose(after)
     for row in rows:
         row |= {"ess": 150.0, "ess_encoder": 120.0, "log_likelihood_ais": None}
