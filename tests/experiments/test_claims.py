@@ -116,7 +116,8 @@ def test_log_likelihood_is_told_by_annealing_where_there_is_any():
     assert "Caution" not in compare_table.markdown(after | {"rows": even})
     assert "and 2.7 of log p(x) over the VAE" in compare_table.prose(after)
     for row in rows:
-        row |= {"ess": 150.0, "ess_encoder": 120.0, "log_likelihood_ais": None}
+        row |= {"ess": 150.0, "ess_encoder": 120.0, "low_ess": 0.0, "log_likelihood_ais": None}
+        row |= {"low_ess_encoder": 0.0}
     text = compare_table.markdown(after)
     assert "Caution" not in text
     assert "(150)" in text
