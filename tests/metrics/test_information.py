@@ -143,5 +143,5 @@ class TestFisher:
     def test_weight_of_another_shape(self):
         metric = metrics.fisher(logits, lambda f: f[:2])
         for call in (metric.tensor, metric.carry, lambda z: metric.matvec(z, z)):
-            with pytest.raises(ValueError, match="shaped like f"):
+            with pytest.raises(ValueError, match="shaped like the outputs f"):
                 call(jnp.asarray(Z))

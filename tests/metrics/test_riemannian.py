@@ -124,7 +124,7 @@ class TestErrors:
     def test_weight_of_another_shape(self):
         bad = metrics.fisher(lambda z: z * 2, lambda f: f[:1])
         for start in self.starts(bad):
-            with pytest.raises(ValueError, match="shaped like f"):
+            with pytest.raises(ValueError, match="shaped like the outputs f"):
                 start(jnp.ones(2))
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
