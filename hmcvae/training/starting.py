@@ -108,9 +108,11 @@ def _check_nets(bound: Bound, params: PyTree, xs: PyTree) -> None:
     moved = jax.tree.map(jnp.add, own, structure.unflatten(noise))
     other = _most_different(xs)
     x = tuple(jax.tree.map(lambda leaf, index=index: leaf[index], xs) for index in (0, other))
-    bound.vae.encoded(own, x[0])  # before the decoder is given what has another shape
     codes = _codes(bound, own, xs, {0, other, _with_most_missing(xs)})
     mean = jnp.asarray(jax.tree.leaves(codes[0])[0])
+    if bound.vae.latent_dim is not None and mean.shape != (bound.vae.latent_dim,):
+        # Before the decoder meets them, whose product may say something else.
+        raise ValueError(f"latent_dim is {bound.vae.latent_dim}, but encode returned means of {mean.shape}")
     z = [normal(key, mean.shape, mean.dtype) for key in keys[:2]]
     condition = bound.vae.split(x[1])[1]
 
