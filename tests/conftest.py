@@ -72,3 +72,10 @@ def compile_quickly(request: pytest.FixtureRequest) -> None:
 @pytest.fixture
 def rng_key() -> jax.Array:
     return jax.random.key(20261123)
+
+
+@pytest.fixture
+def promote_ranks():
+    """For code of others that promotes ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield

@@ -13,12 +13,6 @@ constraints = pytest.importorskip("numpyro.distributions").constraints
 pytestmark = pytest.mark.usefixtures("promote_ranks")
 
 
-@pytest.fixture
-def promote_ranks():
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("constraint", "low", "high"),
     [

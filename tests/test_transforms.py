@@ -15,12 +15,6 @@ constraints = pytest.importorskip("numpyro.distributions").constraints
 pytestmark = pytest.mark.usefixtures("promote_ranks")
 
 
-@pytest.fixture
-def promote_ranks():
-    with jax.numpy_rank_promotion("allow"):
-        yield
-
-
 # What each is called with, the shape of one value, and the coordinates of it that are free.
 KINDS = {
     "real": (transforms.real, (3,), lambda x: x),

@@ -47,8 +47,8 @@ class Adaptation(NamedTuple):
     """What warm-up found: the step size and the metric that the draws were made with (the algorithm's own if
     there was no warm-up, None for an algorithm without a kernel to tune), and the warm-up's counts.
 
-    is_adapted: whether the acceptance probability at that step size is near the target, which is above half of it, and
-        below 1 by a fiftieth of what the target is at least; None if nothing was tuned.
+    is_adapted: whether the acceptance probability δ at that step size is near the target δ*: δ*/2 < δ and
+        1 - δ > (1 - δ*)/50; None if nothing was tuned.
     has_moved: whether any chain moved in the warm-up; None if nothing was tuned.
 
     Can always be pickled: a metric that holds functions which cannot be (a lambda, a closure) is left behind, and a

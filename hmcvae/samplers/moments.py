@@ -76,7 +76,7 @@ def welford_covariance(state: WelfordState, *, regularise: bool = True) -> Float
         n/(n + 5) Σ̂ + 10⁻³ · 5/(n + 5) diag(min(1, Σ̂_ii)), 1 in place of Σ̂_ii = 0
 
     Stan shrinks towards 10⁻³ I, which is the same for variances of 1 or more; of a coordinate whose standard deviation
-    is 10⁻⁴ it makes sixteen times as much, and trajectories as many times longer.
+    is 10⁻⁴ it makes sixteen times as much.
     """
     dtype = state.mean.dtype
     n = state.count.astype(dtype)
